@@ -1,0 +1,65 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+sys.path.insert(0, str(TESTS))  # for `from oracle...`; importlib mode adds nothing itself
+
+from oracle.random_models import write_checkpoint  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The directory with the real checkpoint and the held-out text; tests that need it are skipped without it."""
+    path = Path(os.environ.get("GPTBIGCODE_CPU_SHARED") or TESTS.parent.parent / "shared")
+    if not (path / "checkpoints" / "python-8m" / "config.json").is_file():
+        pytest.skip(f"no python-8m checkpoint under {path}; set GPTBIGCODE_CPU_SHARED")
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint_dir(shared_dir: Path) -> Path:
+    """The python-8m checkpoint."""
+    return shared_dir / "checkpoints" / "python-8m"
+
+
+@pytest.fixture(scope="session")
+def eval_texts(shared_dir: Path) -> list[str]:
+    """Held-out Python files, in file order."""
+    lines = (shared_dir / "eval" / "python_stdlib_held_out.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines]
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint() -> Callable[..., Path]:
+    """``make_checkpoint(directory, seed=0, storage="float32", prefix="transformer.", shards=1, **config)``.
+
+    Writes a small random checkpoint (oracle/random_models.py) with a byte-level tokenizer, and returns the directory.
+    """
+    return write_checkpoint
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[..., Path]:
+    """``converted(dtype, source=None)``: path of the converted python-8m, or of `source`; each is converted once."""
+    done: dict[tuple[Path, str], Path] = {}
+
+    def convert_once(dtype: str, source: Path | None = None) -> Path:
+        from gptbigcode_cpu.convert import convert
+
+        checkpoint = source or request.getfixturevalue("checkpoint_dir")
+        if (checkpoint, dtype) not in done:
+            out = tmp_path_factory.mktemp("converted") / dtype
+            convert(checkpoint, out, dtype=dtype)
+            done[checkpoint, dtype] = out
+        return done[checkpoint, dtype]
+
+    return convert_once

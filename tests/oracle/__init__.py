@@ -1,0 +1,1 @@
+"""Reference answers from transformers, and the random models they were computed on."""
