@@ -1,0 +1,199 @@
+"""Source checkpoints: safetensors or ``pytorch_model.bin``, in one file or several, tensor by tensor.
+
+A tensor is handed out as a view on a mapped file, and its pages are given back after use: they would otherwise count as memory
+of this process until the last tensor is done.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CheckpointError, MissingDependencyError, ModelNotFoundError
+from ..tensor_file import NUMPY_TYPES, TensorFile, TensorFileError, map_tensor_file
+
+SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
+PYTORCH, PYTORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+
+# Mapped bytes of a .bin file that may be touched before it is mapped anew. A mapping costs some 10 ms with hundreds of tensors.
+_BIN_RELOAD_BYTES = 64 << 20
+
+
+class Shard(ABC):
+    """One file of a checkpoint."""
+
+    @abstractmethod
+    def signatures(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        """Name -> safetensors type and shape of every tensor."""
+
+    @abstractmethod
+    def array(self, name: str) -> NDArray[Any]:
+        """A view on one tensor, bfloat16 as uint16."""
+
+    @abstractmethod
+    def release(self, name: str) -> None:
+        """Give the pages of a tensor back; views on it stay valid."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTensor:
+    """A tensor of a checkpoint, not read yet: safetensors type, shape, where it is."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shard: Shard
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the checkpoint."""
+        return math.prod(self.shape) * NUMPY_TYPES[self.dtype].itemsize
+
+    @contextmanager
+    def open(self) -> Iterator[NDArray[Any]]:
+        """A view on the values for the length of a ``with`` block; bfloat16 as uint16."""
+        try:
+            yield self.shard.array(self.name)
+        finally:
+            self.shard.release(self.name)
+
+
+def read_checkpoint(directory: Path) -> dict[str, SourceTensor]:
+    """The tensors of a checkpoint directory by the names they have there.
+
+    Raises:
+        ModelNotFoundError: It holds no checkpoint.
+        CheckpointError: A file is malformed, or the parts do not fit together.
+        MissingDependencyError: The checkpoint is a ``.bin`` file and torch is not installed.
+    """
+    if (directory / SAFETENSORS).is_file():
+        return _tensors({SAFETENSORS: _SafetensorsShard(directory / SAFETENSORS)})
+    if (directory / SAFETENSORS_INDEX).is_file():
+        return _sharded(directory / SAFETENSORS_INDEX, _SafetensorsShard)
+    if (directory / PYTORCH).is_file():
+        return _tensors({PYTORCH: _PytorchShard(directory / PYTORCH)})
+    if (directory / PYTORCH_INDEX).is_file():
+        return _sharded(directory / PYTORCH_INDEX, _PytorchShard)
+    wanted = ", ".join((SAFETENSORS, SAFETENSORS_INDEX, PYTORCH, PYTORCH_INDEX))
+    raise ModelNotFoundError(f"{directory} holds no checkpoint: none of {wanted}")
+
+
+class _SafetensorsShard(Shard):
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file: TensorFile = map_tensor_file(path)
+        except TensorFileError as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+
+    def signatures(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        return {name: (entry.dtype, entry.shape) for name, entry in self._file.entries.items()}
+
+    def array(self, name: str) -> NDArray[Any]:
+        return self._file.array(self._file.entries[name])
+
+    def release(self, name: str) -> None:
+        entry = self._file.entries[name]
+        begin = entry.begin - entry.begin % mmap.PAGESIZE
+        if entry.end > begin:
+            self._file.mapping.madvise(mmap.MADV_DONTNEED, begin, entry.end - begin)
+
+
+class _PytorchShard(Shard):
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._touched = 0
+        self._tensors = self._load()
+        self._signatures = {name: (_torch_dtype(value), tuple(value.shape)) for name, value in self._tensors.items()}
+
+    def signatures(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        return self._signatures
+
+    def array(self, name: str) -> NDArray[Any]:
+        import torch
+
+        tensor = (self._tensors or self._reload())[name].contiguous()
+        self._touched += tensor.nbytes
+        if tensor.dtype == torch.bfloat16:
+            array: NDArray[Any] = tensor.view(torch.int16).numpy().view(np.uint16)
+        else:
+            array = tensor.numpy()
+        return array
+
+    def release(self, name: str) -> None:
+        # Pages of a private mapping cannot be dropped without unmapping it, which happens with the last tensor.
+        if self._touched > _BIN_RELOAD_BYTES:
+            self._tensors = {}
+            self._touched = 0
+
+    def _reload(self) -> dict[str, Any]:
+        self._tensors = self._load()
+        return self._tensors
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            import torch
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"reading {self._path.name} needs torch: pip install 'gptbigcode-cpu[convert]' (safetensors files do not need it)"
+            ) from error
+        try:
+            content = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{self._path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+        if not isinstance(content, dict) or not all(
+            isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout is torch.strided
+            for name, value in content.items()
+        ):
+            raise CheckpointError(f"{self._path} does not hold a table of tensors by name")
+        return content
+
+
+def _torch_dtype(tensor: Any) -> str:
+    name = str(tensor.dtype).removeprefix("torch.")
+    names = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "uint8": "U8", "bool": "BOOL"}
+    return names.get(name, name)
+
+
+def _sharded(index: Path, open_shard: type[_SafetensorsShard] | type[_PytorchShard]) -> dict[str, SourceTensor]:
+    try:
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{index} is not an index with a weight_map: {error}") from error
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(f"{index}: weight_map must give each tensor a file name")
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        if PurePosixPath(name).name != name or name in ("", ".", ".."):
+            raise CheckpointError(f"{index}: {name!r} is not the name of a file beside the index")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{index.parent} lacks {len(missing)} of {len(names)} files: {', '.join(missing)}")
+
+    tensors = _tensors({name: open_shard(index.parent / name) for name in names})
+    absent = sorted(weight_map.keys() - tensors.keys())
+    if absent:
+        raise CheckpointError(f"{index} promises tensors that its files do not hold: {', '.join(absent)}")
+    return tensors
+
+
+def _tensors(shards: Mapping[str, Shard]) -> dict[str, SourceTensor]:
+    tensors: dict[str, SourceTensor] = {}
+    files: dict[str, str] = {}
+    for file, shard in shards.items():
+        for name, (dtype, shape) in shard.signatures().items():
+            if name in tensors:
+                raise CheckpointError(f"tensor {name} is both in {files[name]} and in {file}")
+            tensors[name] = SourceTensor(name, dtype, shape, shard)
+            files[name] = file
+    return tensors

@@ -1,0 +1,210 @@
+"""From a model name to a local directory: paths, Hub ids, the packaged demo, and the cache of conversions."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .config import GPTBigCodeConfig
+from .errors import FormatError, InputError, ModelNotFoundError
+from .weights import FORMAT_VERSION, HEAD_DTYPES, is_packed, open_packed, packed_dtype
+
+DEMO = "demo"
+DEMO_DIRECTORY = Path(__file__).parent / "demo"
+DEFAULT_DTYPE = "int8"
+
+# What a model needs from its repository besides the weights; everything else (training states, other formats) stays there.
+GENERATION_CONFIG = "generation_config.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_DESCRIPTIONS = ["config.json", GENERATION_CONFIG, *TOKENIZER_FILES]
+_SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
+_PYTORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
+
+Progress = Callable[[str, int, int], None]
+
+
+def resolve(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The local directory of a model, downloaded if need be.
+
+    Args:
+        name_or_path: A directory, an id on the Hugging Face Hub, or ``demo`` for the model in this package (a directory of that
+            name is ``./demo``).
+        revision: Branch, tag or commit on the Hub.
+        token: Access token for the Hub.
+        cache_dir: Where the Hub client keeps its downloads.
+        local_files_only: Do not connect to the Hub; ``HF_HUB_OFFLINE=1`` does the same.
+
+    Raises:
+        ModelNotFoundError: The name leads to no model; the message says whether path, repository, revision, access or connection
+            was the trouble.
+    """
+    if name_or_path == DEMO:
+        return DEMO_DIRECTORY
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    name = str(name_or_path)
+    if path.is_file():
+        raise ModelNotFoundError(f"{name} is a file; a model is a directory with config.json and weights")
+    if isinstance(name_or_path, Path) or name.startswith(("/", ".", "~")) or name.count("/") > 1 or not name:
+        raise ModelNotFoundError(f"{name!r} is neither a directory nor a Hub id (owner/name)")
+    return _download(name, revision, token, cache_dir, local_files_only)
+
+
+def _download(name: str, revision: str | None, token: str | None, cache_dir: str | Path | None, local_files_only: bool) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors as hub_errors
+
+    def fetch(patterns: list[str]) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=patterns,
+            )
+        )
+
+    where = f"{name!r}" + (f" at revision {revision!r}" if revision else "")
+    try:
+        directory = fetch(_DESCRIPTIONS + _SAFETENSORS)
+        if not any(directory.glob("*.safetensors")):
+            directory = fetch(_DESCRIPTIONS + _PYTORCH)
+    except hub_errors.HFValidationError as error:
+        raise ModelNotFoundError(f"{name!r} is neither a directory nor a valid Hub id: {error}") from error
+    except hub_errors.GatedRepoError as error:
+        raise ModelNotFoundError(
+            f"{where} is gated: accept its terms on its page, then pass a token or run `hf auth login`"
+        ) from error
+    except hub_errors.RevisionNotFoundError as error:
+        raise ModelNotFoundError(f"{where} does not exist: the repository has no such branch, tag or commit") from error
+    except hub_errors.RepositoryNotFoundError as error:
+        raise ModelNotFoundError(f"{where} is neither a directory nor a Hub repository that this token may read") from error
+    except hub_errors.LocalEntryNotFoundError as error:
+        raise ModelNotFoundError(f"{where} is not in the local cache and the Hub was not reached: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(f"{where} could not be downloaded: {error}") from error
+    if not (directory / "config.json").is_file():
+        raise ModelNotFoundError(f"{where} has no config.json; it is not a model")
+    return directory
+
+
+def packed_dir(
+    name_or_path: str | Path,
+    dtype: str = "auto",
+    *,
+    num_threads: int = 0,
+    progress: Progress | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The directory of a converted model; a plain checkpoint is converted on first use and kept.
+
+    Args:
+        name_or_path: See `resolve`.
+        dtype: ``auto`` = as stored, or int8 for a plain checkpoint; else ``int8``, ``int4``, ``bfloat16`` or ``float32``.
+        num_threads: Threads that convert; 0 = default.
+        progress: Called during a conversion with tensor name, bytes done and bytes in all.
+        revision: See `resolve`.
+        token: See `resolve`.
+        cache_dir: See `resolve`; conversions are kept in `conversion_cache`.
+        local_files_only: See `resolve`.
+
+    Raises:
+        InputError: `dtype` is unknown, or not the one that a converted model is stored in.
+        GPTBigCodeError: See `resolve` and `gptbigcode_cpu.convert.convert`.
+    """
+    if dtype not in (*HEAD_DTYPES, "auto"):
+        raise InputError(f"dtype {dtype!r} is unknown; choose one of auto, {', '.join(HEAD_DTYPES)}")
+    directory = resolve(name_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+    config = GPTBigCodeConfig.from_json_file(directory / "config.json")
+    if is_packed(config):
+        stored = packed_dtype(config, directory)
+        if dtype not in ("auto", stored):
+            raise InputError(f"{directory} is stored as {stored}; for {dtype} convert the original checkpoint")
+        return directory
+    return _cached_conversion(directory, DEFAULT_DTYPE if dtype == "auto" else dtype, num_threads, progress)
+
+
+def conversion_cache() -> Path:
+    """Where conversions are kept: ``GPTBIGCODE_CPU_CACHE``, else ``gptbigcode-cpu`` in the user's cache directory."""
+    if chosen := os.environ.get("GPTBIGCODE_CPU_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gptbigcode-cpu"
+
+
+def _cached_conversion(source: Path, dtype: str, num_threads: int, progress: Progress | None) -> Path:
+    from .convert import convert
+
+    cache = conversion_cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    target = cache / f"{dtype}-{_content_key(source, cache)}"
+    with _locked(cache / f"{target.name}.lock"):
+        try:
+            open_packed(target)
+        except (FormatError, ModelNotFoundError):
+            convert(source, target, dtype=dtype, overwrite=True, num_threads=num_threads, progress=progress)
+    return target
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock; a second process waits here for the conversion of the first."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _content_key(source: Path, cache: Path) -> str:
+    """A name for the content of a checkpoint, the same wherever it lies."""
+    paths = {path for pattern in _DESCRIPTIONS + _SAFETENSORS + _PYTORCH for path in source.glob(pattern)}
+    digest = hashlib.sha256(f"format {FORMAT_VERSION}\n".encode())
+    for path in sorted(paths):
+        digest.update(f"{path.name} {_file_digest(path, cache / 'digests')}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _file_digest(path: Path, memory: Path) -> str:
+    """SHA-256 of a file, remembered while the file is unchanged: reading gigabytes at every start takes seconds."""
+    status = path.stat()
+    state = [str(path.resolve()), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    note = memory / hashlib.sha256(json.dumps(state).encode()).hexdigest()
+    try:
+        remembered = note.read_text()
+        if len(remembered) == 64:
+            return remembered
+    except FileNotFoundError:
+        pass
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    memory.mkdir(parents=True, exist_ok=True)
+    temporary = note.with_suffix(f".{secrets.token_hex(8)}")
+    temporary.write_text(digest)
+    temporary.rename(note)
+    return digest

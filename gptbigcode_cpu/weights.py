@@ -1,0 +1,240 @@
+"""Opening a converted model: every byte range is checked, then mapped; no weight is read or copied."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from .config import GPTBigCodeConfig
+from .errors import FormatError, KernelError, ModelNotFoundError
+from .tensor_file import TensorEntry, TensorFileError, map_tensor_file
+
+if TYPE_CHECKING:
+    from . import _core
+
+WEIGHTS_NAME = "model.safetensors"
+QUANT_METHOD = "gptbigcode-cpu"
+FORMAT_VERSION = 1
+ALIGNMENT = 64
+PAD_PREFIX = "__pad__."
+
+# Storage type of the linear layers -> storage type of the token embedding and the LM head.
+HEAD_DTYPES = {"int8": "int8", "int4": "int8", "bfloat16": "bfloat16", "float32": "float32"}
+_PACKED_TYPES = {"int8": "U8", "int4": "U8", "bfloat16": "BF16", "float32": "F32"}
+_POSITION_TYPES = {"int8": "F16", "int4": "F16", "bfloat16": "BF16", "float32": "F32"}
+
+
+class Role(enum.Enum):
+    """What a tensor is for, which decides how it is stored."""
+
+    LINEAR = "linear"
+    """A matrix of a block, packed in ``dtype``."""
+    HEAD = "head"
+    """Token embedding and LM head, packed in ``head_dtype``."""
+    POSITION = "position"
+    """The position table, 16 or 32 bits and not tiled."""
+    PLAIN = "plain"
+    """Biases, LayerNorm and classification heads, float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor that a model has: its name in transformers, its shape there, and its role."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+
+    def stored_as(self, dtype: str) -> tuple[str, tuple[int, ...]]:
+        """Safetensors type and shape of this tensor in a model converted to `dtype`."""
+        from . import _core
+
+        if self.role is Role.PLAIN:
+            return "F32", self.shape
+        if self.role is Role.POSITION:
+            return _POSITION_TYPES[dtype], self.shape
+        packing = dtype if self.role is Role.LINEAR else HEAD_DTYPES[dtype]
+        rows, columns = self.shape
+        return _PACKED_TYPES[packing], tuple(_core.tile_shape(packing, rows, columns))
+
+
+def decoder_tensors(config: GPTBigCodeConfig) -> Iterator[TensorSpec]:
+    """The tensors of every GPTBigCode model in the order in which a forward pass needs them, without heads."""
+    width, inner = config.n_embd, config.n_inner
+    attention_rows = width + 2 * config.n_kv_head * config.head_dim
+    yield TensorSpec("transformer.wte.weight", (config.vocab_size, width), Role.HEAD)
+    yield TensorSpec("transformer.wpe.weight", (config.n_positions, width), Role.POSITION)
+    for layer in range(config.n_layer):
+        prefix = f"transformer.h.{layer}."
+        for name in ("ln_1.weight", "ln_1.bias"):
+            yield TensorSpec(prefix + name, (width,), Role.PLAIN)
+        yield TensorSpec(prefix + "attn.c_attn.weight", (attention_rows, width), Role.LINEAR)
+        yield TensorSpec(prefix + "attn.c_attn.bias", (attention_rows,), Role.PLAIN)
+        yield TensorSpec(prefix + "attn.c_proj.weight", (width, width), Role.LINEAR)
+        yield TensorSpec(prefix + "attn.c_proj.bias", (width,), Role.PLAIN)
+        for name in ("ln_2.weight", "ln_2.bias"):
+            yield TensorSpec(prefix + name, (width,), Role.PLAIN)
+        yield TensorSpec(prefix + "mlp.c_fc.weight", (inner, width), Role.LINEAR)
+        yield TensorSpec(prefix + "mlp.c_fc.bias", (inner,), Role.PLAIN)
+        yield TensorSpec(prefix + "mlp.c_proj.weight", (width, inner), Role.LINEAR)
+        yield TensorSpec(prefix + "mlp.c_proj.bias", (width,), Role.PLAIN)
+    for name in ("transformer.ln_f.weight", "transformer.ln_f.bias"):
+        yield TensorSpec(name, (width,), Role.PLAIN)
+
+
+def head_tensors(config: GPTBigCodeConfig) -> dict[str, TensorSpec]:
+    """The tensors of every head that a model can have, by name."""
+    specs = (
+        TensorSpec("lm_head.weight", (config.vocab_size, config.n_embd), Role.HEAD),
+        TensorSpec("score.weight", (config.num_labels, config.n_embd), Role.PLAIN),
+        TensorSpec("classifier.weight", (config.num_labels, config.n_embd), Role.PLAIN),
+        TensorSpec("classifier.bias", (config.num_labels,), Role.PLAIN),
+    )
+    return {spec.name: spec for spec in specs}
+
+
+def required_heads(config: GPTBigCodeConfig) -> frozenset[str]:
+    """Names of the head tensors that a model of this architecture cannot do without."""
+    if "GPTBigCodeForSequenceClassification" in config.architectures:
+        return frozenset({"score.weight"})
+    if "GPTBigCodeForTokenClassification" in config.architectures:
+        return frozenset({"classifier.weight", "classifier.bias"})
+    return frozenset() if config.tie_word_embeddings else frozenset({"lm_head.weight"})
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """A converted model, mapped.
+
+    Attributes:
+        path: The directory.
+        config: Its ``config.json``.
+        dtype: Storage type of the linear layers.
+        head_dtype: Storage type of the token embedding and the LM head.
+        tensors: Name -> read-only view on the mapped file, shapes as in docs/format.md; bfloat16 as uint16.
+        nbytes: Bytes of these tensors.
+    """
+
+    path: Path
+    config: GPTBigCodeConfig
+    dtype: str
+    head_dtype: str
+    tensors: Mapping[str, NDArray[Any]]
+    nbytes: int
+
+
+def open_packed(path: Path) -> PackedModel:
+    """Check a converted model directory completely and map its weights.
+
+    Raises:
+        ModelNotFoundError: There is no such directory, or it holds no model.
+        ConfigError: Its ``config.json`` is malformed.
+        FormatError: It is not a converted model, or it is damaged; the message names the check that failed.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ModelNotFoundError(f"{path} is not a directory; a model is one, with config.json and {WEIGHTS_NAME}")
+    config = GPTBigCodeConfig.from_json_file(path / "config.json")
+    dtype = packed_dtype(config, path)
+    try:
+        file = map_tensor_file(path / WEIGHTS_NAME)
+    except FileNotFoundError as error:
+        raise ModelNotFoundError(f"{path} has no {WEIGHTS_NAME}; convert the checkpoint again") from error
+    except TensorFileError as error:
+        raise FormatError(f"{path / WEIGHTS_NAME}: {error}; convert the checkpoint again") from error
+    entries = {name: entry for name, entry in file.entries.items() if not name.startswith(PAD_PREFIX)}
+    problems = list(_problems(config, dtype, entries))
+    if problems:
+        shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
+        raise FormatError(f"{path / WEIGHTS_NAME} does not fit its config.json: {'; '.join(shown)}")
+    tensors = {name: file.array(entry) for name, entry in entries.items()}
+    return PackedModel(path, config, dtype, HEAD_DTYPES[dtype], tensors, sum(array.nbytes for array in tensors.values()))
+
+
+def is_packed(config: GPTBigCodeConfig) -> bool:
+    """Whether a configuration is that of a converted model."""
+    return config.quantization_config is not None and config.quantization_config.get("quant_method") == QUANT_METHOD
+
+
+def packed_dtype(config: GPTBigCodeConfig, path: Path) -> str:
+    """The storage type of a converted model.
+
+    Raises:
+        FormatError: `path` is not a converted model, or one of an unknown version or type.
+    """
+    if config.quantization_config is None or not is_packed(config):
+        raise FormatError(f"{path} is not a converted model: its config.json has no quantization_config of {QUANT_METHOD}")
+    quantization = config.quantization_config
+    version, dtype, head_dtype = (quantization.get(key) for key in ("format_version", "dtype", "head_dtype"))
+    if version != FORMAT_VERSION:
+        raise FormatError(f"{path} has format version {version!r}, this package reads {FORMAT_VERSION}; convert it again")
+    if not isinstance(dtype, str) or dtype not in HEAD_DTYPES:
+        raise FormatError(f"{path} has the unknown dtype {dtype!r}; known are {', '.join(HEAD_DTYPES)}")
+    if head_dtype != HEAD_DTYPES[dtype]:
+        raise FormatError(f"{path} has head_dtype {head_dtype!r}; with dtype {dtype} it must be {HEAD_DTYPES[dtype]!r}")
+    return dtype
+
+
+def _problems(config: GPTBigCodeConfig, dtype: str, entries: Mapping[str, TensorEntry]) -> Iterator[str]:
+    heads = head_tensors(config)
+    expected = {spec.name: spec for spec in decoder_tensors(config)}
+    required = expected.keys() | required_heads(config)
+    expected |= {name: spec for name, spec in heads.items() if name in required or name in entries}
+    if config.tie_word_embeddings:
+        expected.pop("lm_head.weight", None)
+    for name in sorted(required - entries.keys()):
+        yield f"{name} is missing"
+    for name in sorted(entries.keys() - expected.keys()):
+        yield f"{name!r:.80} is unexpected"
+    for name, spec in expected.items():
+        if (entry := entries.get(name)) is None:
+            continue
+        stored = spec.stored_as(dtype)
+        if (entry.dtype, entry.shape) != stored:
+            yield f"{name} is {entry.dtype} {list(entry.shape)}, expected {stored[0]} {list(stored[1])}"
+        if entry.begin % ALIGNMENT:
+            yield f"{name} begins at byte {entry.begin}, which is not a multiple of {ALIGNMENT}"
+
+
+def load_core(packed: PackedModel, num_threads: int = 0) -> _core.Model:
+    """The compute core on the mapped weights of a model.
+
+    Args:
+        packed: The model; its mapping stays alive as long as the result.
+        num_threads: 0 = one for each performance core.
+
+    Raises:
+        KernelError: ``GPTBIGCODE_CPU_ISA`` names a kernel set that is unknown or that this CPU cannot run.
+        FormatError: The core rejects a tensor.
+    """
+    from . import _core
+
+    try:
+        isa = _core.select_kernel()
+    except ValueError as error:
+        raise KernelError(str(error)) from error
+    config = packed.config
+    try:
+        return _core.Model(
+            packed.tensors,
+            dtype=packed.dtype,
+            vocab_size=config.vocab_size,
+            n_positions=config.n_positions,
+            n_embd=config.n_embd,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            n_kv_head=config.n_kv_head,
+            n_inner=config.n_inner,
+            activation=config.activation_function,
+            layer_norm_epsilon=config.layer_norm_epsilon,
+            attention_scale=config.attention_scale,
+            num_threads=num_threads,
+            isa=isa,
+        )
+    except ValueError as error:
+        raise FormatError(f"{packed.path}: {error}") from error
