@@ -1,0 +1,93 @@
+"""Quantised CPU runtime for GPTBigCode models, with the interface of transformers.
+
+    from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained("demo")
+    model = AutoModelForCausalLM.from_pretrained("demo")
+    outputs = model.generate(**tokenizer("def fibonacci(n):", return_tensors="np"), max_length=50)
+    print(tokenizer.decode(outputs[0]))
+
+Names are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import GPTBigCodeConfig
+    from .errors import (
+        CheckpointError,
+        ConfigError,
+        ContextLengthError,
+        DiskSpaceError,
+        FormatError,
+        GPTBigCodeError,
+        InputError,
+        KernelError,
+        MissingDependencyError,
+        ModelNotFoundError,
+        TokenizerError,
+    )
+    from .generation import GenerationConfig
+    from .modeling import AutoModelForCausalLM, CausalLMOutput, GPTBigCodeForCausalLM
+    from .pipeline import TextGenerationPipeline, pipeline
+    from .streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
+    from .tokenizer import AutoTokenizer, BatchEncoding, GPTBigCodeTokenizer, IncrementalDecoder
+
+__all__ = [
+    "AutoModelForCausalLM",
+    "AutoTokenizer",
+    "BaseStreamer",
+    "BatchEncoding",
+    "CausalLMOutput",
+    "CheckpointError",
+    "ConfigError",
+    "ContextLengthError",
+    "DiskSpaceError",
+    "FormatError",
+    "GPTBigCodeConfig",
+    "GPTBigCodeError",
+    "GPTBigCodeForCausalLM",
+    "GPTBigCodeTokenizer",
+    "GenerationConfig",
+    "IncrementalDecoder",
+    "InputError",
+    "KernelError",
+    "MissingDependencyError",
+    "ModelNotFoundError",
+    "TextGenerationPipeline",
+    "TextIteratorStreamer",
+    "TextStreamer",
+    "TokenizerError",
+    "__version__",
+    "pipeline",
+]
+
+_MODULE_OF = {
+    "GPTBigCodeConfig": "config",
+    "GenerationConfig": "generation",
+    **dict.fromkeys(("AutoModelForCausalLM", "CausalLMOutput", "GPTBigCodeForCausalLM"), "modeling"),
+    **dict.fromkeys(("TextGenerationPipeline", "pipeline"), "pipeline"),
+    **dict.fromkeys(("BaseStreamer", "TextIteratorStreamer", "TextStreamer"), "streamers"),
+    **dict.fromkeys(("AutoTokenizer", "BatchEncoding", "GPTBigCodeTokenizer", "IncrementalDecoder"), "tokenizer"),
+    **{name: "errors" for name in __all__ if name.endswith("Error")},
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("gptbigcode-cpu")
+    elif name in _MODULE_OF:
+        value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

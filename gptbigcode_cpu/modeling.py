@@ -1,0 +1,365 @@
+"""The model classes, used like those of transformers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import hub, weights
+from .arrays import is_torch, to_int_array, to_torch
+from .errors import ContextLengthError, InputError
+from .generation import DEFAULT_NEW_TOKENS, DEFAULTS, GenerationConfig, text_logits, token_steps
+from .progress import progress_bar
+
+if TYPE_CHECKING:
+    from . import _core
+    from .config import GPTBigCodeConfig
+    from .streamers import BaseStreamer
+
+logger = logging.getLogger(__name__)
+
+DTYPES = ("auto", "int8", "int4", "bfloat16", "float32")
+THREADS_VARIABLE = "GPTBIGCODE_CPU_NUM_THREADS"
+
+
+@dataclass(frozen=True)
+class CausalLMOutput:
+    """Result of a call of the model; ``output.logits``, ``output["logits"]`` and ``output[0]`` are the same.
+
+    Attributes:
+        logits: float32 ``[batch, tokens, vocab]``, zeros where the attention mask is 0.
+    """
+
+    logits: Any
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The values in order."""
+        return tuple(getattr(self, name) for name in self.keys())
+
+    def keys(self) -> tuple[str, ...]:
+        """The names in order."""
+        return tuple(field.name for field in fields(self))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        if not isinstance(key, str):
+            return self.to_tuple()[key]
+        if key not in self.keys():
+            raise KeyError(key)
+        return getattr(self, key)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Checked input: the ids as given, and each row without its padding."""
+
+    ids: NDArray[np.int64]  # [batch, tokens]
+    mask: NDArray[np.bool_]  # [batch, tokens]
+    rows: list[NDArray[np.int32]]
+
+
+class GPTBigCodeForCausalLM:
+    """A GPTBigCode language model.
+
+    Attributes:
+        config: The checkpoint's configuration.
+        generation_config: What its ``generation_config.json`` sets.
+        dtype: Storage type of its weights.
+        core: The compiled model.
+    """
+
+    def __init__(self, packed: weights.PackedModel, generation_config: GenerationConfig, num_threads: int = 0) -> None:
+        """
+        Args:
+            packed: An opened converted model.
+            generation_config: Defaults for `generate`.
+            num_threads: 0 = as many as `_core.default_num_threads` says.
+        """
+        self.config: GPTBigCodeConfig = packed.config
+        self.generation_config = generation_config
+        self.dtype: str = packed.dtype
+        self.core: _core.Model = weights.load_core(packed, num_threads)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        dtype: Any = "auto",
+        num_threads: int | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> GPTBigCodeForCausalLM:
+        """Open a model. A plain checkpoint is quantised on first use and opened from a cache afterwards.
+
+        Args:
+            pretrained_model_name_or_path: A directory with a checkpoint or a converted model, a Hub id, or ``"demo"``
+                for the tiny demonstration model inside this package.
+            dtype: ``"int8"``, ``"int4"``, ``"bfloat16"``, ``"float32"`` or the torch dtype of that name; ``"auto"`` is
+                what a converted model is stored in, and int8 for a plain checkpoint.
+            num_threads: Default: the environment variable GPTBIGCODE_CPU_NUM_THREADS, or else what suits the machine.
+            revision: Branch, tag or commit on the Hub.
+            token: Access token for the Hub.
+            cache_dir: Where downloads are kept.
+            local_files_only: Do not use the network.
+
+        Raises:
+            ModelNotFoundError: The name leads nowhere.
+            ConfigError: The checkpoint asks for something that is not supported.
+            CheckpointError: The checkpoint's tensors are not those of its configuration.
+            FormatError: A converted model is damaged.
+            InputError: An unknown dtype or a bad number of threads.
+        """
+        threads = _num_threads(num_threads)
+        with progress_bar() as progress:
+            directory = hub.packed_dir(
+                pretrained_model_name_or_path,
+                _dtype_name(dtype),
+                num_threads=threads,
+                progress=progress,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+        if pretrained_model_name_or_path == hub.DEMO:
+            logger.info("'demo' is a tiny demonstration model: it writes Python-looking text, not useful programs")
+        packed = weights.open_packed(directory)
+        # A checkpoint without generation_config.json says in its config.json which tokens end a text.
+        special = {name: getattr(packed.config, name) for name in ("eos_token_id", "bos_token_id", "pad_token_id")}
+        given = GenerationConfig.from_pretrained(directory).set_options()
+        defaults = {name: value for name, value in special.items() if value is not None and value != -1}
+        return cls(packed, GenerationConfig(**(defaults | given)), threads)
+
+    @property
+    def device(self) -> str:
+        """Always ``"cpu"``."""
+        return "cpu"
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that compute."""
+        return self.core.num_threads
+
+    def __call__(self, input_ids: Any, attention_mask: Any = None, token_type_ids: Any = None) -> CausalLMOutput:
+        """Logits at every position.
+
+        Args:
+            input_ids: Token ids ``[batch, tokens]``: list, numpy array or torch tensor.
+            attention_mask: ``[batch, tokens]``, 0 for padding, on either side; a row's positions count its tokens only.
+            token_type_ids: Ignored; some tokenizers produce them.
+
+        Returns:
+            The logits: a torch tensor if `input_ids` is one, else a numpy array.
+
+        Raises:
+            InputError: Wrong shapes, an id outside the vocabulary, a row without tokens.
+            ContextLengthError: A row is longer than ``n_positions``.
+        """
+        batch = self._batch(input_ids, attention_mask)
+        logits = np.zeros((*batch.ids.shape, self.config.vocab_size), dtype=np.float32)
+        positions = [np.flatnonzero(row_mask) for row_mask in batch.mask]
+        for i, start, part in text_logits(self.core, batch.rows):
+            logits[i, positions[i][start : start + len(part)]] = part
+        return CausalLMOutput(logits=to_torch(logits) if is_torch(input_ids) else logits)
+
+    def generate(
+        self,
+        input_ids: Any,
+        generation_config: GenerationConfig | None = None,
+        *,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        streamer: BaseStreamer | None = None,
+        **options: Any,
+    ) -> Any:
+        """Continue every row of a batch.
+
+        Args:
+            input_ids: Token ids ``[batch, tokens]``: list, numpy array or torch tensor.
+            generation_config: Options; what it does not set comes from the model's own.
+            attention_mask: ``[batch, tokens]``, 0 for padding, on either side. Without one, pad tokens are taken for
+                padding if the pad token is no end token, as in transformers.
+            token_type_ids: Ignored; some tokenizers produce them.
+            streamer: Receives the prompt and then every step's tokens.
+            **options: Fields of `GenerationConfig`; they win over everything else.
+
+        Returns:
+            int64 ``[batch * num_return_sequences, tokens]``, prompt included; rows that ended early are filled with the
+            pad token. A torch tensor if `input_ids` is one, else a numpy array.
+
+        Raises:
+            InputError: Wrong shapes or ids, an unknown option or a bad value.
+            ContextLengthError: Prompt and requested tokens exceed ``n_positions``.
+        """
+        config = self.resolve_options(generation_config, options)
+        batch = self._batch(input_ids, attention_mask, self._padding_token(config))
+        # As in transformers, max_length counts padding; what must fit into the context are the tokens.
+        limit = self.new_token_limit(config, batch.ids.shape[1], max(map(len, batch.rows)))
+        copies = config.num_return_sequences or 1
+        prompts = np.repeat(batch.ids, copies, axis=0)
+        fill = config.pad_token_id if config.pad_token_id is not None else next(iter(config.eos_token_ids), 0)
+        columns: list[NDArray[np.int64]] = []
+        try:
+            if streamer is not None:
+                streamer.put(prompts)
+            for step in token_steps(self.core, batch.rows, [limit] * len(batch.rows), config):
+                column = np.full(len(prompts), fill, dtype=np.int64)
+                column[list(step)] = list(step.values())
+                columns.append(column)
+                if streamer is not None:
+                    streamer.put(column)
+        except BaseException as error:
+            if streamer is not None:
+                # Streamers of transformers know put and end only.
+                getattr(streamer, "fail", lambda _: streamer.end())(error)
+            raise
+        if streamer is not None:
+            streamer.end()
+        output = np.concatenate([prompts, np.stack(columns, axis=1)], axis=1)
+        return to_torch(output) if is_torch(input_ids) else output
+
+    def stream(
+        self,
+        input_ids: Any,
+        generation_config: GenerationConfig | None = None,
+        *,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        **options: Any,
+    ) -> Iterator[int]:
+        """The new tokens of one sequence, one by one, an end token included; the same tokens as `generate`.
+
+        Arguments and errors are those of `generate`; the errors are raised by the call, not by the first step. Closing the
+        iterator stops the work.
+        """
+        config = self.resolve_options(generation_config, options)
+        batch = self._batch(input_ids, attention_mask, self._padding_token(config))
+        if len(batch.rows) != 1 or config.num_return_sequences != 1:
+            raise InputError("stream writes one sequence; use generate for several")
+        limit = self.new_token_limit(config, batch.ids.shape[1], len(batch.rows[0]))
+        steps = token_steps(self.core, batch.rows, [limit], config)
+        return (step[0] for step in steps)
+
+    def prompt(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
+        """The checked form of one prompt, int32 ``[tokens]``.
+
+        Raises:
+            InputError: It is empty or an id is outside the vocabulary.
+            ContextLengthError: It is longer than ``n_positions``.
+        """
+        return self._batch(token_ids, None).rows[0]
+
+    def resolve_options(self, config: GenerationConfig | None, options: Mapping[str, Any]) -> GenerationConfig:
+        """All options of a call: `options` over `config` over the model's own over the defaults.
+
+        Raises:
+            InputError: An unknown option or a bad value.
+        """
+        if config is not None and not isinstance(config, GenerationConfig):
+            raise InputError(f"generation_config must be a GenerationConfig, not {type(config).__name__}")
+        resolved = DEFAULTS.updated(self.generation_config.set_options())
+        if config is not None:
+            resolved = resolved.updated(config.set_options())
+        resolved = resolved.updated(options)
+        vocab_size = self.config.vocab_size
+        if outside := [token_id for token_id in resolved.logit_bias or {} if token_id >= vocab_size]:
+            raise InputError(f"logit_bias names token {outside[0]}; the vocabulary has {vocab_size}")
+        return resolved
+
+    def new_token_limit(self, config: GenerationConfig, width: int, longest: int) -> int:
+        """How many tokens may be generated after prompts of `width` tokens with padding and `longest` without.
+
+        Raises:
+            InputError: The prompt alone fills max_length.
+            ContextLengthError: The requested tokens do not fit into the context.
+        """
+        n_positions = self.config.n_positions
+        if config.max_new_tokens is not None:
+            limit = config.max_new_tokens
+        elif config.max_length is not None:
+            limit = config.max_length - width
+            if limit < 1:
+                raise InputError(
+                    f"the prompt has {width} tokens and max_length is {config.max_length}; raise it or set max_new_tokens"
+                )
+        else:
+            limit = max(1, min(DEFAULT_NEW_TOKENS, n_positions - longest))
+        if longest + limit > n_positions:
+            raise ContextLengthError(
+                f"{longest} prompt tokens and {limit} new ones exceed the model's {n_positions} positions; "
+                "shorten the prompt or ask for fewer tokens"
+            )
+        return limit
+
+    def _padding_token(self, config: GenerationConfig) -> int | None:
+        return None if config.pad_token_id in config.eos_token_ids else config.pad_token_id
+
+    def _batch(self, input_ids: Any, attention_mask: Any, padding_token: int | None = None) -> _Batch:
+        ids = np.atleast_2d(to_int_array(input_ids, "input_ids"))
+        if ids.ndim != 2:
+            raise InputError(f"input_ids must have the shape [batch, tokens], not {list(ids.shape)}")
+        if ids.size == 0:
+            raise InputError("the prompt is empty; pass at least one token, for example the model's bos_token_id")
+        if attention_mask is not None:
+            mask = np.atleast_2d(to_int_array(attention_mask, "attention_mask")) != 0
+            if mask.shape != ids.shape:
+                raise InputError(f"attention_mask has the shape {list(mask.shape)} and input_ids {list(ids.shape)}")
+        elif padding_token is not None:
+            mask = ids != padding_token
+        else:
+            mask = np.ones(ids.shape, dtype=np.bool_)
+        self._check_rows(ids, mask)
+        return _Batch(ids, mask, [row[row_mask].astype(np.int32) for row, row_mask in zip(ids, mask, strict=True)])
+
+    def _check_rows(self, ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> None:
+        vocab_size, n_positions = self.config.vocab_size, self.config.n_positions
+        outside = np.argwhere(mask & ((ids < 0) | (ids >= vocab_size)))
+        if len(outside):
+            row, column = outside[0].tolist()
+            raise InputError(f"token id {ids[row, column]} in row {row}, column {column} is not in 0..{vocab_size - 1}")
+        counts = mask.sum(axis=1)
+        if not counts.all():
+            raise InputError(f"row {int(counts.argmin())} of input_ids is empty: every token is padding")
+        if counts.max() > n_positions:
+            row = int(counts.argmax())
+            raise ContextLengthError(f"row {row} has {counts[row]} tokens, the model has {n_positions} positions; shorten it")
+
+
+AutoModelForCausalLM = GPTBigCodeForCausalLM
+
+
+def _dtype_name(dtype: Any) -> str:
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {name!r}")
+    return name
+
+
+def _num_threads(argument: int | None) -> int:
+    """The requested number of threads; 0 = the core decides."""
+    value: object = argument
+    origin = "num_threads"
+    if argument is None:
+        text = os.environ.get(THREADS_VARIABLE, "").strip()
+        if not text:
+            return 0
+        origin = THREADS_VARIABLE
+        value = int(text) if text.isdecimal() else text
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{origin} must be a positive integer, not {value!r}")
+    return value

@@ -1,0 +1,30 @@
+"""The progress bar of a conversion."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback ``(tensor name, bytes done, bytes in all)`` that draws on stderr, if that is a terminal.
+
+    The bar appears with the first report, so that a conversion that does not take place shows nothing.
+    """
+    with ExitStack() as stack:
+        bar: Any = None
+
+        def update(name: str, done: int, total: int) -> None:
+            nonlocal bar
+            if bar is None:
+                from tqdm import tqdm
+
+                hidden = not sys.stderr.isatty()
+                bar = stack.enter_context(tqdm(total=total, unit="B", unit_scale=True, leave=False, disable=hidden))
+            bar.set_description_str(name, refresh=False)
+            bar.update(done - bar.n)
+
+        yield update

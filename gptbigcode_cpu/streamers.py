@@ -1,0 +1,115 @@
+"""Streamers: objects that `generate` hands every token to, like those of transformers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from queue import Queue
+from typing import Any
+
+from .arrays import to_int_array
+from .errors import InputError
+from .tokenizer import GPTBigCodeTokenizer, IncrementalDecoder
+
+
+class BaseStreamer:
+    """What `generate` calls. The streamers of transformers have the same `put` and `end` and work as well."""
+
+    def put(self, value: Any) -> None:
+        """Receive the prompt, int64 ``[batch, tokens]``, and then per step the new tokens, int64 ``[batch]``."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Called once after the last token."""
+        raise NotImplementedError
+
+    def fail(self, error: BaseException) -> None:
+        """Called instead of `end` when `generate` stops with an exception, which it raises afterwards."""
+        self.end()
+
+
+class TextStreamer(BaseStreamer):
+    """Writes the text to standard output as it is generated.
+
+    A piece is passed on as soon as its last character is complete.
+
+    Args:
+        tokenizer: The tokenizer of the model.
+        skip_prompt: Leave the prompt out.
+        skip_special_tokens: Leave special tokens out.
+    """
+
+    def __init__(self, tokenizer: GPTBigCodeTokenizer, skip_prompt: bool = False, *, skip_special_tokens: bool = False) -> None:
+        self.skip_prompt = skip_prompt
+        self._decoder = IncrementalDecoder(tokenizer, skip_special_tokens)
+        self._prompt_comes_next = True
+
+    def put(self, value: Any) -> None:
+        tokens = to_int_array(value, "value")
+        # A prompt is [batch, tokens]; a step is [batch].
+        if len(tokens) > 1 and (tokens.ndim > 1 or not self._prompt_comes_next):
+            raise InputError("a text streamer shows one sequence; generate one prompt with num_return_sequences=1")
+        is_prompt, self._prompt_comes_next = self._prompt_comes_next, False
+        if is_prompt and self.skip_prompt:
+            return
+        text = "".join(self._decoder.push(token) for token in tokens.reshape(-1).tolist())
+        if text:
+            self.on_finalized_text(text)
+
+    def end(self) -> None:
+        self._prompt_comes_next = True
+        self.on_finalized_text(self._decoder.flush(), stream_end=True)
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Receives each piece of text; override it to send the text elsewhere."""
+        sys.stdout.write(text + "\n" if stream_end else text)
+        sys.stdout.flush()
+
+
+class TextIteratorStreamer(TextStreamer):
+    """Passes the text to another thread, which iterates over it while `generate` runs.
+
+    Args:
+        tokenizer: The tokenizer of the model.
+        skip_prompt: Leave the prompt out.
+        timeout: Seconds that the iterator waits for a piece before it raises `queue.Empty`; None waits for ever.
+        skip_special_tokens: Leave special tokens out.
+
+    An exception that stops `generate` is raised by the iterator as well, so that the reader does not take a cut text for
+    a whole one.
+    """
+
+    def __init__(
+        self,
+        tokenizer: GPTBigCodeTokenizer,
+        skip_prompt: bool = False,
+        timeout: float | None = None,
+        *,
+        skip_special_tokens: bool = False,
+    ) -> None:
+        super().__init__(tokenizer, skip_prompt, skip_special_tokens=skip_special_tokens)
+        self.timeout = timeout
+        # A piece of text, an exception, or None at the end.
+        self._queue: Queue[str | BaseException | None] = Queue()
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if text:
+            self._queue.put(text)
+        if stream_end:
+            self._queue.put(None)
+
+    def fail(self, error: BaseException) -> None:
+        self._prompt_comes_next = True
+        self._decoder.flush()
+        self._queue.put(error)
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        piece = self._queue.get(timeout=self.timeout)
+        if piece is None:
+            raise StopIteration
+        if isinstance(piece, BaseException):
+            raise piece
+        return piece
