@@ -1,7 +1,7 @@
 """Conversion of GPTBigCode checkpoints into the packed form that the core computes on (docs/format.md).
 
-`read` hands out the tensors of a checkpoint, whatever its files; `spec` says which of them the model needs; `quantize` packs them
-piece by piece; `write` makes the output directory.
+`read` hands out the tensors of a checkpoint, whatever its files; `spec` says which of them the model needs; `quantize` packs
+them piece by piece; `write` makes the output directory.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import GPTBigCodeConfig
-from ..errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
-from ..hub import resolve
-from ..weights import FORMAT_VERSION, HEAD_DTYPES, QUANT_METHOD, WEIGHTS_NAME, is_packed
-from .read import read_checkpoint
-from .spec import Plan, plan
-from .tokenizer_files import side_files, write_json, write_side_files
-from .write import available_bytes, check_target, header_bytes, pad_to_alignment, replacing
+from gptbigcode_cpu.convert.read import read_checkpoint
+from gptbigcode_cpu.convert.spec import Plan, plan
+from gptbigcode_cpu.convert.tokenizer_files import side_files, write_json, write_side_files
+from gptbigcode_cpu.convert.write import available_bytes, check_target, header_bytes, pad_to_alignment, replacing
+
+from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
+from gptbigcode_cpu.hub import resolve
+from gptbigcode_cpu.weights import FORMAT_VERSION, HEAD_DTYPES, QUANT_METHOD, WEIGHTS_NAME, is_packed
 
 __all__ = ["ConversionReport", "convert"]
 
@@ -64,7 +65,7 @@ def convert(
     dry_run: bool = False,
     progress: Progress | None = None,
     revision: str | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> ConversionReport:
@@ -81,7 +82,7 @@ def convert(
         dry_run: Check everything and report, but write nothing.
         progress: Called with the name of a tensor, the bytes written so far and the bytes in all.
         revision: Branch, tag or commit on the Hub.
-        token: Access token for the Hub.
+        token: Access token for the Hub; true = the stored one.
         cache_dir: Where the Hub client keeps its downloads.
         local_files_only: Do not connect to the Hub.
 
@@ -161,7 +162,7 @@ def _write_weights(
     path: Path, work: Plan, header: bytes, file_bytes: int, dtype: str, num_threads: int, progress: Progress | None
 ) -> None:
     # Loads the core, which a dry run does without.
-    from .quantize import packed_chunks
+    from gptbigcode_cpu.convert.quantize import packed_chunks
 
     with path.open("wb") as file:
         file.write(header)

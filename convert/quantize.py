@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from gptbigcode_cpu.convert.read import SourceTensor
 from numpy.typing import NDArray
 
-from .. import _core
-from ..config import GPTBigCodeConfig
-from ..errors import CheckpointError
-from ..weights import HEAD_DTYPES, Role, TensorSpec
-from .read import SourceTensor
+from gptbigcode_cpu import _core
+from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.errors import CheckpointError
+from gptbigcode_cpu.weights import HEAD_DTYPES, Role, TensorSpec
 
 # Source bytes packed at once: enough to keep every thread busy, little against the memory that a conversion may use.
 _CHUNK_BYTES = 16 << 20

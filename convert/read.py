@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CheckpointError, MissingDependencyError, ModelNotFoundError
-from ..tensor_file import NUMPY_TYPES, TensorFile, TensorFileError, map_tensor_file
+from gptbigcode_cpu.errors import CheckpointError, MissingDependencyError, ModelNotFoundError
+from gptbigcode_cpu.tensor_file import NUMPY_TYPES, TensorFile, TensorFileError, map_tensor_file
 
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 PYTORCH, PYTORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -145,7 +145,7 @@ class _PytorchShard(Shard):
             import torch
         except ImportError as error:
             raise MissingDependencyError(
-                f"reading {self._path.name} needs torch: pip install 'gptbigcode-cpu[convert]' (safetensors files do not need it)"
+                f"reading {self._path.name} needs torch: pip install 'gptbigcode-cpu[convert]' (safetensors files need none)"
             ) from error
         try:
             content = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from gptbigcode_cpu.convert.read import SourceTensor
 
-from ..config import GPTBigCodeConfig
-from ..errors import CheckpointError
-from ..weights import Role, TensorSpec, decoder_tensors, head_tensors, required_heads
-from .read import SourceTensor
+from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.errors import CheckpointError
+from gptbigcode_cpu.weights import Role, TensorSpec, decoder_tensors, head_tensors, required_heads
 
 SOURCE_TYPES = ("F32", "F16", "BF16")
 LM_HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"

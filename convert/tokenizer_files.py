@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..config import GPTBigCodeConfig
-from ..errors import CheckpointError
-from ..hub import GENERATION_CONFIG, TOKENIZER_FILES
+from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.errors import CheckpointError
+from gptbigcode_cpu.hub import GENERATION_CONFIG, TOKENIZER_FILES
 
 TOKENIZER, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 

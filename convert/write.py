@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import DiskSpaceError, InputError
-from ..tensor_file import NUMPY_TYPES
-from ..weights import ALIGNMENT, PAD_PREFIX
+from gptbigcode_cpu.errors import DiskSpaceError, InputError
+from gptbigcode_cpu.tensor_file import NUMPY_TYPES
+from gptbigcode_cpu.weights import ALIGNMENT, PAD_PREFIX
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2

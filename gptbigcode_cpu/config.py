@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from .errors import ConfigError, ModelNotFoundError
+from gptbigcode_cpu.errors import ConfigError, ModelNotFoundError
 
 MODEL_TYPE = "gpt_bigcode"
 
@@ -201,7 +201,7 @@ def _size(given: dict[str, Any], key: str, default: int | None) -> int | None:
 
 def _activation(name: object) -> str:
     # Only the core knows what it computes; it is loaded here and not with this module.
-    from . import _core
+    from gptbigcode_cpu import _core
 
     if not isinstance(name, str):
         raise ConfigError(f"activation_function must be a name, not {name!r}")

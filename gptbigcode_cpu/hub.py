@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .config import GPTBigCodeConfig
-from .errors import FormatError, InputError, ModelNotFoundError
-from .weights import FORMAT_VERSION, HEAD_DTYPES, is_packed, open_packed, packed_dtype
+from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.errors import FormatError, InputError, ModelNotFoundError
+from gptbigcode_cpu.weights import FORMAT_VERSION, HEAD_DTYPES, is_packed, open_packed, packed_dtype
 
 DEMO = "demo"
 DEMO_DIRECTORY = Path(__file__).parent / "demo"
@@ -42,7 +42,7 @@ def resolve(
     name_or_path: str | Path,
     *,
     revision: str | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
@@ -52,13 +52,13 @@ def resolve(
         name_or_path: A directory, an id on the Hugging Face Hub, or ``demo`` for the model in this package (a directory of that
             name is ``./demo``).
         revision: Branch, tag or commit on the Hub.
-        token: Access token for the Hub.
+        token: Access token for the Hub; true = the stored one.
         cache_dir: Where the Hub client keeps its downloads.
         local_files_only: Do not connect to the Hub; ``HF_HUB_OFFLINE=1`` does the same.
 
     Raises:
-        ModelNotFoundError: The name leads to no model; the message says whether path, repository, revision, access or connection
-            was the trouble.
+        ModelNotFoundError: The name leads to no model; the message says whether path, repository, revision, access or
+            connection was the trouble.
     """
     if name_or_path == DEMO:
         return DEMO_DIRECTORY
@@ -73,7 +73,9 @@ def resolve(
     return _download(name, revision, token, cache_dir, local_files_only)
 
 
-def _download(name: str, revision: str | None, token: str | None, cache_dir: str | Path | None, local_files_only: bool) -> Path:
+def _download(
+    name: str, revision: str | None, token: str | bool | None, cache_dir: str | Path | None, local_files_only: bool
+) -> Path:
     import huggingface_hub
     from huggingface_hub import errors as hub_errors
 
@@ -120,7 +122,7 @@ def packed_dir(
     num_threads: int = 0,
     progress: Progress | None = None,
     revision: str | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
@@ -160,7 +162,7 @@ def conversion_cache() -> Path:
 
 
 def _cached_conversion(source: Path, dtype: str, num_threads: int, progress: Progress | None) -> Path:
-    from .convert import convert
+    from gptbigcode_cpu.convert import convert
 
     cache = conversion_cache()
     cache.mkdir(parents=True, exist_ok=True)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from .config import GPTBigCodeConfig
-from .errors import FormatError, KernelError, ModelNotFoundError
-from .tensor_file import TensorEntry, TensorFileError, map_tensor_file
+from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.errors import FormatError, KernelError, ModelNotFoundError
+from gptbigcode_cpu.tensor_file import TensorEntry, TensorFileError, map_tensor_file
 
 if TYPE_CHECKING:
-    from . import _core
+    from gptbigcode_cpu import _core
 
 WEIGHTS_NAME = "model.safetensors"
 QUANT_METHOD = "gptbigcode-cpu"
@@ -52,7 +52,7 @@ class TensorSpec:
 
     def stored_as(self, dtype: str) -> tuple[str, tuple[int, ...]]:
         """Safetensors type and shape of this tensor in a model converted to `dtype`."""
-        from . import _core
+        from gptbigcode_cpu import _core
 
         if self.role is Role.PLAIN:
             return "F32", self.shape
@@ -212,7 +212,7 @@ def load_core(packed: PackedModel, num_threads: int = 0) -> _core.Model:
         KernelError: ``GPTBIGCODE_CPU_ISA`` names a kernel set that is unknown or that this CPU cannot run.
         FormatError: The core rejects a tensor.
     """
-    from . import _core
+    from gptbigcode_cpu import _core
 
     try:
         isa = _core.select_kernel()
