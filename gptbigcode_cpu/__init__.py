@@ -31,10 +31,11 @@ if TYPE_CHECKING:
         TokenizerError,
     )
     from .generation import GenerationConfig
+    from .incremental import IncrementalDecoder
     from .modeling import AutoModelForCausalLM, CausalLMOutput, GPTBigCodeForCausalLM
     from .pipeline import TextGenerationPipeline, pipeline
     from .streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
-    from .tokenizer import AutoTokenizer, BatchEncoding, GPTBigCodeTokenizer, IncrementalDecoder
+    from .tokenizer import AutoTokenizer, BatchEncoding, GPTBigCodeTokenizer
 
 __all__ = [
     "AutoModelForCausalLM",
@@ -68,10 +69,11 @@ __all__ = [
 _MODULE_OF = {
     "GPTBigCodeConfig": "config",
     "GenerationConfig": "generation",
+    "IncrementalDecoder": "incremental",
     **dict.fromkeys(("AutoModelForCausalLM", "CausalLMOutput", "GPTBigCodeForCausalLM"), "modeling"),
     **dict.fromkeys(("TextGenerationPipeline", "pipeline"), "pipeline"),
     **dict.fromkeys(("BaseStreamer", "TextIteratorStreamer", "TextStreamer"), "streamers"),
-    **dict.fromkeys(("AutoTokenizer", "BatchEncoding", "GPTBigCodeTokenizer", "IncrementalDecoder"), "tokenizer"),
+    **dict.fromkeys(("AutoTokenizer", "BatchEncoding", "GPTBigCodeTokenizer"), "tokenizer"),
     **{name: "errors" for name in __all__ if name.endswith("Error")},
 }
 

@@ -102,8 +102,8 @@ class GenerationConfig:
         if not all(_is_int(token_id) and token_id >= -1 for token_id in self._eos_list):
             raise InputError(f"eos_token_id must be a token id or a list of them, not {self.eos_token_id!r}")
         for token_id, bias in (self.logit_bias or {}).items():
-            if not _is_int(token_id) or token_id < 0 or not _is_real(bias) or np.isnan(float(bias)):
-                raise InputError(f"logit_bias maps token ids to numbers, not {token_id!r} to {bias!r}")
+            if not _is_int(token_id) or token_id < 0 or not _is_real(bias) or not bias < np.inf:
+                raise InputError(f"logit_bias maps token ids to finite numbers or -inf, not {token_id!r} to {bias!r}")
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

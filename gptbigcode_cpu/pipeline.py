@@ -9,8 +9,9 @@ from typing import Any, overload
 from . import fim
 from .errors import InputError
 from .generation import GenerationConfig, token_steps
+from .incremental import IncrementalDecoder
 from .modeling import AutoModelForCausalLM, GPTBigCodeForCausalLM
-from .tokenizer import AutoTokenizer, GPTBigCodeTokenizer, IncrementalDecoder
+from .tokenizer import AutoTokenizer, GPTBigCodeTokenizer
 
 TASK = "text-generation"
 # What transformers' text-generation pipeline uses where neither the caller nor the model's generation_config.json decides.

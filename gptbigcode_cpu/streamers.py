@@ -9,7 +9,8 @@ from typing import Any
 
 from .arrays import to_int_array
 from .errors import InputError
-from .tokenizer import GPTBigCodeTokenizer, IncrementalDecoder
+from .incremental import IncrementalDecoder
+from .tokenizer import GPTBigCodeTokenizer
 
 
 class BaseStreamer:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Iterable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -159,8 +158,7 @@ class GPTBigCodeTokenizer:
         if max_length is not None and not truncation and padding != "max_length":
             raise InputError("max_length does nothing without truncation=True or padding='max_length'")
         limit = self.model_max_length if max_length is None else max_length
-        encoded = self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-        rows = [encoding.ids for encoding in encoded]
+        rows = _encode(self.backend, texts, add_special_tokens)
         if truncation:
             rows = [row[:limit] if self.truncation_side == "right" else row[-limit:] for row in rows]
         mask = [[1] * len(row) for row in rows]
@@ -197,7 +195,7 @@ class GPTBigCodeTokenizer:
         if not isinstance(text, str):
             raise InputError(f"text must be a string, not {type(text).__name__}")
         backend = self._plain_backend if split_special_tokens else self.backend
-        ids = backend.encode(text, add_special_tokens=add_special_tokens).ids
+        ids = _encode(backend, [text], add_special_tokens)[0]
         return ids if return_tensors is None else _tensor([ids], return_tensors)
 
     def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str:
@@ -205,12 +203,8 @@ class GPTBigCodeTokenizer:
 
         Ids beyond the vocabulary, which padded embedding tables have, decode to nothing.
         """
-        ids = to_int_array(token_ids, "token_ids")
-        if ids.ndim > 1:
-            raise InputError(f"decode takes one sequence, not shape {ids.shape}; use batch_decode")
-        if ids.size and ids.min() < 0:
-            raise InputError(f"token ids are not negative: {ids.min()}")
-        return self.backend.decode(ids.reshape(-1).tolist(), skip_special_tokens=skip_special_tokens)
+        ids = _token_ids(token_ids)
+        return self.backend.decode(ids if isinstance(ids, list) else [ids], skip_special_tokens=skip_special_tokens)
 
     def batch_decode(self, sequences: Iterable[Any], skip_special_tokens: bool = False) -> list[str]:
         """`decode` for each sequence."""
@@ -225,11 +219,11 @@ class GPTBigCodeTokenizer:
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
         """Token of an id, or tokens of ids, in the byte-level alphabet of the vocabulary (a space is ``Ġ``)."""
-        array = to_int_array(ids, "ids")
-        if array.ndim == 0:
-            return self.backend.id_to_token(int(array))
+        checked = _token_ids(ids)
+        if isinstance(checked, int):
+            return self.backend.id_to_token(checked)
         skipped = set(self.all_special_ids) if skip_special_tokens else set()
-        return [self.backend.id_to_token(token_id) for token_id in array.tolist() if token_id not in skipped]
+        return [self.backend.id_to_token(token_id) for token_id in checked if token_id not in skipped]
 
     def __len__(self) -> int:
         """Tokens, added ones included."""
@@ -306,51 +300,21 @@ class GPTBigCodeTokenizer:
 AutoTokenizer = GPTBigCodeTokenizer
 
 
-class IncrementalDecoder:
-    """Text of a growing token sequence, piece by piece, at a constant cost per token.
-
-    Byte-level tokens are byte strings, so a character may spread over several tokens; it is held back until it is
-    complete. The concatenated pieces equal `GPTBigCodeTokenizer.decode` of all the tokens.
-
-    Raises:
-        TokenizerError: The tokenizer is not byte-level.
-    """
-
-    def __init__(self, tokenizer: GPTBigCodeTokenizer, skip_special_tokens: bool = True) -> None:
-        self._backend = tokenizer.backend
-        if self._backend.decoder is None or self._backend.decoder.decode(["Ġa"]) != " a":
-            raise TokenizerError("GPTBigCode tokenizers are byte-level; this tokenizer.json has another decoder")
-        self._skipped = frozenset(tokenizer.all_special_ids) if skip_special_tokens else frozenset()
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def push(self, token_id: int) -> str:
-        """The text that became complete with this token, often one word, sometimes nothing."""
-        token = self._backend.id_to_token(token_id)
-        if token is None or token_id in self._skipped:
-            return ""
-        return self._utf8.decode(_token_bytes(token))
-
-    def flush(self) -> str:
-        """What is left at the end: U+FFFD if the last character is incomplete. The decoder can then start anew."""
-        text = self._utf8.decode(b"", final=True)
-        self._utf8.reset()
-        return text
-
-
-def _token_bytes(token: str) -> bytes:
-    alphabet = _byte_of_character()
+def _encode(backend: Tokenizer, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
     try:
-        return bytes([alphabet[character] for character in token])
-    except KeyError:  # an added token, whose text is not in the byte alphabet
-        return token.encode("utf-8")
+        return [encoding.ids for encoding in backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)]
+    except TypeError as error:  # of all strings, only those that UTF-8 cannot express
+        raise InputError("the text contains a lone surrogate and is not valid Unicode") from error
 
 
-@lru_cache(maxsize=1)
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's alphabet: printable Latin-1 bytes stand for themselves, the others for U+0100 onwards."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+def _token_ids(values: Any) -> int | list[int]:
+    array = to_int_array(values, "token_ids")
+    if array.ndim > 1:
+        raise InputError(f"token_ids must be one id or one sequence, not of shape {list(array.shape)}; see batch_decode")
+    if array.size and not (array.min() >= 0 and array.max() < 2**32):
+        raise InputError(f"token ids are in 0..2**32-1, not {array.min()} or {array.max()}")
+    ids: int | list[int] = array.tolist()
+    return ids
 
 
 def _read_json(path: Path) -> dict[str, Any]:
