@@ -1,0 +1,132 @@
+#include <cstring>
+
+#include "base/aligned_buffer.h"
+#include "base/error.h"
+#include "bindings/bindings.h"
+#include "kernels/pack.h"
+#include "model/linear.h"
+
+namespace gptbigcode {
+namespace {
+
+py::array new_packed(DType dtype, const std::vector<int64_t>& shape) {
+  switch (dtype) {
+    case DType::kFloat32: return py::array_t<float>(shape);
+    case DType::kBFloat16: return py::array_t<uint16_t>(shape);
+    default: return py::array_t<uint8_t>(shape);
+  }
+}
+
+void check_sizes(int64_t n, int64_t k) {
+  constexpr int64_t kLimit = 1 << 24;
+  require(n > 0 && n <= kLimit && k > 0 && k <= kLimit, "a weight of [" + std::to_string(n) + ", " + std::to_string(k) + "] is not supported");
+}
+
+const std::byte* check_packed(const py::array& packed, DType dtype, int64_t n, int64_t k) {
+  check_sizes(n, k);
+  const std::vector<int64_t> shape = tile_shape(dtype, n, k);
+  require(packed.ndim() == 3 && std::equal(shape.begin(), shape.end(), packed.shape()), "the packed weight has the wrong shape");
+  require(py::isinstance(packed.dtype(), py::type::of(new_packed(dtype, {0, 0, 0}).dtype())) &&
+              packed.dtype().equal(new_packed(dtype, {0, 0, 0}).dtype()) && (packed.flags() & py::array::c_style) != 0,
+          "the packed weight has the wrong type or is not contiguous");
+  return static_cast<const std::byte*>(packed.data());
+}
+
+py::array pack_weight(const py::array& weight, const std::string& dtype_name, int num_threads) {
+  const DType dtype = parse_dtype(dtype_name);
+  require(weight.ndim() == 2 && (weight.flags() & py::array::c_style) != 0, "a weight must be a C-contiguous matrix");
+  const int64_t n = weight.shape(0), k = weight.shape(1);
+  check_sizes(n, k);
+  const char kind = weight.dtype().kind();
+  const auto itemsize = weight.dtype().itemsize();
+  require((kind == 'f' && (itemsize == 4 || itemsize == 2)) || (kind == 'u' && itemsize == 2),
+          "a weight must be float32, float16, or uint16 holding bfloat16");
+  py::array out = new_packed(dtype, tile_shape(dtype, n, k));
+  const PackTask task{
+      .source = weight.data(),
+      .source_type = kind == 'u'      ? SourceType::kBFloat16
+                     : itemsize == 4 ? SourceType::kFloat32
+                                     : SourceType::kFloat16,
+      .n = n,
+      .k = k,
+      .dtype = dtype,
+      .out = static_cast<std::byte*>(out.mutable_data()),
+  };
+  const int threads = resolve_num_threads(num_threads);
+  const py::gil_scoped_release unlocked;
+  ThreadPool pool(threads);
+  pack(task, pool);
+  return out;
+}
+
+FloatArray unpack_weight(const py::array& packed, const std::string& dtype_name, int64_t n, int64_t k) {
+  const DType dtype = parse_dtype(dtype_name);
+  const std::byte* data = check_packed(packed, dtype, n, k);
+  FloatArray out({n, k});
+  float* values = out.mutable_data();
+  const py::gil_scoped_release unlocked;
+  for (int64_t row = 0; row < n; ++row) unpack_row(data, dtype, row, k, values + row * k);
+  return out;
+}
+
+FloatArray linear(const py::array& packed, const std::string& dtype_name, int64_t n, const FloatArray& x,
+                  const std::optional<FloatArray>& bias, const std::string& isa, int num_threads) {
+  const DType dtype = parse_dtype(dtype_name);
+  require(x.ndim() == 2 && x.shape(0) > 0, "x must be a matrix with at least one row");
+  const int64_t m = x.shape(0), k = x.shape(1);
+  const std::byte* weights = check_packed(packed, dtype, n, k);
+  require(!bias || (bias->ndim() == 1 && bias->shape(0) == n), "the bias must have n elements");
+  const Kernels& kernels = select_kernels(isa.c_str());
+  FloatArray out({m, n});
+  const Linear layer{dtype, weights, bias ? bias->data() : nullptr, n, k};
+  const float* input = x.data();
+  float* output = out.mutable_data();
+  const int threads = resolve_num_threads(num_threads);
+  const py::gil_scoped_release unlocked;
+  AlignedBuffer<ActivationBlock> blocks;
+  blocks.reserve(static_cast<size_t>((k + kBlock - 1) / kBlock * m));
+  for (int64_t row = 0; row < m; ++row) quantize_row(kernels, layer, input, row, m, blocks.data());
+  ThreadPool pool(threads);
+  WorkQueue queue;
+  pool.run([&](int) { run_linear(kernels, layer, {.x = input, .blocks = blocks.data(), .m = m, .out = output}, pool.size(), queue); });
+  return out;
+}
+
+FloatArray layer_norm(const FloatArray& x, const FloatArray& weight, const FloatArray& bias, float epsilon, const std::string& isa) {
+  require(x.ndim() == 2 && x.shape(1) > 0, "x must be a matrix");
+  const int64_t k = x.shape(1);
+  require(weight.ndim() == 1 && weight.shape(0) == k && bias.ndim() == 1 && bias.shape(0) == k, "weight and bias must have k elements");
+  const Kernels& kernels = select_kernels(isa.c_str());
+  FloatArray out({x.shape(0), k});
+  for (int64_t row = 0; row < x.shape(0); ++row) {
+    kernels.layer_norm(x.data() + row * k, k, weight.data(), bias.data(), epsilon, out.mutable_data() + row * k);
+  }
+  return out;
+}
+
+FloatArray activate(const std::string& name, const FloatArray& x, const std::string& isa) {
+  const Activation activation = parse_activation(name);
+  const Kernels& kernels = select_kernels(isa.c_str());
+  FloatArray out(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+  if (x.size() > 0) std::memcpy(out.mutable_data(), x.data(), static_cast<size_t>(x.nbytes()));
+  kernels.activate(activation, out.mutable_data(), x.size());
+  return out;
+}
+
+}  // namespace
+
+void register_kernels(py::module_& module) {
+  module.def("tile_shape", [](const std::string& dtype, int64_t n, int64_t k) {
+    check_sizes(n, k);
+    return py::tuple(py::cast(tile_shape(parse_dtype(dtype), n, k)));
+  }, py::arg("dtype"), py::arg("n"), py::arg("k"));
+  module.def("pack_weight", &pack_weight, py::arg("weight"), py::arg("dtype"), py::arg("num_threads") = 0);
+  module.def("unpack_weight", &unpack_weight, py::arg("packed"), py::arg("dtype"), py::arg("n"), py::arg("k"));
+  module.def("linear", &linear, py::arg("packed"), py::arg("dtype"), py::arg("n"), py::arg("x"), py::arg("bias") = py::none(),
+             py::arg("isa") = "", py::arg("num_threads") = 1);
+  module.def("layer_norm", &layer_norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("epsilon"), py::arg("isa") = "");
+  module.def("activate", &activate, py::arg("name"), py::arg("x"), py::arg("isa") = "");
+  module.def("activation_names", &activation_names);
+}
+
+}  // namespace gptbigcode

@@ -1,0 +1,37 @@
+#include <map>
+
+#include "base/error.h"
+#include "bindings/bindings.h"
+#include "model/sampler.h"
+
+namespace gptbigcode {
+
+void register_sampler(py::module_& module) {
+  py::class_<Sampler>(module, "Sampler")
+      .def(py::init([](double temperature, int64_t top_k, double top_p, double min_p, double repetition_penalty,
+                       const std::optional<std::map<int64_t, float>>& logit_bias, uint64_t seed) {
+             SamplerOptions options{
+                 .temperature = temperature,
+                 .top_k = top_k,
+                 .top_p = top_p,
+                 .min_p = min_p,
+                 .repetition_penalty = repetition_penalty,
+                 .logit_bias = {},
+                 .seed = seed,
+             };
+             if (logit_bias) options.logit_bias.assign(logit_bias->begin(), logit_bias->end());
+             return Sampler(std::move(options));
+           }),
+           py::kw_only(), py::arg("temperature") = 0.0, py::arg("top_k") = 0, py::arg("top_p") = 1.0, py::arg("min_p") = 0.0,
+           py::arg("repetition_penalty") = 1.0, py::arg("logit_bias") = py::none(), py::arg("seed") = 0)
+      .def(
+          "sample",
+          [](Sampler& self, const FloatArray& logits, const IntArray& context) {
+            require(logits.ndim() == 1 && logits.size() > 0, "logits must be a vector");
+            require(context.ndim() == 1, "context must be a vector");
+            return self.sample(logits.data(), logits.size(), context.data(), context.size());
+          },
+          py::arg("logits"), py::arg("context"));
+}
+
+}  // namespace gptbigcode

@@ -1,0 +1,24 @@
+// One register function per noun; module.cpp calls them.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+
+namespace gptbigcode {
+
+namespace py = pybind11;
+
+using FloatArray = py::array_t<float, py::array::c_style>;
+using IntArray = py::array_t<int32_t, py::array::c_style>;
+
+void register_cpu(py::module_& module);
+void register_kernels(py::module_& module);
+void register_model(py::module_& module);
+void register_sampler(py::module_& module);
+
+int resolve_num_threads(int requested);  // 0 = default; throws std::invalid_argument
+
+}  // namespace gptbigcode

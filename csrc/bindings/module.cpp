@@ -1,0 +1,9 @@
+#include "bindings/bindings.h"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "The compiled core of gptbigcode-cpu.";
+  gptbigcode::register_cpu(module);
+  gptbigcode::register_kernels(module);
+  gptbigcode::register_model(module);
+  gptbigcode::register_sampler(module);
+}

@@ -1,0 +1,103 @@
+#include "cpu/topology.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace gptbigcode {
+namespace {
+
+std::string read_line(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+// "0-3,8" -> 0 1 2 3 8, the kernel's list format
+std::set<int> parse_cpu_list(const std::string& text) {
+  std::set<int> cpus;
+  std::stringstream stream(text);
+  for (std::string range; std::getline(stream, range, ',');) {
+    int first = 0, last = 0;
+    const int fields = std::sscanf(range.c_str(), "%d-%d", &first, &last);
+    if (fields < 1) continue;
+    if (fields == 1) last = first;
+    for (int cpu = first; cpu <= last; ++cpu) cpus.insert(cpu);
+  }
+  return cpus;
+}
+
+std::vector<int> affinity() {
+  std::vector<int> cpus;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+    }
+  }
+  if (cpus.empty()) cpus.push_back(0);
+  return cpus;
+}
+
+// CPUs that the cgroup's quota amounts to, version 2 then 1; 0 = no limit
+int cgroup_quota() {
+  double quota = 0, period = 0;
+  std::istringstream v2(read_line("/sys/fs/cgroup/cpu.max"));  // "max 100000" or "150000 100000"
+  if (!(v2 >> quota >> period)) {
+    std::istringstream v1(read_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"));
+    std::istringstream v1_period(read_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us"));
+    if (!(v1 >> quota) || !(v1_period >> period)) return 0;
+  }
+  if (quota <= 0 || period <= 0) return 0;
+  return std::max(1, static_cast<int>(std::floor(quota / period)));
+}
+
+int bounded(size_t cpus) {
+  const int count = std::max(1, static_cast<int>(cpus)), quota = cgroup_quota();
+  return quota > 0 ? std::min(count, quota) : count;
+}
+
+}  // namespace
+
+int available_cpus() { return bounded(affinity().size()); }
+
+int default_num_threads() {
+  const std::string sys = "/sys/devices/system/cpu/cpu";
+  std::vector<int> cpus = affinity();
+
+  // Hybrid x86: the performance cores have a PMU of their own. Arm big.LITTLE: cpu_capacity tells the big cores.
+  const std::set<int> performance = parse_cpu_list(read_line("/sys/devices/cpu_core/cpus"));
+  std::vector<int> fast;
+  if (!performance.empty()) {
+    std::copy_if(cpus.begin(), cpus.end(), std::back_inserter(fast), [&](int cpu) { return performance.contains(cpu); });
+  } else {
+    std::vector<int> capacity;
+    for (const int cpu : cpus) {
+      const std::string line = read_line(sys + std::to_string(cpu) + "/cpu_capacity");
+      capacity.push_back(line.empty() ? 0 : std::atoi(line.c_str()));
+    }
+    const int best = *std::max_element(capacity.begin(), capacity.end());
+    for (size_t i = 0; i < cpus.size(); ++i) {
+      if (capacity[i] * 5 >= best * 4) fast.push_back(cpus[i]);
+    }
+  }
+  if (!fast.empty()) cpus = fast;
+
+  // Two hyperthreads of one core share its vector units and its path to memory.
+  std::set<std::string> cores;
+  for (const int cpu : cpus) {
+    const std::string siblings = read_line(sys + std::to_string(cpu) + "/topology/thread_siblings_list");
+    cores.insert(siblings.empty() ? std::to_string(cpu) : siblings);
+  }
+  return bounded(cores.size());
+}
+
+}  // namespace gptbigcode

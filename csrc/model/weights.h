@@ -1,0 +1,65 @@
+// Typed views of a model's tensors. Nothing is copied: the views point into the mapped file, which the owner keeps alive.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace gptbigcode {
+
+struct ModelConfig {
+  int64_t vocab_size, n_positions, n_embd, n_layer, n_head, n_kv_head, n_inner;
+  Activation activation;
+  float layer_norm_epsilon;
+  float attention_scale;  // 1/sqrt(head_dim), or 1
+  DType dtype;            // of the linear layers
+
+  int64_t head_dim() const { return n_embd / n_head; }
+  int64_t kv_width() const { return n_kv_head * head_dim(); }
+  void validate() const;  // throws std::invalid_argument
+};
+
+// A tensor as the caller offers it.
+struct TensorView {
+  const std::byte* data;
+  std::vector<int64_t> shape;
+  char kind;  // 'f' float, 'u' unsigned integer, 'e' float16 (numpy's letter)
+  int itemsize;
+};
+using FindTensor = std::function<const TensorView*(const std::string& name)>;  // null if there is none
+
+struct Linear {
+  DType dtype;
+  const std::byte* weights;
+  const float* bias;  // null: none
+  int64_t n, k;
+};
+
+struct LayerNorm {
+  const float *weight, *bias;
+};
+
+struct Layer {
+  LayerNorm ln_1, ln_2;
+  Linear c_attn, attn_c_proj, c_fc, mlp_c_proj;
+};
+
+struct Weights {
+  Linear wte;  // [vocab, n_embd]; rows are looked up
+  Linear lm_head;
+  const std::byte* wpe;  // [n_positions, n_embd]
+  enum class PositionType { kFloat32, kFloat16, kBFloat16 } wpe_type;
+  std::vector<Layer> layers;
+  LayerNorm ln_f;
+};
+
+// Throws std::invalid_argument if a tensor is missing or has the wrong type or shape.
+Weights bind_weights(const ModelConfig& config, const FindTensor& find);
+
+Activation parse_activation(const std::string& name);  // transformers' names; throws std::invalid_argument
+std::vector<std::string> activation_names();
+
+}  // namespace gptbigcode

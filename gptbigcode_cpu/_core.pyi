@@ -1,0 +1,177 @@
+"""The compiled core: packed weights in, logits out.
+
+Callers hand over validated numbers and array views; the core checks shapes once more and raises ``ValueError``. Every
+compute call releases the GIL. One `KVCache` may be used by one call at a time; a `Model` by any number of threads.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+def cpu_features() -> list[str]:
+    """CPU features that both the processor and the operating system offer, lower case (``avx2``, ``fma``, ...)."""
+
+def kernel_names() -> list[str]:
+    """Every kernel set in this build, best first; ``scalar`` is always the last."""
+
+def supported_kernel_names() -> list[str]:
+    """The kernel sets that this CPU can run, best first."""
+
+def select_kernel(name: str = "") -> str:
+    """The kernel set that `name` stands for: empty = ``GPTBIGCODE_CPU_ISA`` or else the best one.
+
+    Raises:
+        ValueError: The name is unknown, or this CPU lacks a feature it needs.
+    """
+
+def default_num_threads() -> int:
+    """Threads used by default: performance cores in the affinity mask, bounded by the cgroup's CPU quota."""
+
+def tile_shape(dtype: str, n: int, k: int) -> tuple[int, ...]:
+    """Shape of the packed form of an ``[n, k]`` weight, see docs/format.md.
+
+    ``int8``: uint8 ``[ceil(n/16), ceil(k/128), 2080]``; ``int4``: uint8 ``[ceil(n/16), ceil(k/128), 1120]``;
+    ``bfloat16``: uint16 ``[ceil(n/16), k, 16]``; ``float32``: float32 ``[ceil(n/16), k, 16]``.
+    """
+
+def pack_weight(weight: NDArray[Any], dtype: str, num_threads: int = 0) -> NDArray[Any]:
+    """Quantise and tile a weight matrix.
+
+    Args:
+        weight: ``[n, k]``, C-contiguous float32, float16, or uint16 holding the bits of bfloat16.
+        dtype: ``int8``, ``int4``, ``bfloat16`` or ``float32``.
+        num_threads: 0 = default.
+
+    Returns:
+        The packed tiles, shape `tile_shape(dtype, n, k)`; rows can be packed in chunks of a multiple of 16 and concatenated.
+
+    Raises:
+        ValueError: Wrong type or shape, or a NaN or infinite element (the message gives its row and column).
+    """
+
+def unpack_weight(packed: NDArray[Any], dtype: str, n: int, k: int) -> NDArray[np.float32]:
+    """The float32 ``[n, k]`` values that a packed weight stands for."""
+
+def linear(
+    packed: NDArray[Any], dtype: str, n: int, x: NDArray[np.float32], bias: NDArray[np.float32] | None, isa: str = "", num_threads: int = 1
+) -> NDArray[np.float32]:
+    """``x [m, k] @ weight[n, k].T + bias`` by one kernel set, for tests and measurements. Returns float32 ``[m, n]``."""
+
+def activate(name: str, x: NDArray[np.float32], isa: str = "") -> NDArray[np.float32]:
+    """An activation function by one kernel set, elementwise."""
+
+def layer_norm(
+    x: NDArray[np.float32], weight: NDArray[np.float32], bias: NDArray[np.float32], epsilon: float, isa: str = ""
+) -> NDArray[np.float32]:
+    """LayerNorm of the rows of ``x [m, k]`` by one kernel set."""
+
+def activation_names() -> list[str]:
+    """Names accepted as ``activation`` by `Model`, the ones transformers uses."""
+
+class Model:
+    """Mapped weights, a kernel set and a thread pool.
+
+    Args:
+        tensors: Name -> array, as stored in a converted model.safetensors (docs/format.md). Not copied; kept alive.
+        dtype: Storage type of the linear layers.
+        attention_scale: Factor on the scores, ``1/sqrt(head_dim)`` or 1.
+        num_threads: 0 = default.
+        isa: Kernel set, see `select_kernel`.
+
+    Raises:
+        ValueError: A tensor is missing or has the wrong type or shape, or the kernel set is not available.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, NDArray[Any]],
+        *,
+        dtype: str,
+        vocab_size: int,
+        n_positions: int,
+        n_embd: int,
+        n_layer: int,
+        n_head: int,
+        n_kv_head: int,
+        n_inner: int,
+        activation: str,
+        layer_norm_epsilon: float,
+        attention_scale: float,
+        num_threads: int = 0,
+        isa: str = "",
+    ) -> None: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def num_threads(self) -> int: ...
+    @property
+    def kv_bytes_per_token(self) -> int: ...
+    def forward(
+        self, caches: Sequence[KVCache], tokens: Sequence[NDArray[np.int32]], logits_to_keep: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """Run new tokens of several sequences; the only operation (prefill, decode, batch and scoring are its uses).
+
+        Args:
+            caches: One distinct cache per sequence; grown by its tokens. After an exception they are as before.
+            tokens: int32 ``[t_i]`` per sequence, ``t_i >= 1``; positions follow what the cache holds.
+            logits_to_keep: Per sequence, how many of its last new tokens get logits, ``0 <= keep_i <= t_i``.
+
+        Returns:
+            float32 ``[sum(logits_to_keep), vocab_size]``, sequence after sequence, in token order.
+
+        Raises:
+            ValueError: A token id outside the vocabulary, more positions than ``n_positions``, bad counts, a cache of
+                another model or given twice.
+        """
+
+class KVCache:
+    """Keys and values of one sequence, in reference-counted blocks of 64 tokens."""
+
+    def __init__(self, model: Model) -> None: ...
+    def __len__(self) -> int:
+        """Tokens held."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the blocks it refers to, shared ones included."""
+    def fork(self) -> KVCache:
+        """A second sequence with the same past; blocks are shared until one side writes to them."""
+    def truncate(self, n_tokens: int) -> None:
+        """Forget every token from position `n_tokens` on.
+
+        Raises:
+            ValueError: More tokens than it holds, or a negative number.
+        """
+
+class Sampler:
+    """Chooses the next token. The same seed, logits and context give the same tokens on every CPU.
+
+    Order: logit_bias, repetition_penalty, then greedy if temperature == 0, else temperature, top_k, top_p, min_p, as in transformers.
+
+    Args:
+        temperature: 0 = greedy.
+        top_k: Keep the k best; 0 = off.
+        top_p: Keep the smallest set whose probabilities reach p; 1 = off.
+        min_p: Keep tokens with at least min_p times the best probability; 0 = off.
+        repetition_penalty: Divide positive, multiply negative logits of tokens in the context; 1 = off.
+        logit_bias: Token id -> addend.
+        seed: 64-bit.
+
+    Raises:
+        ValueError: A parameter outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        logit_bias: Mapping[int, float] | None = None,
+        seed: int = 0,
+    ) -> None: ...
+    def sample(self, logits: NDArray[np.float32], context: NDArray[np.int32]) -> int:
+        """Next token for ``logits [vocab]`` (not modified) after ``context [n]`` (prompt and output so far; used by the penalty)."""
