@@ -244,6 +244,9 @@ def _labels(id2label: object, num_labels: object) -> Mapping[int, str]:
     if not isinstance(id2label, Mapping) or not id2label:
         raise ConfigError(f"id2label must be an object that gives each label number a name, not {id2label!r}")
     try:
-        return MappingProxyType({int(label): str(name) for label, name in id2label.items()})
-    except ValueError as error:
+        labels = {int(label): str(name) for label, name in id2label.items()}
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"id2label must have numbers as keys: {error}") from error
+    if num_labels not in (None, len(labels)):
+        raise ConfigError(f"num_labels is {num_labels!r}, but id2label names {len(labels)} labels")
+    return MappingProxyType(labels)

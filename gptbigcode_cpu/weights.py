@@ -147,12 +147,11 @@ def open_packed(path: Path) -> PackedModel:
         raise ModelNotFoundError(f"{path} has no {WEIGHTS_NAME}; convert the checkpoint again") from error
     except TensorFileError as error:
         raise FormatError(f"{path / WEIGHTS_NAME}: {error}; convert the checkpoint again") from error
-    entries = {name: entry for name, entry in file.entries.items() if not name.startswith(PAD_PREFIX)}
-    problems = list(_problems(config, dtype, entries))
+    problems = list(_problems(config, dtype, file.entries))
     if problems:
         shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
         raise FormatError(f"{path / WEIGHTS_NAME} does not fit its config.json: {'; '.join(shown)}")
-    tensors = {name: file.array(entry) for name, entry in entries.items()}
+    tensors = {name: file.array(entry) for name, entry in file.entries.items() if not name.startswith(PAD_PREFIX)}
     return PackedModel(path, config, dtype, HEAD_DTYPES[dtype], tensors, sum(array.nbytes for array in tensors.values()))
 
 
@@ -190,7 +189,11 @@ def _problems(config: GPTBigCodeConfig, dtype: str, entries: Mapping[str, Tensor
     for name in sorted(required - entries.keys()):
         yield f"{name} is missing"
     for name in sorted(entries.keys() - expected.keys()):
-        yield f"{name!r:.80} is unexpected"
+        entry = entries[name]
+        if not name.startswith(PAD_PREFIX):
+            yield f"{name[:80]!r} is unexpected"
+        elif entry.dtype != "U8" or entry.end - entry.begin >= ALIGNMENT:
+            yield f"{name[:80]!r} is {entry.dtype} {list(entry.shape)}, which is not a gap between tensors"
     for name, spec in expected.items():
         if (entry := entries.get(name)) is None:
             continue

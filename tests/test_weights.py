@@ -1,0 +1,375 @@
+"""Opening of converted models: one named test per way for a file to be bad."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gptbigcode_cpu import _core
+from gptbigcode_cpu.convert import convert
+from gptbigcode_cpu.errors import ConfigError, FormatError, KernelError, ModelNotFoundError
+from gptbigcode_cpu.tensor_file import MAX_HEADER_BYTES, TensorFileError, map_tensor_file, parse_header
+from gptbigcode_cpu.weights import load_core, open_packed
+
+MakeCheckpoint = Callable[..., Path]
+Header = dict[str, Any]
+LINEAR = "transformer.h.0.attn.c_attn.weight"
+BIAS = "transformer.h.0.attn.c_attn.bias"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: MakeCheckpoint) -> Path:
+    """A converted model whose sizes make fillers necessary."""
+    directory = tmp_path_factory.mktemp("good")
+    source = make_checkpoint(directory / "source", n_embd=36, n_head=3, n_positions=5, vocab_size=300, n_layer=1)
+    convert(source, directory / "packed", dtype="int8")
+    return directory / "packed"
+
+
+@pytest.fixture
+def model(good: Path, tmp_path: Path) -> Path:
+    """A copy of `good` to be damaged."""
+    return shutil.copytree(good, tmp_path / "model")
+
+
+def read(model: Path) -> tuple[Header, bytes]:
+    content = (model / "model.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def write(model: Path, header: Header | bytes, data: bytes) -> None:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    (model / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def expect_damage(model: Path, message: str) -> None:
+    with pytest.raises(FormatError, match=message) as caught:
+        open_packed(model)
+    assert "model.safetensors" in str(caught.value)
+
+
+def test_a_good_model_opens(good: Path) -> None:
+    packed = open_packed(good)
+    assert (packed.dtype, packed.head_dtype) == ("int8", "int8")
+    assert not any(name.startswith("__pad__") for name in packed.tensors)
+    assert packed.nbytes == sum(array.nbytes for array in packed.tensors.values())
+    for array in packed.tensors.values():
+        assert array.ctypes.data % 64 == 0
+        assert not array.flags.writeable
+        assert array.base is not None
+
+
+def test_the_safetensors_library_reads_it_too(good: Path) -> None:
+    numpy_reader = pytest.importorskip("safetensors.numpy")
+    theirs = numpy_reader.load_file(good / "model.safetensors")
+    ours = open_packed(good).tensors
+    assert all(name in ours or name.startswith("__pad__.") for name in theirs)
+    for name, array in ours.items():
+        assert theirs[name].dtype == array.dtype
+        assert np.array_equal(theirs[name], array)
+
+
+def test_opening_reads_no_weights(good: Path) -> None:
+    start = time.perf_counter()
+    open_packed(good)
+    assert time.perf_counter() - start < 0.05
+
+
+def test_the_core_takes_it(good: Path) -> None:
+    model = load_core(open_packed(good), num_threads=1)
+    assert model.num_threads == 1
+
+
+def test_an_unknown_kernel_is_a_kernel_error(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTBIGCODE_CPU_ISA", "z80")
+    with pytest.raises(KernelError, match="z80"):
+        load_core(open_packed(good))
+
+
+def test_no_such_directory(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="not a directory"):
+        open_packed(tmp_path / "nothing")
+
+
+def test_a_file_instead_of_a_directory(good: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="not a directory"):
+        open_packed(good / "model.safetensors")
+
+
+def test_no_config(model: Path) -> None:
+    (model / "config.json").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"config\.json"):
+        open_packed(model)
+
+
+def test_no_weights(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"model\.safetensors"):
+        open_packed(model)
+
+
+def test_a_plain_checkpoint(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    with pytest.raises(FormatError, match="not a converted model"):
+        open_packed(make_checkpoint(tmp_path / "plain"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 2}, "format version 2"),
+        ({"format_version": None}, "format version None"),
+        ({"dtype": "int3"}, "unknown dtype 'int3'"),
+        ({"dtype": ["int8"]}, "unknown dtype"),
+        ({"head_dtype": "int4"}, "head_dtype"),
+        ({"quant_method": "gptq"}, "not a converted model"),
+        ({"dtype": "int4"}, "expected U8"),
+    ],
+)
+def test_wrong_quantization_config(model: Path, change: dict[str, Any], message: str) -> None:
+    config = json.loads((model / "config.json").read_text())
+    config["quantization_config"] |= change
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FormatError, match=message):
+        open_packed(model)
+
+
+def test_config_of_another_size(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"vocab_size": 400, "n_layer": 2}))
+    expect_damage(model, r"does not fit.*transformer\.h\.1\..*is missing")
+
+
+def test_config_with_an_unknown_activation(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"activation_function": "sine"}))
+    with pytest.raises(ConfigError, match="sine"):
+        open_packed(model)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7])
+def test_too_short_for_a_length(model: Path, size: int) -> None:
+    (model / "model.safetensors").write_bytes(b"\0" * size)
+    expect_damage(model, "too few")
+
+
+def test_header_longer_than_the_file(model: Path) -> None:
+    (model / "model.safetensors").write_bytes((1000).to_bytes(8, "little") + b"{}")
+    expect_damage(model, "claims 1000 bytes")
+
+
+@pytest.mark.parametrize("length", [MAX_HEADER_BYTES + 1, (1 << 64) - 1])
+def test_header_over_the_cap(model: Path, length: int) -> None:
+    with (model / "model.safetensors").open("r+b") as file:
+        file.write(length.to_bytes(8, "little"))
+    expect_damage(model, "more than")
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b" {}", b"{", b'{"a": }', b"{\xff}", b'{"a":' * 50_000, b'{"a": ' + b"9" * 5000 + b"}"]
+)
+def test_header_that_is_not_json(model: Path, text: bytes) -> None:
+    write(model, text, b"")
+    expect_damage(model, "header|must have")
+
+
+def test_the_same_name_twice(model: Path) -> None:
+    entry = '{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
+    write(model, f'{{"a":{entry},"a":{entry}}}'.encode(), b"x")
+    expect_damage(model, "'a' twice")
+
+
+def test_truncated_anywhere(good: Path, model: Path) -> None:
+    content = (good / "model.safetensors").read_bytes()
+    for size in [*range(0, len(content), len(content) // 40), len(content) - 1]:
+        (model / "model.safetensors").write_bytes(content[:size])
+        expect_damage(model, "bytes|truncated")
+
+
+def test_trailing_bytes(model: Path) -> None:
+    with (model / "model.safetensors").open("ab") as file:
+        file.write(b"\0")
+    expect_damage(model, "belong to no tensor")
+
+
+def damaged_entry(model: Path, name: str, **change: Any) -> None:
+    header, data = read(model)
+    header[name] |= change
+    write(model, header, data)
+
+
+def test_unknown_dtype(model: Path) -> None:
+    damaged_entry(model, LINEAR, dtype="F13")
+    expect_damage(model, "F13")
+
+
+def test_wrong_dtype(model: Path) -> None:
+    header, data = read(model)
+    header[BIAS]["dtype"] = "I32"
+    write(model, header, data)
+    expect_damage(model, rf"{BIAS} is I32 \[60\], expected F32 \[60\]")
+
+
+def test_wrong_shape_of_the_right_size(model: Path) -> None:
+    damaged_entry(model, LINEAR, shape=[1, 4, 2080])
+    expect_damage(model, rf"{LINEAR} is U8 \[1, 4, 2080\], expected U8 \[4, 1, 2080\]")
+
+
+def test_shape_that_does_not_fill_its_bytes(model: Path) -> None:
+    damaged_entry(model, LINEAR, shape=[5, 1, 2080])
+    expect_damage(model, "does not fill")
+
+
+@pytest.mark.parametrize(
+    "shape", [[-4, -1, 2080], [4.0, 1, 2080], [True, 4, 2080], "4", None, [1] * 9, [1 << 60, 1 << 60], [[4]]]
+)
+def test_hostile_shapes(model: Path, shape: object) -> None:
+    damaged_entry(model, LINEAR, shape=shape)
+    expect_damage(model, "shape")
+
+
+def test_a_shape_whose_product_wraps_around_64_bits(model: Path) -> None:
+    damaged_entry(model, LINEAR, shape=[1 << 32, 1 << 32, 8320])
+    expect_damage(model, "does not fill")
+
+
+@pytest.mark.parametrize("offsets", [[8, 0], [-8, 8312], [0], [0, 1, 2], [0.0, 8.0], None, ["0", "8"], [1 << 70, 1 << 71]])
+def test_hostile_offsets(model: Path, offsets: object) -> None:
+    damaged_entry(model, LINEAR, data_offsets=offsets)
+    expect_damage(model, "data_offsets")
+
+
+def test_offsets_beyond_the_end(model: Path) -> None:
+    begin, end = read(model)[0][LINEAR]["data_offsets"]
+    damaged_entry(model, LINEAR, data_offsets=[begin + (1 << 40), end + (1 << 40)])
+    expect_damage(model, "hole|truncated")
+
+
+def test_overlapping_tensors(model: Path) -> None:
+    header, data = read(model)
+    first, second = sorted(header.values(), key=lambda entry: entry["data_offsets"])[:2]
+    second["data_offsets"] = [offset - 64 for offset in second["data_offsets"]]
+    assert first["data_offsets"][1] > second["data_offsets"][0]
+    write(model, header, data)
+    expect_damage(model, "overlaps")
+
+
+def test_a_hole_between_tensors(model: Path) -> None:
+    header, data = read(model)
+    del header["__pad__.0"]
+    write(model, header, data)
+    expect_damage(model, "hole")
+
+
+def test_extra_keys_of_a_tensor(model: Path) -> None:
+    damaged_entry(model, LINEAR, strides=[1])
+    expect_damage(model, "nothing else")
+
+
+def test_metadata_that_is_not_strings(model: Path) -> None:
+    header, data = read(model)
+    write(model, {"__metadata__": {"a": 1}} | header, data)
+    expect_damage(model, "__metadata__")
+
+
+def test_missing_tensors_are_all_named(model: Path) -> None:
+    header, data = read(model)
+    header["__pad__.1000"] = header.pop(BIAS)
+    header["__pad__.1001"] = header.pop("transformer.ln_f.bias")
+    for name in ("__pad__.1000", "__pad__.1001"):
+        header[name] |= {"dtype": "U8", "shape": [header[name]["shape"][0] * 4]}
+    write(model, header, data)
+    expect_damage(model, rf"{BIAS} is missing; transformer\.ln_f\.bias is missing")
+
+
+def test_an_unexpected_tensor(model: Path) -> None:
+    header, data = read(model)
+    header["__pad__.0"], header["extra"] = header.pop("transformer.ln_f.bias"), header["__pad__.0"]
+    write(model, header, data)
+    expect_damage(model, "'extra' is unexpected")
+
+
+def test_misaligned_tensors(model: Path) -> None:
+    header, data = read(model)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 64)
+    (model / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    expect_damage(model, "not a multiple of 64")
+
+
+def test_a_filler_that_hides_more_than_a_gap(model: Path) -> None:
+    header, data = read(model)
+    header["__pad__.1000"] = {"dtype": "U8", "shape": [64], "data_offsets": [len(data), len(data) + 64]}
+    write(model, header, data + bytes(64))
+    expect_damage(model, r"__pad__\.1000")
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.integers(0, 2047), bit=st.integers(0, 7))
+def test_a_flipped_bit_in_the_header_never_crashes_and_never_changes_a_tensor(
+    good: Path, tmp_path: Path, position: int, bit: int
+) -> None:
+    content = bytearray((good / "model.safetensors").read_bytes())
+    length = 8 + int.from_bytes(content[:8], "little")
+    content[position % length] ^= 1 << bit
+    damaged = tmp_path / "flipped"
+    damaged.mkdir(exist_ok=True)
+    shutil.copyfile(good / "config.json", damaged / "config.json")
+    (damaged / "model.safetensors").unlink(missing_ok=True)
+    (damaged / "model.safetensors").write_bytes(content)
+    try:
+        packed = open_packed(damaged)
+    except FormatError:
+        return
+    # What still opens has the flip in a filler's name or in white space.
+    for name, array in open_packed(good).tensors.items():
+        assert np.array_equal(packed.tensors[name], array)
+
+
+SIZES = st.integers(-3, 70) | st.integers(1 << 31, 1 << 66)
+ENTRY = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["U8", "F32", "BF16", "F99", 3]),
+        "shape": st.lists(SIZES, max_size=4),
+        "data_offsets": st.lists(SIZES, min_size=1, max_size=3),
+    }
+)
+
+
+@given(header=st.dictionaries(st.text(max_size=3), ENTRY, max_size=4), size=st.integers(0, 200))
+def test_any_header_is_refused_or_describes_the_file_exactly(header: Header, size: int) -> None:
+    try:
+        entries = parse_header(json.dumps(header).encode(), 100, 100 + size)
+    except TensorFileError:
+        return
+    covered = sorted((entry.begin, entry.end) for entry in entries.values())
+    assert sum(end - begin for begin, end in covered) == size
+    assert all(100 <= begin <= end <= 100 + size for begin, end in covered)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=64))
+def test_any_bytes_are_refused_or_map(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "any"
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+    try:
+        assert map_tensor_file(path).entries == {}
+    except TensorFileError:
+        pass
+
+
+def test_every_stored_shape_is_that_of_the_core(good: Path) -> None:
+    packed = open_packed(good)
+    assert packed.tensors[LINEAR].shape == _core.tile_shape("int8", 60, 36)
+    assert packed.tensors["transformer.wpe.weight"].dtype == np.float16
