@@ -190,9 +190,6 @@ class GenerationConfig:
             raise InputError(f"{name} must be {expected}, not {value!r}")
 
 
-DEFAULTS = GenerationConfig(do_sample=False, temperature=1.0, top_k=50, num_return_sequences=1)
-
-
 @dataclass(slots=True)
 class _Row:
     """One sequence while it is being written."""
@@ -343,3 +340,7 @@ def _is_int(value: object) -> bool:
 
 def _is_real(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+# What transformers uses where nothing else is set.
+DEFAULTS = GenerationConfig(do_sample=False, temperature=1.0, top_k=50, num_return_sequences=1)
