@@ -1,7 +1,7 @@
 """One engine, one measurement, one process: the worker of ``bench/peers.py``.
 
 Each engine can prepare a model file from a GPTBigCode checkpoint and measure it. All do the same work: after a warm-up prefill,
-one prefill of N tokens and then M single-token steps, both on top of a cache of D tokens; logits for the last token only, no sampling.
+one prefill of N tokens and then M single-token steps, both on top of a cache of D tokens; logits of the last token only.
 
     python bench/engines.py prepare llama-cpp:q4_0 CHECKPOINT WORK
     python bench/engines.py measure llama-cpp:q4_0 CHECKPOINT WORK --threads 2
@@ -126,7 +126,7 @@ def prepare_gguf(_variant: str, checkpoint: Path, work: Path) -> None:
             raise SystemExit(f"{name} is {entry['dtype']}; this benchmark reads BF16 checkpoints in one file")
         start, _ = entry["data_offsets"]
         bits = np.memmap(weights, np.uint16, "r", 8 + header_size + start, tuple(entry["shape"]))
-        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        target = names.get_name(name, try_suffixes=(".weight", ".bias")) or name
         if len(entry["shape"]) == 1 or name == "transformer.wpe.weight":
             writer.add_tensor(target, (bits.astype(np.uint32) << 16).view(np.float32))
         else:
@@ -141,10 +141,7 @@ def prepare_gguf(_variant: str, checkpoint: Path, work: Path) -> None:
 def _quiet_llama() -> Any:
     import llama_cpp
 
-    @llama_cpp.llama_log_callback
-    def ignore(_level: int, _text: bytes, _data: object) -> None:
-        pass
-
+    ignore = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)
     llama_cpp.llama_log_set(ignore, ctypes.c_void_p())
     llama_cpp.llama_backend_init()
     return llama_cpp, ignore  # the callback must outlive its use
@@ -200,13 +197,17 @@ def measure_llama_cpp(variant: str, checkpoint: Path, work: Path, workload: Work
     first_token_s = time.perf_counter() - start
     forget(0)
 
-    past = workload.tokens(vocab_size, depth)
+    past, steps = workload.tokens(vocab_size, depth), workload.tokens(vocab_size, workload.new_tokens)
     for i in range(0, depth, 512):
         forward(past[i : i + 512], i)
     prefill_s = seconds(lambda: forward(prompt, depth))
     forget(depth)
-    steps = workload.tokens(vocab_size, workload.new_tokens)
-    decode_s = seconds(lambda: [forward([token], depth + i) for i, token in enumerate(steps)])
+
+    def decode() -> None:
+        for i, token in enumerate(steps):
+            forward([token], depth + i)
+
+    decode_s = seconds(decode)
     return result(workload, first_token_s=first_token_s, prefill_s=prefill_s, decode_s=decode_s)
 
 

@@ -1,6 +1,6 @@
 """Write a random GPTBigCode checkpoint of a real model's shape: bfloat16 safetensors, streamed, without torch.
 
-Speed does not depend on the values of weights, so a random checkpoint measures what the real one would; what it writes is noise.
+Speed does not depend on the values of weights, so a random checkpoint measures what the real one would; its text is noise.
 
     python bench/make_checkpoint.py starcoderbase-1b /tmp/starcoderbase-1b
     python bench/make_checkpoint.py starcoder /tmp/starcoder-4-layers --layers 4
@@ -103,7 +103,15 @@ def byte_level_tokenizer() -> dict[str, object]:
     # GPT-2's alphabet: printable bytes stand for themselves, the others for the code points from 256 on.
     alphabet = [chr(byte) for byte in printable] + [chr(256 + i) for i, _ in enumerate(others)]
     special = [
-        {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        {
+            "id": i,
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
         for i, token in enumerate(SPECIAL_TOKENS)
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

@@ -1,7 +1,8 @@
 """Measure this package and its peers on the same checkpoint, side by side in one run.
 
-Every measurement is a fresh process; the engines take turns (A B C, A B C, ...), so that a change of the machine's speed hits all of
-them. Speeds are medians over the rounds with their spread; the ratio to the first engine is the median of the ratios within each round.
+Every measurement is a fresh process; the engines take turns (A B C, A B C, ...), so that a change of the machine's speed hits
+all of them. Speeds are medians over the rounds with their spread; the ratio to the first engine is the median of the ratios
+within each round.
 
     python bench/make_checkpoint.py starcoderbase-1b /tmp/starcoderbase-1b
     python bench/peers.py /tmp/starcoderbase-1b --threads 2
@@ -98,7 +99,9 @@ def summary(values: list[float], reference: list[float]) -> tuple[float, float, 
 
 def table(measurements: dict[str, list[Measurement]], skipped: dict[str, str]) -> str:
     """The results as text; ratios are to the first engine."""
-    lines = [f"{'engine':24}{'prefill tokens/s':>28}{'ratio':>7}{'decode tokens/s':>28}{'ratio':>7}{'first token':>13}{'memory':>10}"]
+    lines = [
+        f"{'engine':24}{'prefill tokens/s':>28}{'ratio':>7}{'decode tokens/s':>28}{'ratio':>7}{'first token':>13}{'memory':>10}"
+    ]
     reference = next(iter(measurements.values()), [])
     for engine, rounds in measurements.items():
         line = f"{engine:24}"
@@ -122,7 +125,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="GPTBigCode checkpoint, bfloat16, one safetensors file")
     parser.add_argument("--engine", action="append", choices=ENGINES, help="may be repeated; the first is the reference [all]")
-    parser.add_argument("--python", action="append", default=[], metavar="ENGINE=PATH", help="interpreter of an engine; may be repeated")
+    parser.add_argument(
+        "--python", action="append", default=[], metavar="ENGINE=PATH", help="interpreter of an engine; may be repeated"
+    )
     parser.add_argument("--work", type=Path, help="where converted models are kept [CHECKPOINT.peers]")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--prompt-tokens", type=int, default=512)

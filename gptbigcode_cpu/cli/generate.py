@@ -1,0 +1,234 @@
+"""``gptbigcode-cpu generate``: complete a prompt, or fill a gap in a text."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gptbigcode_cpu.cli.options import debug_option, json_option, load_dtype_option, threads_option
+from gptbigcode_cpu.errors import InputError
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu import GPTBigCodeForCausalLM, GPTBigCodeTokenizer
+
+_DEFAULT_NEW_TOKENS = 128
+_DEMO_NOTE = (
+    "note: this is the demonstration model: it is tiny (8 million parameters) and writes Python-looking text, "
+    "not useful programs; --model takes a real one"
+)
+
+
+@dataclass
+class _Run:
+    """One generation while it happens: what was written, and when."""
+
+    tokens: list[int] = field(default_factory=list)
+    stopped: bool = False
+    start: float = field(default_factory=time.perf_counter)
+    first: float = 0.0
+    end: float = 0.0
+
+    def timings(self, load_s: float, prompt_tokens: int) -> dict[str, float | None]:
+        """Seconds and tokens per second; the first token belongs to the prompt's computation, the others to decoding."""
+        prefill_s, decode_s = self.first - self.start, self.end - self.first
+        steps = len(self.tokens) - 1
+        return {
+            "load_s": load_s,
+            "time_to_first_token_s": load_s + prefill_s,
+            "prefill_s": prefill_s,
+            "decode_s": decode_s,
+            "prefill_tokens_per_s": prompt_tokens / prefill_s,
+            "decode_tokens_per_s": steps / decode_s if steps else None,
+        }
+
+
+def _pieces(
+    run: _Run, model: GPTBigCodeForCausalLM, tokenizer: GPTBigCodeTokenizer, prompt: Sequence[int], options: dict[str, Any]
+) -> Iterator[str]:
+    """The new text, piece by piece; end tokens stop it and are not part of it."""
+    from gptbigcode_cpu import IncrementalDecoder
+
+    decoder = IncrementalDecoder(tokenizer)
+    end_tokens = model.resolve_options(None, options).eos_token_ids
+    for token in model.stream(prompt, **options):
+        run.end = time.perf_counter()
+        run.first = run.first or run.end
+        run.tokens.append(token)
+        if token in end_tokens:
+            run.stopped = True
+            break
+        yield decoder.push(token)
+    yield decoder.flush()
+
+
+def until_stop(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Pass text on up to the first stop string; what may be the beginning of one is held back.
+
+    Yields:
+        A piece of text, and whether a stop string follows it; that piece is the last.
+    """
+    held = ""
+    keep = max(map(len, stops), default=1) - 1
+    for piece in pieces:
+        held += piece
+        found = [position for stop in stops if (position := held.find(stop)) >= 0]
+        if found:
+            yield held[: min(found)], True
+            return
+        ready = len(held) - keep
+        if ready > 0:
+            yield held[:ready], False
+            held = held[ready:]
+    if held:
+        yield held, False
+
+
+def _read_prompt(prompt: str) -> str:
+    try:
+        if prompt == "-":
+            return sys.stdin.buffer.read().decode()
+        prompt.encode()  # an argument that is no UTF-8 arrives with surrogates
+    except UnicodeError as error:
+        raise InputError("the prompt is not UTF-8 text") from error
+    return prompt
+
+
+def _sampling_options(
+    temperature: float | None, top_k: int | None, top_p: float | None, min_p: float | None, seed: int | None
+) -> dict[str, Any]:
+    """Greedy unless a sampling flag is given; a flag that could have no effect is refused."""
+    given = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    sampling = {name: value for name, value in given.items() if value is not None}
+    if temperature == 0 and sampling:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in sampling)
+        raise click.UsageError(f"--temperature 0 always takes the likeliest token, so {flags} would do nothing.")
+    if not temperature and not sampling:
+        return {"do_sample": False}
+    seed = secrets.randbits(32) if seed is None else seed
+    return {"do_sample": True, **sampling, "temperature": temperature or 1.0, "seed": seed}
+
+
+@click.command()
+@click.argument("prompt")
+@click.option("-m", "--model", default="demo", show_default=True, help="Directory (converted or not), Hub id, or demo.")
+@click.option("--fill", is_flag=True, help="Fill in the middle: write what belongs where PROMPT says <cursor>.")
+@click.option("--new-only", is_flag=True, help="Print only the new text, not the prompt around it.")
+@click.option(
+    "-n", "--max-new-tokens", type=click.IntRange(min=1), help=f"Tokens to write at most.  [default: {_DEFAULT_NEW_TOKENS}]"
+)
+@click.option(
+    "--temperature", type=click.FloatRange(min=0), help="0 takes the likeliest token.  [default: 0, or 1 with a flag below]"
+)
+@click.option("--top-k", type=click.IntRange(min=0), help="Draw from the k likeliest tokens; 0 = all.  [default: 50]")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Draw from the likeliest tokens that add up to p.")
+@click.option("--min-p", type=click.FloatRange(0, 1), help="Draw from tokens at least p times as likely as the likeliest.")
+@click.option("--seed", type=click.IntRange(min=0, max=2**64 - 1), help="The same seed draws the same text.  [default: random]")
+@click.option("--repetition-penalty", type=click.FloatRange(min=0, min_open=True), help="Above 1: repeat less.")
+@click.option("--stop", "stops", multiple=True, metavar="TEXT", help="Stop before this text; may be given several times.")
+@load_dtype_option
+@threads_option
+@click.option("--stats", is_flag=True, help="Print the speed on stderr.")
+@json_option
+@debug_option
+def generate(
+    prompt: str,
+    model: str,
+    fill: bool,
+    new_only: bool,
+    max_new_tokens: int | None,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    seed: int | None,
+    repetition_penalty: float | None,
+    stops: tuple[str, ...],
+    dtype: str,
+    threads: int | None,
+    stats: bool,
+    as_json: bool,
+) -> None:
+    """Complete PROMPT; - reads it from standard input. The text appears as it is written.
+
+    A plain checkpoint is quantised on first use and kept; see also: gptbigcode-cpu convert.
+
+    \b
+    Examples:
+      gptbigcode-cpu generate "def fibonacci(n):"
+      gptbigcode-cpu generate -m ./starcoder-1b-int4 --temperature 0.2 --top-p 0.95 "def quicksort("
+      gptbigcode-cpu generate --fill "def add(a, b):\\n    return <cursor>\\n"
+      gptbigcode-cpu generate --fill - < draft.py > complete.py
+      gptbigcode-cpu generate --json --stop $'\\n\\n' "import numpy as"
+    """
+    options = _sampling_options(temperature, top_k, top_p, min_p, seed)
+    if "" in stops:
+        raise click.UsageError("--stop needs a text that is not empty.")
+    if repetition_penalty is not None:
+        options["repetition_penalty"] = repetition_penalty
+    text = _read_prompt(prompt)
+
+    from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, fim, hub
+
+    before, after = fim.split_at_cursor(text) if fill else (text, "")
+    if model == hub.DEMO:
+        click.echo(_DEMO_NOTE, err=True)
+    load_start = time.perf_counter()
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, num_threads=threads)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    load_s = time.perf_counter() - load_start
+
+    if fill:
+        prompt_ids = fim.build_prompt(tokenizer, before, after)
+        end_tokens = loaded.resolve_options(None, options).eos_token_ids
+        options["eos_token_id"] = sorted({*end_tokens, *fim.stop_token_ids(tokenizer)})
+    else:
+        prompt_ids = tokenizer.encode(before)
+    room = loaded.config.n_positions - len(prompt_ids)
+    options["max_new_tokens"] = max_new_tokens or max(1, min(_DEFAULT_NEW_TOKENS, room))
+
+    run = _Run()
+    echo = not (new_only or as_json)
+    written = []
+    if echo:
+        click.echo(before, nl=False)
+    for piece, stop_follows in until_stop(_pieces(run, loaded, tokenizer, prompt_ids, options), stops):
+        run.stopped |= stop_follows
+        written.append(piece)
+        if not as_json:
+            click.echo(piece, nl=False)
+    new_text = "".join(written)
+    timings = run.timings(load_s, len(prompt_ids))
+    if as_json:
+        answer = {
+            "text": new_text,
+            "tokens": run.tokens,
+            "finish_reason": "stop" if run.stopped else "length",
+            "prompt_tokens": len(prompt_ids),
+            "new_tokens": len(run.tokens),
+            "seed": options.get("seed"),
+            "model": model,
+            "dtype": loaded.dtype,
+            "isa": loaded.core.isa,
+            "threads": loaded.num_threads,
+            "timings": timings,
+        }
+        click.echo(json.dumps(answer))
+    else:
+        shown = before + new_text + after if echo else new_text
+        click.echo(after if echo else "", nl=not shown.endswith("\n"))
+    if stats:
+        rate = timings["decode_tokens_per_s"]
+        click.echo(
+            f"{len(prompt_ids)} prompt tokens at {timings['prefill_tokens_per_s']:.1f} tokens/s, {len(run.tokens)} new tokens"
+            + (f" at {rate:.1f} tokens/s" if rate else "")
+            + f"; loaded in {load_s:.3f} s; {loaded.dtype}, {loaded.core.isa}, {loaded.num_threads} threads"
+            + (f"; seed {options['seed']}" if "seed" in options else ""),
+            err=True,
+        )

@@ -1,0 +1,137 @@
+"""``gptbigcode-cpu info``: what this machine offers, and what a model needs."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gptbigcode_cpu.cli.options import DTYPES, debug_option, human_bytes, json_option
+from gptbigcode_cpu.errors import ContextLengthError, KernelError
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu.config import GPTBigCodeConfig
+
+_KV_BLOCK = 64  # tokens per block of the KV cache
+_SHAPE = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_kv_head", "n_inner", "activation_function")
+
+
+def _cpu() -> dict[str, Any]:
+    from gptbigcode_cpu import _core
+
+    try:
+        chosen = _core.select_kernel()
+    except ValueError as error:
+        raise KernelError(str(error)) from error
+    return {
+        "features": _core.cpu_features(),
+        "kernels": _core.kernel_names(),
+        "supported_kernels": _core.supported_kernel_names(),
+        "isa": chosen,
+        "default_threads": _core.default_num_threads(),
+    }
+
+
+def _converted_bytes(config: GPTBigCodeConfig, dtype: str) -> int:
+    """Bytes of a checkpoint's tensors once it is converted."""
+    from gptbigcode_cpu.tensor_file import NUMPY_TYPES
+    from gptbigcode_cpu.weights import decoder_tensors, head_tensors, required_heads
+
+    heads = head_tensors(config)
+    specs = [*decoder_tensors(config), *(heads[name] for name in required_heads(config))]
+    stored = (spec.stored_as(dtype) for spec in specs)
+    return sum(NUMPY_TYPES[kind].itemsize * prod(shape) for kind, shape in stored)
+
+
+def _model(name: str, context: int | None) -> dict[str, Any]:
+    from gptbigcode_cpu import hub, weights
+    from gptbigcode_cpu.config import GPTBigCodeConfig
+    from gptbigcode_cpu.modeling import GPTBigCodeForCausalLM
+
+    path = hub.resolve(name)
+    config = GPTBigCodeConfig.from_json_file(path / "config.json")
+    context = config.n_positions if context is None else context
+    if context > config.n_positions:
+        raise ContextLengthError(f"--context {context} is more than the model's {config.n_positions} positions")
+    found: dict[str, Any] = {"path": str(path), **{key: getattr(config, key) for key in _SHAPE}}
+    if not weights.is_packed(config):
+        return {**found, "converted": False, "bytes_if_converted": {dtype: _converted_bytes(config, dtype) for dtype in DTYPES}}
+    model = GPTBigCodeForCausalLM.from_pretrained(path)
+    kv_bytes = -(-context // _KV_BLOCK) * _KV_BLOCK * model.core.kv_bytes_per_token
+    weight_bytes = weights.open_packed(path).nbytes
+    return {
+        **found,
+        "converted": True,
+        "dtype": model.dtype,
+        "bytes": weight_bytes,
+        "threads": model.num_threads,
+        "context": context,
+        "kv_bytes_per_token": model.core.kv_bytes_per_token,
+        "kv_bytes": kv_bytes,
+        "memory_bytes": weight_bytes + kv_bytes,
+    }
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option(
+    "--context", type=click.IntRange(min=1), metavar="TOKENS", help="Context length to state the memory for.  [default: all]"
+)
+@json_option
+@debug_option
+@click.pass_context
+def info(ctx: click.Context, model: str | None, context: int | None, as_json: bool) -> None:
+    """Show CPU features and kernels; for a MODEL its shape, size and memory.
+
+    GPTBIGCODE_CPU_ISA=NAME forces a kernel set, GPTBIGCODE_CPU_NUM_THREADS=N the number of threads.
+
+    \b
+    Examples:
+      gptbigcode-cpu info
+      gptbigcode-cpu info ./starcoder-1b-int4 --context 4096
+      gptbigcode-cpu info demo --json
+    """
+    if context is not None and model is None:
+        raise click.UsageError("--context needs a MODEL.", ctx)
+    found: dict[str, Any] = {"version": version("gptbigcode-cpu"), "cpu": _cpu()}
+    if model is not None:
+        found["model"] = _model(model, context)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    cpu = found["cpu"]
+    rows = [
+        ("CPU features", " ".join(cpu["features"])),
+        ("kernels built", " ".join(cpu["kernels"])),
+        ("kernels supported", " ".join(cpu["supported_kernels"])),
+        ("kernels chosen", cpu["isa"]),
+        ("default threads", str(cpu["default_threads"])),
+    ]
+    if model is not None:
+        rows += _model_rows(found["model"])
+    for label, value in rows:
+        click.echo(f"{label:19}{value}")
+
+
+def _model_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        ("model", str(Path(found["path"]))),
+        ("shape", f"{found['n_layer']} layers, width {found['n_embd']}, inner {found['n_inner']}"),
+        ("activation", found["activation_function"]),
+        ("attention", f"{found['n_head']} query heads, {found['n_kv_head']} key/value heads"),
+        ("vocabulary", f"{found['vocab_size']} tokens, {found['n_positions']} positions"),
+    ]
+    if not found["converted"]:
+        sizes = (f"{dtype} {human_bytes(size)}" for dtype, size in found["bytes_if_converted"].items())
+        return [*rows, ("weights", "not converted; would be " + ", ".join(sizes))]
+    return [
+        *rows,
+        ("weights", f"{found['dtype']}, {human_bytes(found['bytes'])} ({found['bytes']:,} bytes)"),
+        ("threads", str(found["threads"])),
+        ("KV cache", f"{human_bytes(found['kv_bytes'])}, {found['kv_bytes_per_token']} bytes per token"),
+        ("memory", f"{human_bytes(found['memory_bytes'])} at {found['context']} tokens"),
+    ]

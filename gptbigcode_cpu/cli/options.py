@@ -1,0 +1,71 @@
+"""Options and output helpers that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+DTYPES = ("int8", "int4", "bfloat16", "float32")
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclass
+class Settings:
+    """What holds for the whole command line; commands find it as ``ctx.obj``."""
+
+    debug: bool = False
+
+
+def _set_debug(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    ctx.ensure_object(Settings).debug |= wanted
+
+
+debug_option = click.option(
+    "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_set_debug, help="Show the traceback of an error."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+load_dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["auto", *DTYPES]),
+    default="auto",
+    show_default=True,
+    help="Storage type of the weights; auto = as converted, or int8 for a plain checkpoint.",
+)
+
+
+def threads_option(function: _F) -> _F:
+    """``--threads N``: 0 or absent means the library's default."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        help="Number of threads.  [default: the performance cores this process may use]",
+    )(function)
+
+
+def hub_options(function: _F) -> _F:
+    """The options that say how a model is fetched from the Hugging Face Hub."""
+    for option in (
+        click.option("--offline", is_flag=True, help="Use only what has been downloaded before."),
+        click.option(
+            "--cache-dir", type=click.Path(file_okay=False), help="Where downloads are kept.  [default: the Hub's cache]"
+        ),
+        click.option("--token", help="Access token of the Hub.  [default: the stored login]"),
+        click.option("--revision", help="Branch, tag or commit on the Hub.  [default: main]"),
+    ):
+        function = option(function)
+    return function
+
+
+def human_bytes(count: float) -> str:
+    """A byte count for people, in powers of 1000: ``1.23 GB``."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for unit in ("kB", "MB", "GB", "TB"):
+        count /= 1000
+        if count < 999.5 or unit == "TB":
+            break
+    return f"{count:.3g} {unit}"
