@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,11 @@ from .arrays import is_torch, to_int_array, to_torch
 from .errors import ContextLengthError, InputError
 from .generation import DEFAULT_NEW_TOKENS, DEFAULTS, GenerationConfig, text_logits, token_steps
 from .progress import progress_bar
+from .streamers import BaseStreamer, Streamer
 
 if TYPE_CHECKING:
     from . import _core
     from .config import GPTBigCodeConfig
-    from .streamers import BaseStreamer
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ class GPTBigCodeForCausalLM:
         *,
         attention_mask: Any = None,
         token_type_ids: Any = None,
-        streamer: BaseStreamer | None = None,
+        streamer: Streamer | None = None,
         **options: Any,
     ) -> Any:
         """Continue every row of a batch.
@@ -206,30 +207,22 @@ class GPTBigCodeForCausalLM:
             InputError: Wrong shapes or ids, an unknown option or a bad value.
             ContextLengthError: Prompt and requested tokens exceed ``n_positions``.
         """
-        config = self.resolve_options(generation_config, options)
-        batch = self._batch(input_ids, attention_mask, self._padding_token(config))
-        # As in transformers, max_length counts padding; what must fit into the context are the tokens.
-        limit = self.new_token_limit(config, batch.ids.shape[1], max(map(len, batch.rows)))
-        copies = config.num_return_sequences or 1
-        prompts = np.repeat(batch.ids, copies, axis=0)
-        fill = config.pad_token_id if config.pad_token_id is not None else next(iter(config.eos_token_ids), 0)
-        columns: list[NDArray[np.int64]] = []
-        try:
+        with _informed(streamer):
+            config = self.resolve_options(generation_config, options)
+            batch = self._batch(input_ids, attention_mask, self._padding_token(config))
+            # As in transformers, max_length counts padding; what must fit into the context are the tokens.
+            limit = self.new_token_limit(config, batch.ids.shape[1], max(map(len, batch.rows)))
+            prompts = np.repeat(batch.ids, config.num_return_sequences or 1, axis=0)
+            fill = config.pad_token_id if config.pad_token_id is not None else next(iter(config.eos_token_ids), 0)
             if streamer is not None:
                 streamer.put(prompts)
+            columns: list[NDArray[np.int64]] = []
             for step in token_steps(self.core, batch.rows, [limit] * len(batch.rows), config):
                 column = np.full(len(prompts), fill, dtype=np.int64)
                 column[list(step)] = list(step.values())
                 columns.append(column)
                 if streamer is not None:
                     streamer.put(column)
-        except BaseException as error:
-            if streamer is not None:
-                # Streamers of transformers know put and end only.
-                getattr(streamer, "fail", lambda _: streamer.end())(error)
-            raise
-        if streamer is not None:
-            streamer.end()
         output = np.concatenate([prompts, np.stack(columns, axis=1)], axis=1)
         return to_torch(output) if is_torch(input_ids) else output
 
@@ -341,6 +334,21 @@ class GPTBigCodeForCausalLM:
 
 
 AutoModelForCausalLM = GPTBigCodeForCausalLM
+
+
+@contextmanager
+def _informed(streamer: Streamer | None) -> Iterator[None]:
+    """Tell a streamer how the work inside the block ended."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(streamer, BaseStreamer):
+            streamer.fail(error)
+        elif streamer is not None:  # one of transformers, which knows put and end only
+            streamer.end()
+        raise
+    if streamer is not None:
+        streamer.end()
 
 
 def _dtype_name(dtype: Any) -> str:

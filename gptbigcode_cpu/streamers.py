@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from queue import Queue
-from typing import Any
+from typing import Any, Protocol
 
 from .arrays import to_int_array
 from .errors import InputError
@@ -13,16 +13,18 @@ from .incremental import IncrementalDecoder
 from .tokenizer import GPTBigCodeTokenizer
 
 
-class BaseStreamer:
-    """What `generate` calls. The streamers of transformers have the same `put` and `end` and work as well."""
+class Streamer(Protocol):
+    """What `generate` needs; the streamers of transformers have it too."""
 
     def put(self, value: Any) -> None:
         """Receive the prompt, int64 ``[batch, tokens]``, and then per step the new tokens, int64 ``[batch]``."""
-        raise NotImplementedError
 
     def end(self) -> None:
         """Called once after the last token."""
-        raise NotImplementedError
+
+
+class BaseStreamer(Streamer):
+    """A base for streamers that want to know of errors."""
 
     def fail(self, error: BaseException) -> None:
         """Called instead of `end` when `generate` stops with an exception, which it raises afterwards."""
