@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import abstractmethod
 from collections.abc import Iterator
 from queue import Queue
 from typing import Any, Protocol
@@ -16,9 +17,11 @@ from .tokenizer import GPTBigCodeTokenizer
 class Streamer(Protocol):
     """What `generate` needs; the streamers of transformers have it too."""
 
+    @abstractmethod
     def put(self, value: Any) -> None:
         """Receive the prompt, int64 ``[batch, tokens]``, and then per step the new tokens, int64 ``[batch]``."""
 
+    @abstractmethod
     def end(self) -> None:
         """Called once after the last token."""
 
