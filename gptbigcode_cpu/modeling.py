@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import hub, weights
 from .arrays import is_torch, to_int_array, to_torch
 from .errors import ContextLengthError, InputError
 from .generation import DEFAULT_NEW_TOKENS, DEFAULTS, GenerationConfig, text_logits, token_steps
@@ -21,7 +20,7 @@ from .progress import progress_bar
 from .streamers import BaseStreamer, Streamer
 
 if TYPE_CHECKING:
-    from . import _core
+    from . import _core, weights
     from .config import GPTBigCodeConfig
 
 logger = logging.getLogger(__name__)
@@ -91,7 +90,9 @@ class GPTBigCodeForCausalLM:
         self.config: GPTBigCodeConfig = packed.config
         self.generation_config = generation_config
         self.dtype: str = packed.dtype
-        self.core: _core.Model = weights.load_core(packed, num_threads)
+        from .weights import load_core
+
+        self.core: _core.Model = load_core(packed, num_threads)
 
     @classmethod
     def from_pretrained(
@@ -125,6 +126,8 @@ class GPTBigCodeForCausalLM:
             FormatError: A converted model is damaged.
             InputError: An unknown dtype or a bad number of threads.
         """
+        from . import hub, weights
+
         threads = _num_threads(num_threads)
         with progress_bar() as progress:
             directory = hub.packed_dir(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from . import hub
 from .arrays import to_int_array, to_torch
 from .errors import InputError, TokenizerError
 
@@ -87,6 +86,8 @@ class GPTBigCodeTokenizer:
             TokenizerError: ``tokenizer.json`` is missing or damaged.
         """
         from tokenizers import Tokenizer
+
+        from . import hub
 
         directory = hub.resolve(
             pretrained_model_name_or_path,

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 MEASURE = """
 import sys, time
 import numpy, numpy.typing
-start = time.perf_counter()
+start = time.process_time()
 {statement}
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 print(*sys.modules)
 """
 HEAVY = {"torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "tqdm", "click", "requests", "httpx"}
 
 
-def measure(statement: str) -> tuple[float, set[str]]:
-    """Seconds and top-level modules of an import in a fresh interpreter."""
+def measure(statement: str, bytecode: Path) -> tuple[float, set[str]]:
+    """Seconds of CPU time and top-level modules of an import in a fresh interpreter, which keeps bytecode as pip does."""
     command = [sys.executable, "-c", MEASURE.format(statement=statement)]
-    seconds, modules = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(bytecode)
+    run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    seconds, modules = run.stdout.splitlines()
     return float(seconds), {name.partition(".")[0] for name in modules.split()}
 
 
@@ -29,8 +35,8 @@ def measure(statement: str) -> tuple[float, set[str]]:
     "statement",
     ["import gptbigcode_cpu", "from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, pipeline"],
 )
-def test_import_is_fast_and_light(statement: str) -> None:
-    runs = [measure(statement) for _ in range(5)]
+def test_import_is_fast_and_light(statement: str, tmp_path: Path) -> None:
+    runs = [measure(statement, tmp_path) for _ in range(6)]
     assert not runs[0][1] & HEAVY
     assert min(seconds for seconds, _ in runs) < 0.060  # the best of several: others may use the machine
 
@@ -46,9 +52,6 @@ def test_every_public_name_exists() -> None:
 
 
 def test_lazy_names_are_those_declared_for_type_checkers() -> None:
-    import ast
-    from pathlib import Path
-
     import gptbigcode_cpu
 
     tree = ast.parse(Path(str(gptbigcode_cpu.__file__)).read_text(encoding="utf-8"))
