@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -11,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gptbigcode_cpu.convert import convert
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gptbigcode_cpu import _core
-from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.errors import ConfigError, FormatError, KernelError, ModelNotFoundError
 from gptbigcode_cpu.tensor_file import MAX_HEADER_BYTES, TensorFileError, map_tensor_file, parse_header
 from gptbigcode_cpu.weights import load_core, open_packed
@@ -363,10 +364,8 @@ def test_any_bytes_are_refused_or_map(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "any"
     path.unlink(missing_ok=True)
     path.write_bytes(content)
-    try:
+    with contextlib.suppress(TensorFileError):
         assert map_tensor_file(path).entries == {}
-    except TensorFileError:
-        pass
 
 
 def test_every_stored_shape_is_that_of_the_core(good: Path) -> None:
