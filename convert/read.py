@@ -154,7 +154,8 @@ class _PytorchShard(Shard):
         try:
             content = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # on damaged files torch raises errors of many kinds
-            raise CheckpointError(f"{self._path} cannot be read as weights: {str(error).partition('\n')[0]}") from error
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise CheckpointError(f"{self._path} cannot be read as weights: {reason}") from error
         if not isinstance(content, dict) or not all(
             isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout is torch.strided
             for name, value in content.items()
