@@ -1,0 +1,77 @@
+# Every target sets itself up in .venv and touches nothing outside this directory.
+#   make demo [PROMPT='...']   complete a prompt with the model that is in the package
+#   make test                  run the test suite
+#   make lint                  ruff, mypy, clang-format, clang-tidy
+#   make bench [MODEL=...]     measure this machine
+#   make clean                 remove what was built
+
+PYTHON ?= python3
+PROMPT ?= def fibonacci(n):
+MODEL ?= demo
+
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
+CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
+# A list in pyproject.toml, one requirement after the other: $(call requirements,a.b.c)
+requirements = $$($(BIN)/python -c 'import functools, tomllib; keys = "$(1)".split("."); \
+	table = tomllib.load(open("pyproject.toml", "rb")); print(*functools.reduce(dict.__getitem__, keys, table))')
+
+export PROMPT
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Warnings of one's own code are errors in `make lint` and in CI, not on a newcomer's compiler.
+CMAKE_DEFINES ?=
+
+.PHONY: demo test lint bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	@$(BIN)/gptbigcode-cpu generate --stats --temperature 0.7 --seed 3 -- "$$PROMPT"
+
+test: $(VENV)/.test-tools
+	@$(BIN)/python -m pytest -m "not live" $(PYTEST_ARGS)
+
+lint: $(VENV)/.lint-tools
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+	@echo 'clang-tidy csrc'
+	@find csrc -name '*.cpp' -print0 | xargs -0 -n 1 -P "$$(nproc)" timeout 300 $(BIN)/clang-tidy --quiet -p $(VENV)/build
+
+bench: $(VENV)/.installed
+	@$(BIN)/gptbigcode-cpu bench $(MODEL)
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo 'error: Python 3.11 or newer is needed; PYTHON=/path/to/python3 names another one'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo 'error: Python lacks venv; on Debian and Ubuntu: sudo apt install python3-venv'; exit 1; }
+	@command -v "$${CXX:-c++}" >/dev/null \
+		|| { echo 'error: a C++ compiler is needed; on Debian and Ubuntu: sudo apt install g++'; exit 1; }
+	@echo 'setting up $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q $(call requirements,build-system.requires) cmake ninja
+
+# New and removed Python files need a new installation, changed ones do not.
+.PHONY: FORCE
+$(VENV)/.python-files: FORCE | $(BIN)/python
+	@find gptbigcode_cpu convert -name '*.py' | sort > $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+$(VENV)/.installed: $(SOURCES) $(VENV)/.python-files | $(BIN)/python
+	@echo 'building (a minute or two the first time)'
+	@. ./.ci/python-headers.sh && $(BIN)/python -m pip install --no-build-isolation -e . \
+		-C build-dir=$(VENV)/build $(foreach define,$(CMAKE_DEFINES),-C cmake.define.$(define)) > $(VENV)/build.log 2>&1 \
+		|| { tail -n 40 $(VENV)/build.log; echo 'error: the build failed; all of it is in $(VENV)/build.log'; exit 1; }
+	@touch $@
+
+$(VENV)/.test-tools: $(VENV)/.installed pyproject.toml
+	@$(BIN)/python -m pip install -q $(call requirements,project.optional-dependencies.test)
+	@touch $@
+
+$(VENV)/.lint-tools: $(VENV)/.installed pyproject.toml
+	@$(BIN)/python -m pip install -q $(call requirements,project.optional-dependencies.lint)
+	@touch $@
