@@ -18,7 +18,7 @@ from gptbigcode_cpu.modeling import AutoModelForCausalLM, GPTBigCodeForCausalLM
 from gptbigcode_cpu.tokenizer import AutoTokenizer
 
 PROMPTS = ["def fibonacci(n):", "import os\nimport sys\n\n", "class A:"]
-NO_END = {"eos_token_id": []}
+NO_END: dict[str, Any] = {"eos_token_id": []}
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ class TestEnd:
 
     def test_min_new_tokens_holds_the_end_back(self, model: GPTBigCodeForCausalLM, prompts: list[list[int]]) -> None:
         free, end, where = self.end_token(model, prompts[0])
-        options = {"max_new_tokens": 12, "eos_token_id": [end, 10**6]}
+        options: dict[str, Any] = {"max_new_tokens": 12, "eos_token_id": [end, 10**6]}
         assert new_tokens(model, prompts[0], min_new_tokens=where, **options) == free[: where + 1]
         output = new_tokens(model, prompts[0], min_new_tokens=where + 1, **options)
         assert output[:where] == free[:where]
@@ -216,7 +216,7 @@ class TestEnd:
 
     @pytest.mark.parametrize(("options", "filler"), [({}, None), ({"pad_token_id": 99}, 99)])
     def test_finished_rows_are_filled(
-        self, model: GPTBigCodeForCausalLM, prompts: list[list[int]], options: dict[str, int], filler: int | None
+        self, model: GPTBigCodeForCausalLM, prompts: list[list[int]], options: dict[str, Any], filler: int | None
     ) -> None:
         free, end, where = self.end_token(model, prompts[0])
         others = [prompt for prompt in prompts if end not in new_tokens(model, prompt, max_new_tokens=12, **NO_END)]
@@ -255,7 +255,7 @@ class TestBatches:
 
     def test_num_return_sequences(self, model: GPTBigCodeForCausalLM, prompts: list[list[int]]) -> None:
         batch = padded(prompts[:2], "left")
-        options = {"do_sample": True, "seed": 1, "max_new_tokens": 8, **NO_END}
+        options: dict[str, Any] = {"do_sample": True, "seed": 1, "max_new_tokens": 8, **NO_END}
         output = model.generate(**batch, num_return_sequences=3, **options)
         assert output.shape == (6, batch["input_ids"].shape[1] + 8)
         assert np.array_equal(output[:, :-8], np.repeat(batch["input_ids"], 3, axis=0))
@@ -287,13 +287,13 @@ class TestSampling:
 
     @pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"temperature": 1e-4}])
     def test_narrow_sampling_is_greedy(
-        self, model: GPTBigCodeForCausalLM, prompts: list[list[int]], options: dict[str, float]
+        self, model: GPTBigCodeForCausalLM, prompts: list[list[int]], options: dict[str, Any]
     ) -> None:
         greedy = new_tokens(model, prompts[0], max_new_tokens=10)
         assert new_tokens(model, prompts[0], max_new_tokens=10, do_sample=True, **options) == greedy
 
     def test_top_k_bounds_the_choice(self, model: GPTBigCodeForCausalLM, prompts: list[list[int]]) -> None:
         best = set(np.argsort(model([prompts[0]]).logits[0, -1])[-3:].tolist())
-        options = {"do_sample": True, "top_k": 3, "temperature": 100.0, "max_new_tokens": 1, "seed": 0}
+        options: dict[str, Any] = {"do_sample": True, "top_k": 3, "temperature": 100.0, "max_new_tokens": 1, "seed": 0}
         drawn = model.generate([prompts[0]], num_return_sequences=64, **options)[:, -1]
         assert set(drawn.tolist()) == best
