@@ -7,8 +7,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))  # for `from oracle...`; importlib mode adds nothing itself
@@ -63,3 +66,49 @@ def converted(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureR
         return done[checkpoint, dtype]
 
     return convert_once
+
+
+@pytest.fixture(scope="session")
+def core_model() -> Callable[..., Any]:
+    """``core_model(converted_directory, isa="", num_threads=1)``: the compiled model on its own, with any kernel set."""
+
+    def load(directory: Path, isa: str = "", num_threads: int = 1) -> Any:
+        from gptbigcode_cpu import _core
+        from gptbigcode_cpu.weights import open_packed
+
+        packed = open_packed(directory)
+        config = packed.config
+        return _core.Model(
+            packed.tensors,
+            dtype=packed.dtype,
+            vocab_size=config.vocab_size,
+            n_positions=config.n_positions,
+            n_embd=config.n_embd,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            n_kv_head=config.n_kv_head,
+            n_inner=config.n_inner,
+            activation=config.activation_function,
+            layer_norm_epsilon=config.layer_norm_epsilon,
+            attention_scale=config.attention_scale,
+            num_threads=num_threads,
+            isa=isa,
+        )
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def run_core() -> Callable[..., NDArray[np.float32]]:
+    """``run_core(model, tokens, cache=None, keep=all)``: logits of new tokens of one sequence, by default a fresh one."""
+
+    def run(model: Any, tokens: Any, cache: Any = None, keep: int | None = None) -> NDArray[np.float32]:
+        from gptbigcode_cpu import _core
+
+        ids = np.asarray(tokens, dtype=np.int32)
+        logits: NDArray[np.float32] = model.forward(
+            [_core.KVCache(model) if cache is None else cache], [ids], [len(ids) if keep is None else keep]
+        )
+        return logits
+
+    return run

@@ -1,0 +1,435 @@
+"""Every kernel set returns the bits that the scalar one returns, for any number of threads; packing keeps its promises."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from oracle.random_models import to_bfloat16
+
+from gptbigcode_cpu import _core
+
+DTYPES = ["float32", "bfloat16", "int8", "int4"]
+OTHERS = [name for name in _core.supported_kernel_names() if name != "scalar"]
+BLOCK, GROUP = 128, 32
+SIZES = [*range(1, 34), 63, 64, 65, 97, 127, 128, 129, 257]
+ROWS = [*range(1, 18), 33, 65]
+
+Floats = NDArray[np.float32]
+
+
+def assert_same_bits(actual: Floats, expected: Floats, what: object = "") -> None:
+    different = actual.view(np.uint32) != expected.view(np.uint32)
+    if different.any():
+        at = tuple(np.argwhere(different)[0])
+        message = f"{what}: {different.sum()} of {different.size} differ, first at {at}: {actual[at]!r} != {expected[at]!r}"
+        raise AssertionError(message)
+
+
+def random_floats(seed: int, *shape: int) -> Floats:
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def check_linear(weight: Floats, x: Floats, dtype: str, bias: Floats | None, num_threads: int = 1) -> None:
+    packed = _core.pack_weight(weight, dtype)
+    expected = _core.linear(packed, dtype, len(weight), x, bias, "scalar")
+    assert np.isfinite(expected).all()
+    for isa in OTHERS:
+        what = f"{isa} {dtype} n={weight.shape[0]} k={weight.shape[1]} m={len(x)} threads={num_threads}"
+        assert_same_bits(_core.linear(packed, dtype, len(weight), x, bias, isa, num_threads), expected, what)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", SIZES)
+def test_linear_bits_for_every_n_and_k(dtype: str, n: int) -> None:
+    for k in SIZES:
+        m = ROWS[(n * 7 + k) % len(ROWS)]
+        bias = random_floats(3, n) if k % 2 else None
+        check_linear(random_floats(n, n, k), random_floats(k, m, k), dtype, bias, num_threads=1 + k % 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("m", ROWS)
+def test_linear_bits_for_every_m(dtype: str, m: int) -> None:
+    for n, k in ((1, 1), (16, 128), (40, 300), (97, 513)):
+        check_linear(random_floats(m, n, k), random_floats(n, m, k), dtype, random_floats(k, n))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_threads", range(1, 9))
+def test_linear_bits_for_every_thread_count(dtype: str, num_threads: int) -> None:
+    for n, m in ((5, 1), (257, 1), (257, 33), (1100, 2)):
+        check_linear(random_floats(n, n, 384), random_floats(m, m, 384), dtype, random_floats(1, n), num_threads)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "k", "m"), [(384, 256, 5), (2304, 2048, 1), (512, 8192, 3), (768, 3072, 20)])
+def test_linear_bits_at_real_shapes(dtype: str, n: int, k: int, m: int) -> None:
+    check_linear(random_floats(n, n, k) / 40, random_floats(k, m, k), dtype, random_floats(m, n))
+
+
+def extreme_matrices(rows: int, k: int) -> dict[str, Floats]:
+    """Matrices that drive codes, sums and scales to their limits."""
+    ones = np.ones((rows, k), np.float32)
+    signs = np.where(np.arange(k) % 2, -1, 1).astype(np.float32)
+    pairs = np.where(np.arange(k) // 2 % 2, -1, 1).astype(np.float32)
+    outlier = np.full((rows, k), 1e-3, np.float32)
+    outlier[:, k // 2] = 1000
+    holes = random_floats(1, rows, k)
+    holes[:, : k // 2] = 0
+    holes[rows // 2] = 0
+    return {
+        "all +max": ones,
+        "all -max": -ones,
+        "alternating": ones * signs,
+        "alternating pairs": ones * pairs,
+        "rows of alternating sign": ones * np.where(np.arange(rows) % 2, -1, 1).astype(np.float32)[:, None],
+        "zero": 0 * ones,
+        "negative zero": -0.0 * ones,
+        "zero groups": holes,
+        "one outlier": outlier,
+        "subnormal": 1e-41 * signs * ones,
+        "tiny": 1e-34 * ones,
+        "huge": np.float32(1e15) * signs * ones,
+        "many sizes": random_floats(2, rows, k) * np.float32(10) ** np.linspace(-12, 6, k, dtype=np.float32),
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [32, 128, 200, 1024])
+def test_linear_bits_at_extremes(dtype: str, k: int) -> None:
+    for weight in extreme_matrices(35, k).values():
+        for x in extreme_matrices(7, k).values():
+            check_linear(weight, x, dtype, None)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_linear_is_the_product_with_the_unpacked_weight(dtype: str) -> None:
+    weight, x, bias = random_floats(1, 50, 300), random_floats(2, 9, 300), random_floats(3, 50)
+    packed = _core.pack_weight(weight, dtype)
+    result = _core.linear(packed, dtype, 50, x, bias, "scalar")
+    exact = x.astype(np.float64) @ _core.unpack_weight(packed, dtype, 50, 300).astype(np.float64).T + bias
+    if dtype in ("float32", "bfloat16"):
+        np.testing.assert_allclose(result, exact, rtol=0, atol=1e-4)
+    else:
+        # Activations are rounded to one part in 127 of the largest of their block: at most half a step each.
+        step = np.abs(np.pad(x, ((0, 0), (0, 84))).reshape(9, 3, BLOCK)).max(-1).repeat(BLOCK, 1)[:, :300] / 127
+        bound = 0.51 * step.astype(np.float64) @ np.abs(_core.unpack_weight(packed, dtype, 50, 300)).T + 1e-4
+        assert (np.abs(result - exact) <= bound).all()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_a_zero_activation_row_gives_the_bias(dtype: str) -> None:
+    packed = _core.pack_weight(random_floats(1, 33, 129), dtype)
+    bias = random_floats(2, 33)
+    for isa in _core.supported_kernel_names():
+        assert_same_bits(_core.linear(packed, dtype, 33, np.zeros((2, 129), np.float32), bias, isa), np.stack([bias, bias]))
+
+
+SPECIAL_FLOATS = np.array(
+    [0.0, -0.0, 1e-45, -1e-41, 1e-30, 0.5, -0.5, 1, -1, 3, -3, 5.9, 6.1, -8, 10, -10, 20, -20, 88, -88, 104, -104, 1e4, -1e4, 1e20, -1e20],
+    np.float32,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _core.activation_names())
+def test_activation_bits(name: str) -> None:
+    for n in [*range(1, 70), 1000]:
+        x = 4 * random_floats(n, n)
+        for isa in OTHERS:
+            assert_same_bits(_core.activate(name, x, isa), _core.activate(name, x, "scalar"), (isa, n))
+    x = np.concatenate([SPECIAL_FLOATS, np.linspace(-110, 110, 100_001, dtype=np.float32)])
+    for isa in OTHERS:
+        assert_same_bits(_core.activate(name, x, isa), _core.activate(name, x, "scalar"), isa)
+
+
+def reference_activation(name: str, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    import math
+
+    def sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.where(values >= 0, 1, np.exp(-np.abs(values))) / (1 + np.exp(-np.abs(values)))
+
+    if name in ("gelu", "gelu_python", "gelu_10"):
+        y = x * 0.5 * np.vectorize(math.erfc)(-x / math.sqrt(2))
+        return np.clip(y, -10, 10) if name == "gelu_10" else y
+    if name.startswith("gelu"):
+        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return {
+        "leaky_relu": lambda: np.where(x > 0, x, 0.01 * x),
+        "linear": lambda: x,
+        "mish": lambda: x * np.tanh(np.logaddexp(0, x)),
+        "quick_gelu": lambda: x * sigmoid(1.702 * x),
+        "relu": lambda: np.maximum(x, 0),
+        "relu2": lambda: np.maximum(x, 0) ** 2,
+        "relu6": lambda: np.clip(x, 0, 6),
+        "sigmoid": lambda: sigmoid(x),
+        "silu": lambda: x * sigmoid(x),
+        "swish": lambda: x * sigmoid(x),
+        "tanh": lambda: np.tanh(x),
+    }[name]()
+
+
+@pytest.mark.parametrize("name", _core.activation_names())
+def test_activation_values(name: str) -> None:
+    x = np.concatenate([np.linspace(-110, 110, 20_001), np.linspace(-6, 6, 20_001)]).astype(np.float32)
+    expected = reference_activation(name, x.astype(np.float64))
+    np.testing.assert_allclose(_core.activate(name, x, "scalar"), expected, rtol=3e-6, atol=2e-6)
+
+
+def test_layer_norm_bits() -> None:
+    for k in [*SIZES, 256, 2048, 6144]:
+        weight, bias = 1 + random_floats(1, k), random_floats(2, k)
+        rows = [random_floats(k, 3, k), 100 + random_floats(k, 1, k), *extreme_matrices(2, k).values()]
+        for x in rows:
+            for epsilon in (1e-5, 1e-12):
+                expected = _core.layer_norm(x, weight, bias, epsilon, "scalar")
+                for isa in OTHERS:
+                    assert_same_bits(_core.layer_norm(x, weight, bias, epsilon, isa), expected, (isa, k))
+
+
+@pytest.mark.parametrize("k", [2, 15, 16, 17, 64, 256, 1000])
+def test_layer_norm_values(k: int) -> None:
+    x, weight, bias = 2 + 3 * random_floats(k, 4, k), random_floats(1, k), random_floats(2, k)
+    wide = x.astype(np.float64)
+    expected = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5) * weight + bias
+    np.testing.assert_allclose(_core.layer_norm(x, weight, bias, 1e-5, "scalar"), expected, rtol=1e-5, atol=1e-5)
+
+
+# Packing
+
+
+def bfloat16_values(bits: NDArray[np.uint16]) -> Floats:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (15, 127), (16, 128), (17, 129), (40, 300)])
+def test_float_packing_keeps_the_values(n: int, k: int) -> None:
+    weight = random_floats(n, n, k)
+    assert_same_bits(_core.unpack_weight(_core.pack_weight(weight, "float32"), "float32", n, k), weight)
+    nearest = bfloat16_values(to_bfloat16(weight))
+    assert_same_bits(_core.unpack_weight(_core.pack_weight(weight, "bfloat16"), "bfloat16", n, k), nearest)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packing_takes_every_source_type(dtype: str) -> None:
+    weight = random_floats(1, 20, 140)
+    half, brain = weight.astype(np.float16), to_bfloat16(weight)
+    for source, values in ((half, half.astype(np.float32)), (brain, bfloat16_values(brain))):
+        np.testing.assert_array_equal(_core.pack_weight(source, dtype), _core.pack_weight(values, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packing_matches_tile_shape_and_rows_can_be_packed_in_parts(dtype: str) -> None:
+    weight = random_floats(1, 75, 200)
+    whole = _core.pack_weight(weight, dtype, 3)
+    assert whole.shape == tuple(_core.tile_shape(dtype, 75, 200))
+    parts = [_core.pack_weight(weight[begin : begin + 32], dtype, 1) for begin in range(0, 75, 32)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def quantised_parts(packed: NDArray[np.uint8], dtype: str) -> tuple[NDArray[np.int64], Floats]:
+    """Codes ``[n, k]`` and steps ``[n, k]`` read as docs/format.md says, by other code than the core's."""
+    tiles, blocks, _ = packed.shape
+    codes = np.zeros((tiles, 16, blocks, BLOCK), np.int64)
+    if dtype == "int8":
+        quads = packed[..., :2048].reshape(tiles, blocks, 32, 16, 4).astype(np.int64) - 128
+        codes = quads.transpose(0, 3, 1, 2, 4).reshape(tiles * 16, blocks * BLOCK)
+        multipliers = np.ones((tiles, blocks, 4, 16), np.int64)
+    else:
+        quads = packed[..., :1024].reshape(tiles, blocks, 4, 4, 16, 4).astype(np.int64)
+        both = np.stack([quads & 15, quads >> 4], axis=3) - 8  # [tile, block, group, half, j, row, i]
+        codes = both.transpose(0, 5, 1, 2, 3, 4, 6).reshape(tiles * 16, blocks * BLOCK)
+        multipliers = packed[..., 1024:1088].view(np.int8).reshape(tiles, blocks, 4, 16).astype(np.int64)
+    scales = bfloat16_values(np.ascontiguousarray(packed[..., -32:]).view(np.uint16))  # [tile, block, row]
+    steps = scales[:, :, None, :] * multipliers.astype(np.float32)
+    return codes, steps.transpose(0, 3, 1, 2).repeat(GROUP, 3).reshape(tiles * 16, blocks * BLOCK)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (16, 128), (17, 129), (40, 300)])
+def test_the_bytes_are_those_of_the_format(dtype: str, n: int, k: int) -> None:
+    weight = random_floats(n, n, k)
+    packed = _core.pack_weight(weight, dtype)
+    codes, steps = quantised_parts(packed, dtype)
+    low, high = (-127, 127) if dtype == "int8" else (-8, 7)
+    assert codes.min() >= low
+    assert codes.max() <= high
+    assert not codes[n:].any()
+    assert not codes[:, k:].any()
+    np.testing.assert_array_equal(_core.unpack_weight(packed, dtype, n, k), (codes * steps)[:n, :k].astype(np.float32))
+
+
+def weights_to_pack() -> st.SearchStrategy[Floats]:
+    element = st.floats(-1e4, 1e4, width=32) | st.sampled_from([0.0, -0.0, 1.0, 1e-40, 1e-31, 3e15])
+    shape = st.tuples(st.integers(1, 4), st.sampled_from([1, 31, 32, 33, 128, 130, 256]))
+
+    def build(args: tuple[tuple[int, int], list[float], int, bool]) -> Floats:
+        (n, k), values, seed, constant = args
+        random = np.random.default_rng(seed)
+        if constant:
+            return np.full((n, k), values[0], np.float32)
+        weight = random.standard_normal((n, k), dtype=np.float32) * np.float32(values[0] if abs(values[0]) > 1e-30 else 1)
+        spots = random.integers(0, n * k, len(values))
+        weight.reshape(-1)[spots] = values
+        return weight
+
+    return st.tuples(shape, st.lists(element, min_size=1, max_size=6), st.integers(0, 2**32 - 1), st.booleans()).map(build)
+
+
+@settings(max_examples=150, deadline=None)
+@given(weights_to_pack())
+def test_int8_error_and_round_trip(weight: Floats) -> None:
+    n, k = weight.shape
+    packed = _core.pack_weight(weight, "int8")
+    values = _core.unpack_weight(packed, "int8", n, k)
+    blocks = np.pad(np.abs(weight), ((0, 0), (0, -k % BLOCK))).reshape(n, -1, BLOCK).max(-1).repeat(BLOCK, 1)[:, :k]
+    # Half a step of the absolute maximum / 127, the scale rounded up to 8 bits; what is below 1e-30 counts as zero.
+    assert (np.abs(values - weight) <= blocks / 127 * (0.5 + 2**-7) * (1 + 1e-5) + 1e-30).all()
+    assert not values[weight == 0].any()
+    again = _core.unpack_weight(_core.pack_weight(values, "int8"), "int8", n, k)
+    np.testing.assert_array_equal(again, values)
+
+
+@settings(max_examples=150, deadline=None)
+@given(weights_to_pack())
+def test_int4_error(weight: Floats) -> None:
+    n, k = weight.shape
+    values = _core.unpack_weight(_core.pack_weight(weight, "int4"), "int4", n, k)
+    assert np.isfinite(values).all()
+    pad = ((0, 0), (0, -k % BLOCK))
+    groups = np.pad(weight, pad).reshape(n, -1, GROUP)
+    error = (np.pad(values, pad).reshape(n, -1, GROUP) - groups).astype(np.float64)
+    blocks = np.abs(groups).reshape(n, -1, BLOCK).max(-1).repeat(BLOCK // GROUP, 1)
+    largest = np.abs(groups).max(-1)
+    # A group's step is about largest / 6 at most and off by half a multiplier, which is 1/254 of the block's largest step.
+    bound = largest / 4 + blocks / 120
+    assert (np.abs(error).max(-1) <= bound + 1e-29).all()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("value", [1.0, -1.0, 0.3, -7e5, 2e-20])
+def test_constants_survive(dtype: str, value: float) -> None:
+    weight = np.full((16, 256), value, np.float32)
+    values = _core.unpack_weight(_core.pack_weight(weight, dtype), dtype, 16, 256)
+    np.testing.assert_allclose(values, weight, rtol=2**-7)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_zero_rows_have_no_scale_and_zero_codes(dtype: str) -> None:
+    weight = random_floats(1, 16, 256)
+    weight[3] = 0
+    packed = _core.pack_weight(weight, dtype)
+    codes, _ = quantised_parts(packed, dtype)
+    assert not codes[3].any()
+    assert not np.ascontiguousarray(packed[..., -32:]).view(np.uint16)[..., 3].any()
+
+
+def test_int4_beats_plain_rounding() -> None:
+    weight = random_floats(1, 64, 512)
+    weight[:, ::37] *= 6
+    values = _core.unpack_weight(_core.pack_weight(weight, "int4"), "int4", 64, 512)
+    groups = weight.reshape(-1, GROUP)
+    step = np.abs(groups).max(1, keepdims=True) / 7
+    plain = np.round(groups / step) * step
+    assert np.square(values.reshape(-1, GROUP) - groups).mean() < 0.95 * np.square(plain - groups).mean()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("source", ["float32", "float16", "bfloat16"])
+def test_values_that_are_not_finite_are_refused_with_their_place(dtype: str, value: float, source: str) -> None:
+    weight = random_floats(1, 40, 150)
+    weight[33, 149] = value
+    with np.errstate(all="ignore"):
+        # Not to_bfloat16, whose rounding is for finite values.
+        stored: Any = (weight.view(np.uint32) >> 16).astype(np.uint16) if source == "bfloat16" else weight.astype(source)
+    with pytest.raises(ValueError, match=r"(NaN|infinite) element at row 33, column 149"):
+        _core.pack_weight(stored, dtype, 3)
+
+
+def test_bad_arguments_are_value_errors() -> None:
+    weight, x = random_floats(1, 20, 64), random_floats(2, 2, 64)
+    packed = _core.pack_weight(weight, "int8")
+    bad_calls: list[Any] = [
+        lambda: _core.pack_weight(weight, "int3"),
+        lambda: _core.pack_weight(weight[0], "int8"),
+        lambda: _core.pack_weight(weight.T, "int8"),
+        lambda: _core.pack_weight(weight[:, ::2], "int8"),
+        lambda: _core.pack_weight(weight.astype(np.float64), "int8"),
+        lambda: _core.pack_weight(weight.astype(np.int16), "int8"),
+        lambda: _core.pack_weight(weight[:0], "int8"),
+        lambda: _core.pack_weight(weight[:, :0], "int8"),
+        lambda: _core.pack_weight(weight, "int8", -1),
+        lambda: _core.unpack_weight(packed, "int8", 33, 64),
+        lambda: _core.unpack_weight(packed, "int8", 20, 129),
+        lambda: _core.unpack_weight(packed, "int8", 0, 64),
+        lambda: _core.unpack_weight(packed, "int8", -5, 64),
+        lambda: _core.unpack_weight(packed, "int4", 20, 64),
+        lambda: _core.unpack_weight(packed.view(np.int8), "int8", 20, 64),
+        lambda: _core.unpack_weight(packed[:, :, ::2], "int8", 20, 64),
+        lambda: _core.linear(packed, "int8", 20, x[0], None),
+        lambda: _core.linear(packed, "int8", 20, x[:0], None),
+        lambda: _core.linear(packed, "int8", 33, x, None),
+        lambda: _core.linear(packed, "int8", 20, random_floats(1, 2, 200), None),
+        lambda: _core.linear(packed, "int8", 20, x, np.zeros(19, np.float32)),
+        lambda: _core.linear(packed, "int8", 20, x, np.zeros((1, 20), np.float32)),
+        lambda: _core.linear(packed, "int8", 20, x, None, "sse9"),
+        lambda: _core.linear(packed, "int8", 20, x, None, "scalar", -1),
+        lambda: _core.activate("swiglu", x),
+        lambda: _core.activate("gelu", x, "sse9"),
+        lambda: _core.layer_norm(x, x[0][:-1], x[0], 1e-5),
+        lambda: _core.layer_norm(x, x[0], x, 1e-5),
+        lambda: _core.layer_norm(x[0], x[0], x[0], 1e-5),
+        lambda: _core.layer_norm(x[:, :0], x[0][:0], x[0][:0], 1e-5),
+        lambda: _core.tile_shape("int8", 0, 4),
+        lambda: _core.tile_shape("int9", 4, 4),
+    ]
+    accepted = []
+    for i, call in enumerate(bad_calls):
+        try:
+            call()
+        except ValueError:
+            continue
+        accepted.append(i)
+    assert not accepted
+
+
+# Choosing a kernel set
+
+
+def test_names() -> None:
+    names, supported = _core.kernel_names(), _core.supported_kernel_names()
+    assert names[-1] == "scalar" == supported[-1]
+    assert [name for name in names if name in supported] == supported
+    assert len({*names}) == len(names)
+    for name in supported:
+        assert _core.select_kernel(name) == name
+
+
+def run_python(code: str, isa: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"GPTBIGCODE_CPU_ISA": isa}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_the_environment_variable_forces_a_kernel_set() -> None:
+    code = "from gptbigcode_cpu import _core; print(_core.select_kernel(), _core.select_kernel('scalar'))"
+    for name in _core.supported_kernel_names():
+        assert run_python(code, name).stdout.split() == [name, "scalar"]
+    assert run_python(code, "").stdout.split() == [_core.supported_kernel_names()[0], "scalar"]
+
+
+def test_unknown_and_unsupported_kernel_sets_are_errors() -> None:
+    failed = run_python("from gptbigcode_cpu import _core; _core.select_kernel()", "mmx")
+    assert failed.returncode != 0
+    assert "ValueError" in failed.stderr
+    assert "mmx" in failed.stderr
+    for name in ("AVX2", "scalar ", "mmx", *({*_core.kernel_names()} - {*_core.supported_kernel_names()})):
+        with pytest.raises(ValueError, match=name.strip()):
+            _core.select_kernel(name)
