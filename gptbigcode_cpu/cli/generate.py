@@ -16,7 +16,7 @@ from gptbigcode_cpu.cli.options import debug_option, json_option, load_dtype_opt
 from gptbigcode_cpu.errors import InputError
 
 if TYPE_CHECKING:
-    from gptbigcode_cpu import GPTBigCodeForCausalLM, GPTBigCodeTokenizer
+    from gptbigcode_cpu import GPTBigCodeTokenizer
 
 _DEFAULT_NEW_TOKENS = 128
 _DEMO_NOTE = (
@@ -49,15 +49,12 @@ class _Run:
         }
 
 
-def _pieces(
-    run: _Run, model: GPTBigCodeForCausalLM, tokenizer: GPTBigCodeTokenizer, prompt: Sequence[int], options: dict[str, Any]
-) -> Iterator[str]:
-    """The new text, piece by piece; end tokens stop it and are not part of it."""
+def _pieces(run: _Run, tokens: Iterator[int], tokenizer: GPTBigCodeTokenizer, end_tokens: Sequence[int]) -> Iterator[str]:
+    """The text of new tokens, piece by piece; an end token is the last and not part of the text."""
     from gptbigcode_cpu import IncrementalDecoder
 
     decoder = IncrementalDecoder(tokenizer)
-    end_tokens = model.resolve_options(None, options).eos_token_ids
-    for token in model.stream(prompt, **options):
+    for token in tokens:
         run.end = time.perf_counter()
         run.first = run.first or run.end
         run.tokens.append(token)
@@ -184,21 +181,24 @@ def generate(
     tokenizer = AutoTokenizer.from_pretrained(model)
     load_s = time.perf_counter() - load_start
 
+    end_tokens = {*loaded.resolve_options(None, options).eos_token_ids}
     if fill:
         prompt_ids = fim.build_prompt(tokenizer, before, after)
-        end_tokens = loaded.resolve_options(None, options).eos_token_ids
-        options["eos_token_id"] = sorted({*end_tokens, *fim.stop_token_ids(tokenizer)})
+        end_tokens |= {*fim.stop_token_ids(tokenizer)}
     else:
         prompt_ids = tokenizer.encode(before)
+    options["eos_token_id"] = sorted(end_tokens)
     room = loaded.config.n_positions - len(prompt_ids)
     options["max_new_tokens"] = max_new_tokens or max(1, min(_DEFAULT_NEW_TOKENS, room))
+
+    tokens = loaded.stream(prompt_ids, **options)  # checks everything; computes when it is iterated
 
     run = _Run()
     echo = not (new_only or as_json)
     written = []
     if echo:
         click.echo(before, nl=False)
-    for piece, stop_follows in until_stop(_pieces(run, loaded, tokenizer, prompt_ids, options), stops):
+    for piece, stop_follows in until_stop(_pieces(run, tokens, tokenizer, options["eos_token_id"]), stops):
         run.stopped |= stop_follows
         written.append(piece)
         if not as_json:

@@ -1,0 +1,369 @@
+"""The command line as a user meets it: real processes, their output and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gptbigcode_cpu import errors
+from gptbigcode_cpu.cli import exit_codes, run
+from gptbigcode_cpu.cli.generate import until_stop
+from gptbigcode_cpu.cli.options import human_bytes
+
+PROGRAM = [sys.executable, "-m", "gptbigcode_cpu"]
+PROMPT = "def fibonacci(n):"
+
+
+def cli(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end."""
+    command = [*PROGRAM, *map(str, arguments)]
+    process = subprocess.run(
+        command, input=stdin, capture_output=True, timeout=240, env={**os.environ, **environment}, check=False
+    )
+    return subprocess.CompletedProcess(command, process.returncode, process.stdout.decode(), process.stderr.decode())
+
+
+@pytest.fixture(scope="module")
+def model(converted: Callable[..., Path]) -> Path:
+    return converted("int8")
+
+
+def test_help_teaches_every_command() -> None:
+    top = cli("--help")
+    assert top.returncode == 0
+    for command in ("convert", "generate", "info", "bench", "completion"):
+        assert f"\n  {command} " in top.stdout
+        shown = cli(command, "--help")
+        assert shown.returncode == 0
+        assert f"\n    gptbigcode-cpu {command} " in shown.stdout, "no example"
+
+
+def test_version() -> None:
+    shown = cli("--version")
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("gptbigcode-cpu ")
+
+
+def test_help_does_not_load_numpy() -> None:
+    code = (
+        "import sys; from gptbigcode_cpu.cli import run; code = run(['generate', '--help']);"
+        "sys.exit(code or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_generate_prints_prompt_and_new_text(model: Path) -> None:
+    shown = cli("generate", "-m", model, PROMPT, "-n", "16")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith(PROMPT)
+    assert len(shown.stdout) > len(PROMPT) + 10
+    assert shown.stdout.endswith("\n")
+    assert shown.stderr == ""
+    assert "\x1b" not in shown.stdout
+
+    only_new = cli("generate", "-m", model, PROMPT, "-n", "16", "--new-only")
+    assert (PROMPT + only_new.stdout).rstrip("\n") == shown.stdout.rstrip("\n")
+
+    from_stdin = cli("generate", "-m", model, "-", "-n", "16", stdin=PROMPT.encode())
+    assert from_stdin.stdout == shown.stdout
+
+
+def test_generate_json(model: Path) -> None:
+    shown = cli("generate", "-m", model, PROMPT, "-n", "16", "--json", "--threads", "1")
+    answer = json.loads(shown.stdout)
+    assert answer["new_tokens"] == len(answer["tokens"]) == 16
+    assert answer["finish_reason"] == "length"
+    assert answer["dtype"] == "int8"
+    assert answer["threads"] == 1
+    assert answer["timings"]["decode_tokens_per_s"] > 0
+    assert answer["timings"]["time_to_first_token_s"] > answer["timings"]["load_s"] > 0
+    text = cli("generate", "-m", model, PROMPT, "-n", "16", "--new-only").stdout
+    assert text.rstrip("\n") == answer["text"].rstrip("\n")
+
+    single = json.loads(cli("generate", "-m", model, PROMPT, "-n", "1", "--json").stdout)
+    assert single["timings"]["decode_tokens_per_s"] is None
+
+
+def test_generate_stats_are_on_stderr(model: Path) -> None:
+    shown = cli("generate", "-m", model, PROMPT, "-n", "8", "--stats")
+    assert "tokens/s" in shown.stderr
+    assert "tokens/s" not in shown.stdout
+
+
+def test_sampling_flags_choose_the_text(model: Path) -> None:
+    def text(*flags: str) -> str:
+        shown = cli("generate", "-m", model, PROMPT, "-n", "24", *flags)
+        assert shown.returncode == 0, shown.stderr
+        return shown.stdout
+
+    greedy = text()
+    assert text("--temperature", "0") == greedy
+    assert text("--top-k", "1") == greedy
+    seeded = text("--seed", "1")
+    assert seeded != greedy
+    assert text("--temperature", "1", "--seed", "1") == seeded
+    assert text("--seed", "2") != seeded
+    drawn = json.loads(cli("generate", "-m", model, PROMPT, "-n", "24", "--top-p", "0.9", "--json").stdout)
+    repeated = cli("generate", "-m", model, PROMPT, "-n", "24", "--top-p", "0.9", "--json", "--seed", str(drawn["seed"]))
+    assert json.loads(repeated.stdout)["tokens"] == drawn["tokens"]
+
+
+def test_stop_text_ends_the_output(model: Path) -> None:
+    whole = json.loads(cli("generate", "-m", model, PROMPT, "-n", "24", "--json").stdout)
+    stop = whole["text"][10:14]
+    cut = json.loads(cli("generate", "-m", model, PROMPT, "-n", "24", "--json", "--stop", stop).stdout)
+    assert cut["text"] == whole["text"][: whole["text"].index(stop)]
+    assert cut["finish_reason"] == "stop"
+    assert cut["new_tokens"] < whole["new_tokens"]
+
+
+@pytest.mark.parametrize("size", range(1, 8))
+def test_until_stop_finds_what_is_spread_over_pieces(size: int) -> None:
+    text = "one two three"
+    pieces = [text[i : i + size] for i in range(0, len(text), size)]
+    assert "".join(piece for piece, _ in until_stop(iter(pieces), ["thr", "wo t"])) == "one t"
+    assert [*until_stop(iter(pieces), ["thr", "wo t"])][-1][1]
+    assert "".join(piece for piece, _ in until_stop(iter(pieces), ["threefold"])) == text
+    assert not any(stopped for _, stopped in until_stop(iter(pieces), ["threefold"]))
+    assert [piece for piece, _ in until_stop(iter(pieces), [])] == pieces, "text without stop strings must not be held back"
+
+
+def test_fill_writes_between_prefix_and_suffix(model: Path) -> None:
+    source = "def add(a, b):\n    return <cursor>\n\nprint(add(1, 2))\n"
+    before, after = source.split("<cursor>")
+    shown = cli("generate", "-m", model, "--fill", source, "-n", "12")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith(before)
+    assert shown.stdout.endswith(after)
+    middle = cli("generate", "-m", model, "--fill", "-", "-n", "12", "--json", stdin=source.encode())
+    assert shown.stdout == before + json.loads(middle.stdout)["text"] + after
+
+
+def test_text_is_streamed_and_ctrl_c_ends_it(model: Path) -> None:
+    process = subprocess.Popen(
+        [*PROGRAM, "generate", "-m", str(model), "-n", "1900", PROMPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    seen = os.read(process.stdout.fileno(), 1 << 16)
+    while len(seen) < len(PROMPT) + 40:
+        seen += os.read(process.stdout.fileno(), 1 << 16)
+    assert process.poll() is None, "the first text came only at the end"
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    _, stderr = process.communicate(timeout=60)
+    assert time.monotonic() - start < 10
+    assert process.returncode == 130
+    assert stderr.decode().strip() == "", "Ctrl-C is no error"
+
+
+@pytest.mark.parametrize("arguments", [["generate", "-n", "400"], ["info"]], ids=["generate", "info"])
+def test_reader_that_goes_away_is_no_error(model: Path, arguments: list[str]) -> None:
+    target = ["-m", str(model), "a\n" * 20] if arguments[0] == "generate" else [str(model)]
+    process = subprocess.Popen([*PROGRAM, *arguments, *target], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    head = subprocess.run(["head", "-n", "1"], stdin=process.stdout, capture_output=True, timeout=60, check=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, stderr = process.communicate(timeout=60)
+    assert head.stdout.count(b"\n") == 1
+    assert process.returncode in (0, exit_codes.BROKEN_PIPE)
+    assert stderr == b""
+    if arguments[0] == "generate":
+        assert process.returncode == exit_codes.BROKEN_PIPE
+
+
+def test_exit_codes_tell_the_classes_apart() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.GPTBigCodeError)]
+    kinds.remove(errors.GPTBigCodeError)
+    codes = {kind: exit_codes.exit_code(kind("x")) for kind in kinds}
+    assert len({*codes.values()}) == len(kinds)
+    assert not {*codes.values()} & {0, 1, 2, 130, 141}
+    assert exit_codes.exit_code(PermissionError(13, "Permission denied", "file")) == 13
+    assert exit_codes.exit_code(RuntimeError("bug")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["generate"], 2, "PROMPT"),
+        (["generate", "x", "--bogus"], 2, "--bogus"),
+        (["generate", "x", "--max-new-tokens", "0"], 2, "0"),
+        (["generate", "x", "--top-p", "0"], 2, "top-p"),
+        (["generate", "x", "--temperature", "0", "--top-k", "4"], 2, "--top-k would do nothing"),
+        (["generate", "x", "--stop", ""], 2, "--stop"),
+        (["generate", "x", "--threads", "0"], 2, "threads"),
+        (["frobnicate"], 2, "frobnicate"),
+        (["info", "--context", "5"], 2, "MODEL"),
+        (["generate", "-m", "/no/such/model", "x"], 3, "/no/such/model"),
+        (["info", "/no/such/model"], 3, "/no/such/model"),
+        (["convert", "/no/such/model", "out"], 3, "/no/such/model"),
+        (["bench", "/no/such/model"], 3, "/no/such/model"),
+        (["generate", "-m", "MODEL", ""], 9, "empty"),
+        (["generate", "-m", "MODEL", "--fill", "no mark"], 9, "<cursor>"),
+        (["generate", "-m", "MODEL", "--dtype", "int4", "x"], 9, "int8"),
+        (["generate", "-m", "MODEL", "x", "-n", "2048"], 8, "2048"),
+        (["info", "MODEL", "--context", "2049"], 8, "2049"),
+        (["bench", "MODEL", "--depth", "2000"], 8, "2048"),
+    ],
+)
+def test_wrong_input_is_one_line_and_its_own_code(model: Path, arguments: list[str], code: int, says: str) -> None:
+    shown = cli(*(str(model) if argument == "MODEL" else argument for argument in arguments))
+    assert shown.returncode == code, shown.stderr
+    lines = [line for line in shown.stderr.splitlines() if not line.startswith("note:")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert says in lines[0]
+    assert shown.stdout == ""
+
+
+def test_prompt_that_is_not_text(model: Path) -> None:
+    shown = cli("generate", "-m", model, "-", stdin=b"\xff\xfe")
+    assert shown.returncode == 9
+    assert "UTF-8" in shown.stderr
+
+
+def test_damaged_model_and_unknown_kernels(model: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(model, damaged)
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert cli("generate", "-m", damaged, "x").returncode == 6
+    forced = cli("generate", "-m", model, "x", GPTBIGCODE_CPU_ISA="abacus")
+    assert forced.returncode == 10
+    assert "abacus" in forced.stderr
+    assert cli("info", GPTBIGCODE_CPU_ISA="abacus").returncode == 10
+
+
+def test_traceback_only_with_debug() -> None:
+    assert "Traceback" not in cli("info", "/no/such/model").stderr
+    assert "Traceback" in cli("info", "/no/such/model", "--debug").stderr
+
+
+def test_unexpected_error_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("bug")
+
+    monkeypatch.setattr("gptbigcode_cpu.hub.resolve", fail)
+    assert run(["info", "demo"]) == exit_codes.UNEXPECTED
+    assert capsys.readouterr().err == "error: RuntimeError: bug (--debug shows where)\n"
+
+
+def test_convert(checkpoint_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plan = cli("convert", checkpoint_dir, out, "--dtype", "int4", "--dry-run")
+    assert plan.returncode == 0, plan.stderr
+    assert "needs" in plan.stdout
+    assert not out.exists()
+
+    done = cli("convert", checkpoint_dir, out, "--dtype", "int4")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(plan.stdout)
+    assert "bits per weight" in done.stdout
+    assert done.stderr == "", "a progress bar belongs on a terminal only"
+    assert json.loads(cli("info", out, "--json").stdout)["model"]["dtype"] == "int4"
+
+    assert cli("convert", checkpoint_dir, out).returncode == 9
+    assert cli("convert", checkpoint_dir, out, "--overwrite").returncode == 0
+    assert json.loads(cli("info", out, "--json").stdout)["model"]["dtype"] == "int8"
+
+
+def test_convert_shows_progress_on_a_terminal(checkpoint_dir: Path, tmp_path: Path) -> None:
+    parent, child = pty.openpty()
+    command = [*PROGRAM, "convert", str(checkpoint_dir), str(tmp_path / "out")]
+    termios.tcsetwinsize(child, (24, 100))
+    every_step = {**os.environ, "TQDM_MININTERVAL": "0"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=child, env=every_step)
+    os.close(child)
+    shown = b""
+    try:
+        while piece := os.read(parent, 1 << 16):
+            shown += piece
+    except OSError:  # how Linux says that the other end of a terminal is closed
+        pass
+    finally:
+        os.close(parent)
+    assert process.wait(60) == 0
+    assert b"transformer." in shown
+
+
+def test_info_about_the_machine() -> None:
+    cpu = json.loads(cli("info", "--json").stdout)["cpu"]
+    assert cpu["kernels"][-1] == "scalar"
+    assert cpu["isa"] == cpu["supported_kernels"][0]
+    assert cpu["default_threads"] >= 1
+    forced = json.loads(cli("info", "--json", GPTBIGCODE_CPU_ISA="scalar").stdout)["cpu"]
+    assert forced["isa"] == "scalar"
+    assert "scalar" in cli("info").stdout
+
+
+def test_info_about_a_model(model: Path, checkpoint_dir: Path) -> None:
+    found = json.loads(cli("info", model, "--json", "--context", "100").stdout)["model"]
+    assert found["converted"]
+    assert (found["n_layer"], found["n_embd"], found["vocab_size"]) == (8, 256, 8192)
+    assert found["kv_bytes"] == 128 * found["kv_bytes_per_token"], "the cache grows in blocks of 64"
+    assert found["memory_bytes"] == found["bytes"] + found["kv_bytes"]
+    assert str(model) in cli("info", model).stdout
+
+    plain = json.loads(cli("info", checkpoint_dir, "--json").stdout)["model"]
+    assert not plain["converted"]
+    assert plain["bytes_if_converted"]["int8"] == found["bytes"]
+    assert "not converted" in cli("info", checkpoint_dir).stdout
+
+
+def test_bench(model: Path) -> None:
+    flags = ["--prompt-tokens", "20", "--new-tokens", "5", "--depth", "70", "--threads", "1", "--repeat", "2"]
+    shown = cli("bench", model, "--json", *flags)
+    assert shown.returncode == 0, shown.stderr
+    found = json.loads(shown.stdout)
+    assert {*found} == {
+        *("prefill_tokens_per_s", "decode_tokens_per_s", "time_to_first_token_s", "load_s", "peak_rss_bytes", "isa"),
+        *("threads", "model", "dtype", "prompt_tokens", "new_tokens", "depth"),
+    }
+    assert min(found[key] for key in ("prefill_tokens_per_s", "decode_tokens_per_s", "load_s")) > 0
+    assert found["time_to_first_token_s"] > found["load_s"]
+    assert found["peak_rss_bytes"] > 10e6
+    assert (found["threads"], found["prompt_tokens"], found["new_tokens"], found["depth"]) == (1, 20, 5, 70)
+    assert "tokens/s (20 tokens at depth 70)" in cli("bench", model, *flags).stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script(shell: str, tmp_path: Path) -> None:
+    script = cli("completion", shell).stdout
+    assert "_GPTBIGCODE_CPU_COMPLETE" in script
+    home = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path / "data"), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    installed = cli("completion", "--install", SHELL=f"/usr/bin/{shell}", **home)
+    assert installed.returncode == 0, installed.stderr
+    assert any(path.read_text() + "\n" == script for path in tmp_path.rglob("*gptbigcode-cpu*"))
+    checker = shutil.which(shell)
+    if checker:
+        assert subprocess.run([checker, "-n"], input=script.encode(), check=False).returncode == 0
+    assert cli("completion", SHELL="/bin/tcsh").returncode == 2
+
+
+def test_completion_answers_a_tab() -> None:
+    offered = cli("completion", _GPTBIGCODE_CPU_COMPLETE="bash_complete", COMP_WORDS="gptbigcode-cpu con", COMP_CWORD="1")
+    assert offered.stdout.split() == ["plain,convert"]
+
+
+def test_demo_is_the_default_and_says_what_it_is() -> None:
+    shown = cli("generate", PROMPT, "-n", "8")
+    assert shown.returncode == 0, shown.stderr
+    assert "tiny" in shown.stderr
+    assert shown.stdout.startswith(PROMPT)
+
+
+def test_human_bytes() -> None:
+    assert human_bytes(999) == "999 bytes"
+    assert human_bytes(1234) == "1.23 kB"
+    assert human_bytes(2_300_000_000) == "2.3 GB"
+    assert human_bytes(999_700) == "1 MB"
