@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 DTYPES = ("auto", "int8", "int4", "bfloat16", "float32")
 THREADS_VARIABLE = "GPTBIGCODE_CPU_NUM_THREADS"
+MAX_THREADS = 1024  # the core's bound
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class GPTBigCodeForCausalLM:
         dtype: Any = "auto",
         num_threads: int | None = None,
         revision: str | None = None,
-        token: str | None = None,
+        token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
     ) -> GPTBigCodeForCausalLM:
@@ -371,6 +372,6 @@ def _num_threads(argument: int | None) -> int:
             return 0
         origin = THREADS_VARIABLE
         value = int(text) if text.isdecimal() else text
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{origin} must be a positive integer, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_THREADS:
+        raise InputError(f"{origin} must be an integer from 1 to {MAX_THREADS}, not {value!r}")
     return value

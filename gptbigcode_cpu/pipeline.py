@@ -28,7 +28,7 @@ def pipeline(
     dtype: Any = "auto",
     num_threads: int | None = None,
     revision: str | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     **options: Any,

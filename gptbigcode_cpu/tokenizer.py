@@ -75,7 +75,7 @@ class GPTBigCodeTokenizer:
         pretrained_model_name_or_path: str | Path,
         *,
         revision: str | None = None,
-        token: str | None = None,
+        token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
     ) -> GPTBigCodeTokenizer:

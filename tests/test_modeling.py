@@ -191,15 +191,15 @@ class TestThreads:
         assert AutoModelForCausalLM.from_pretrained(directory).num_threads == 2
         assert AutoModelForCausalLM.from_pretrained(directory, num_threads=1).num_threads == 1
 
-    @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
+    @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "1025"])
     def test_bad_variable(self, converted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, value: str) -> None:
         monkeypatch.setenv("GPTBIGCODE_CPU_NUM_THREADS", value)
-        with pytest.raises(InputError, match="GPTBIGCODE_CPU_NUM_THREADS must be a positive integer"):
+        with pytest.raises(InputError, match="GPTBIGCODE_CPU_NUM_THREADS must be an integer from 1 to 1024"):
             AutoModelForCausalLM.from_pretrained(converted("int8"))
 
-    @pytest.mark.parametrize("value", [0, -1, 1.5, True, "2"])
+    @pytest.mark.parametrize("value", [0, -1, 1025, 1.5, True, "2"])
     def test_bad_argument(self, converted: Callable[[str], Path], value: Any) -> None:
-        with pytest.raises(InputError, match="num_threads must be a positive integer"):
+        with pytest.raises(InputError, match="num_threads must be an integer from 1 to 1024"):
             AutoModelForCausalLM.from_pretrained(converted("int8"), num_threads=value)
 
     def test_number_of_threads_changes_nothing(self, converted: Callable[[str], Path]) -> None:
