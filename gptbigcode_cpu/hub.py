@@ -62,14 +62,18 @@ def resolve(
     """
     if name_or_path == DEMO:
         return DEMO_DIRECTORY
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return path
     name = str(name_or_path)
-    if path.is_file():
+    try:
+        path = Path(name_or_path).expanduser()
+        is_directory, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError) as error:  # RuntimeError: no such user after the ~
+        raise ModelNotFoundError(f"{name[:200]!r} is neither a directory nor a Hub id: {error}") from error
+    if name and is_directory:
+        return path
+    if is_file:
         raise ModelNotFoundError(f"{name} is a file; a model is a directory with config.json and weights")
-    if isinstance(name_or_path, Path) or name.startswith(("/", ".", "~")) or name.count("/") > 1 or not name:
-        raise ModelNotFoundError(f"{name!r} is neither a directory nor a Hub id (owner/name)")
+    if isinstance(name_or_path, Path) or name.startswith(("/", ".", "~")) or name.count("/") > 1 or not 0 < len(name) < 200:
+        raise ModelNotFoundError(f"{name[:200]!r} is neither a directory nor a Hub id (owner/name)")
     return _download(name, revision, token, cache_dir, local_files_only)
 
 
@@ -108,7 +112,7 @@ def _download(
         raise ModelNotFoundError(f"{where} is neither a directory nor a Hub repository that this token may read") from error
     except hub_errors.LocalEntryNotFoundError as error:
         raise ModelNotFoundError(f"{where} is not in the local cache and the Hub was not reached: {error}") from error
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of the HTTP library, which the Hub client has changed more than once
         raise ModelNotFoundError(f"{where} could not be downloaded: {error}") from error
     if not (directory / "config.json").is_file():
         raise ModelNotFoundError(f"{where} has no config.json; it is not a model")

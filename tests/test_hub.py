@@ -1,0 +1,349 @@
+"""From names to directories: the Hub client against an endpoint on this machine, and the cache of conversions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptbigcode_cpu import hub
+from gptbigcode_cpu.errors import InputError, ModelNotFoundError
+from gptbigcode_cpu.hub import packed_dir, resolve
+from gptbigcode_cpu.weights import open_packed
+
+MakeCheckpoint = Callable[..., Path]
+COMMITS = {"main": "a" * 40, "v1": "b" * 40}
+SMALL: dict[str, Any] = {"n_embd": 36, "n_head": 3, "n_inner": 50, "n_positions": 7, "vocab_size": 270, "n_layer": 1}
+
+
+class Hub:
+    """As much of the Hub's API as downloading a snapshot needs.
+
+    Attributes:
+        repositories: Repository id -> revision -> directory.
+        gated: Repositories that answer only to the token ``letmein``.
+        requests: What was asked for, as ``GET /path``.
+    """
+
+    def __init__(self) -> None:
+        self.repositories: dict[str, dict[str, Path]] = {}
+        self.gated: set[str] = set()
+        self.requests: list[str] = []
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                owner.answer(self)
+
+            do_HEAD = do_GET  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        path = request.path.partition("?")[0]
+        self.requests.append(f"{request.command} {path}")
+        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(?:revision|tree)/([^/]+)", path)
+        match = match or re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        if match is None:
+            return self.send(request, 404, b"{}", {})
+        name, revision = match[1], match[2]
+        if name not in self.repositories:
+            return self.send(request, 404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        if name in self.gated and request.headers.get("Authorization") != "Bearer letmein":
+            return self.send(request, 403, b"{}", {"X-Error-Code": "GatedRepo"})
+        by_commit = {COMMITS[branch]: directory for branch, directory in self.repositories[name].items()}
+        directory = (self.repositories[name] | by_commit).get(revision)
+        if directory is None:
+            return self.send(request, 404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        commit = next(commit for commit, candidate in by_commit.items() if candidate == directory)
+        if "/resolve/" in path:
+            content = (directory / match[3]).read_bytes()
+            headers = {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
+            return self.send(request, 200, content, headers)
+        files = sorted(directory.iterdir())
+        if "/tree/" in path:
+            listing: Any = [
+                {
+                    "type": "file",
+                    "path": file.name,
+                    "size": file.stat().st_size,
+                    "oid": hashlib.sha1(file.read_bytes()).hexdigest(),
+                }
+                for file in files
+            ]
+        else:
+            listing = {"id": name, "sha": commit, "siblings": [{"rfilename": file.name} for file in files]}
+        return self.send(request, 200, json.dumps(listing).encode(), {"Content-Type": "application/json"})
+
+    def send(self, request: BaseHTTPRequestHandler, status: int, content: bytes, headers: dict[str, str]) -> None:
+        request.send_response(status)
+        for key, value in (headers | {"Content-Length": str(len(content))}).items():
+            request.send_header(key, value)
+        request.end_headers()
+        if request.command == "GET":
+            request.wfile.write(content)
+
+    def downloaded(self) -> set[str]:
+        """Names of the files that were sent."""
+        return {request.rpartition("/")[2] for request in self.requests if request.startswith("GET") and "/resolve/" in request}
+
+
+@pytest.fixture
+def server(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> Iterator[Hub]:
+    """A Hub with ``owner/tiny`` in two revisions, and things in it that nobody needs."""
+    hub_server = Hub()
+    main = make_checkpoint(tmp_path / "remote" / "main", **SMALL)
+    for name in ("README.md", "trainer_state.json", "model.gguf", "pytorch_model.bin", "optimizer.pt"):
+        (main / name).write_bytes(b"unneeded")
+    old = make_checkpoint(tmp_path / "remote" / "v1", seed=1, shards=2, **SMALL)
+    hub_server.repositories["owner/tiny"] = {"main": main, "v1": old}
+    thread = threading.Thread(target=hub_server.server.serve_forever)
+    thread.start()
+    yield hub_server
+    hub_server.server.shutdown()
+    hub_server.server.server_close()
+    thread.join()
+
+
+CLIENT = """
+    import json, sys
+    from gptbigcode_cpu.hub import resolve
+    from gptbigcode_cpu.errors import ModelNotFoundError
+    try:
+        print(resolve(sys.argv[1], **json.loads(sys.argv[2])))
+    except ModelNotFoundError as error:
+        print("ModelNotFoundError:", error)
+"""
+
+
+def ask(server: Hub, home: Path, name: str, environment: dict[str, str] | None = None, **options: Any) -> str:
+    """What a fresh process prints that resolves `name`; the Hub client reads its settings once, when it is imported."""
+    settings = {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_XET": "1"} | (environment or {})
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(CLIENT), name, json.dumps(options)],
+        env=inherited | settings,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def same_content(left: Path, right: Path, names: set[str]) -> bool:
+    return all((left / name).read_bytes() == (right / name).read_bytes() for name in names)
+
+
+def test_a_repository_is_downloaded_once_and_only_what_is_needed(server: Hub, tmp_path: Path) -> None:
+    wanted = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"}
+    directory = Path(ask(server, tmp_path, "owner/tiny"))
+    assert server.downloaded() == wanted
+    assert same_content(directory, server.repositories["owner/tiny"]["main"], wanted)
+
+    server.requests.clear()
+    assert Path(ask(server, tmp_path, "owner/tiny")) == directory
+    assert server.downloaded() == set()
+    # And without any connection, asked for in either way.
+    server.requests.clear()
+    assert Path(ask(server, tmp_path, "owner/tiny", local_files_only=True)) == directory
+    assert Path(ask(server, tmp_path, "owner/tiny", {"HF_HUB_OFFLINE": "1"})) == directory
+    assert server.requests == []
+
+
+def test_a_revision_and_a_cache_directory(server: Hub, tmp_path: Path) -> None:
+    directory = Path(ask(server, tmp_path, "owner/tiny", revision="v1", cache_dir=str(tmp_path / "elsewhere")))
+    assert tmp_path / "elsewhere" in directory.parents
+    names = {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"}
+    assert same_content(directory, server.repositories["owner/tiny"]["v1"], names)
+
+
+def test_bin_files_are_fetched_where_there_is_nothing_else(server: Hub, tmp_path: Path) -> None:
+    (server.repositories["owner/tiny"]["main"] / "model.safetensors").unlink()
+    directory = Path(ask(server, tmp_path, "owner/tiny"))
+    assert (directory / "pytorch_model.bin").read_bytes() == b"unneeded"
+
+
+def test_a_gated_repository_needs_the_token(server: Hub, tmp_path: Path) -> None:
+    server.gated.add("owner/tiny")
+    assert "gated" in ask(server, tmp_path, "owner/tiny")
+    refused = ask(server, tmp_path, "owner/tiny", token="wrong-secret")
+    assert refused.startswith("ModelNotFoundError")
+    assert "wrong-secret" not in refused
+    assert Path(ask(server, tmp_path, "owner/tiny", token="letmein")).is_dir()
+
+
+def test_what_does_not_exist_is_named(server: Hub, tmp_path: Path) -> None:
+    assert "no such branch, tag or commit" in ask(server, tmp_path, "owner/tiny", revision="v9")
+    assert "'owner/none' is neither a directory nor a Hub repository" in ask(server, tmp_path, "owner/none")
+    (server.repositories["owner/tiny"]["main"] / "config.json").unlink()
+    assert "no config.json" in ask(server, tmp_path, "owner/tiny")
+
+
+def test_offline_without_a_copy(server: Hub, tmp_path: Path) -> None:
+    for answer in (
+        ask(server, tmp_path, "owner/tiny", local_files_only=True),
+        ask(server, tmp_path, "owner/tiny", {"HF_HUB_OFFLINE": "1"}),
+        ask(server, tmp_path, "owner/tiny", {"HF_ENDPOINT": "http://127.0.0.1:9"}),
+    ):
+        assert "not in the local cache" in answer
+    assert server.requests == []
+
+
+def test_directories_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "owner" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert resolve("owner/model") == Path("owner/model")
+    assert resolve(tmp_path) == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve("~/owner") == tmp_path / "owner"
+
+
+def test_demo_is_the_packaged_model_wherever_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resolve("demo") == Path(hub.__file__).parent / "demo"
+    assert resolve("./demo") == Path("demo")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/no/such/path",
+        "./none",
+        "../none",
+        "~/none",
+        "a/b/c",
+        "",
+        "spaces in it",
+        "a..b/c",
+        "x" * 200,
+        "\0",
+        "~nobody-of-that-name/x",
+    ],
+)
+def test_names_that_lead_nowhere_are_refused_without_asking_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelNotFoundError, match="neither a directory nor"):
+        resolve(name)
+
+
+def test_a_file_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ModelNotFoundError, match="is a file"):
+        resolve(tmp_path / "model.safetensors")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GPTBIGCODE_CPU_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def source(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> Path:
+    return make_checkpoint(tmp_path / "source", **SMALL)
+
+
+def test_a_checkpoint_is_converted_on_first_use_only(source: Path, cache: Path) -> None:
+    calls: list[str] = []
+    first = packed_dir(source, progress=lambda name, *_: calls.append(name))
+    assert calls
+    assert cache in first.parents
+    assert open_packed(first).dtype == "int8"
+    calls.clear()
+    assert packed_dir(source, "int8", progress=lambda name, *_: calls.append(name)) == first
+    assert calls == []
+    second = packed_dir(source, "int4")
+    assert second != first
+    assert open_packed(second).dtype == "int4"
+
+
+def test_the_cache_is_keyed_by_content(source: Path, cache: Path, tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    first = packed_dir(source)
+    assert packed_dir(shutil.copytree(source, tmp_path / "copy")) == first
+    assert packed_dir(make_checkpoint(tmp_path / "other", seed=1, **SMALL)) != first
+    # The same path with other weights of the same size, and with another tokenizer.
+    make_checkpoint(source, seed=2, **SMALL)
+    changed = packed_dir(source)
+    assert changed != first
+    (source / "tokenizer_config.json").write_text("{}")
+    assert packed_dir(source) not in (first, changed)
+
+
+def test_a_file_is_hashed_once(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = packed_dir(source)
+    monkeypatch.setattr("gptbigcode_cpu.hub.hashlib.file_digest", None)
+    assert packed_dir(source) == first
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def test_a_damaged_conversion_is_made_again(source: Path, cache: Path, damage: str) -> None:
+    weights = packed_dir(source) / "model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    if damage == "truncate":
+        weights.write_bytes(content[:-1])
+    assert (packed_dir(source) / "model.safetensors").read_bytes() == content
+
+
+def test_two_processes_convert_once(source: Path, cache: Path) -> None:
+    script = """
+        import sys
+        from gptbigcode_cpu.hub import packed_dir
+        from gptbigcode_cpu.weights import open_packed
+        calls = []
+        path = packed_dir(sys.argv[1], progress=lambda *call: calls.append(call))
+        open_packed(path)
+        print(path, bool(calls))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(source)]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    answers = [child.communicate(timeout=120)[0].split() for child in children]
+    assert [child.returncode for child in children] == [0, 0, 0]
+    assert len({path for path, _ in answers}) == 1
+    assert sorted(converted for _, converted in answers) == ["False", "False", "True"]
+    assert not [path for path in cache.iterdir() if path.name.startswith(".")]
+
+
+def test_a_converted_model_is_used_as_it_is(source: Path, cache: Path) -> None:
+    packed = packed_dir(source, "int4")
+    for dtype in ("auto", "int4"):
+        assert packed_dir(packed, dtype) == packed
+    with pytest.raises(InputError, match="stored as int4"):
+        packed_dir(packed, "int8")
+
+
+def test_unknown_dtypes(source: Path) -> None:
+    with pytest.raises(InputError, match="choose one of auto, int8"):
+        packed_dir(source, "int5")
+
+
+def test_the_place_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GPTBIGCODE_CPU_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert hub.conversion_cache() == tmp_path / ".cache" / "gptbigcode-cpu"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert hub.conversion_cache() == tmp_path / "xdg" / "gptbigcode-cpu"
+    monkeypatch.setenv("GPTBIGCODE_CPU_CACHE", "~/here")
+    assert hub.conversion_cache() == tmp_path / "here"
