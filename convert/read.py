@@ -94,6 +94,8 @@ class _SafetensorsShard(Shard):
             self._file: TensorFile = map_tensor_file(path)
         except TensorFileError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
     def signatures(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
         return {name: (entry.dtype, entry.shape) for name, entry in self._file.entries.items()}

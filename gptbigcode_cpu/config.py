@@ -92,14 +92,16 @@ class GPTBigCodeConfig:
         """Read a ``config.json``.
 
         Raises:
-            ModelNotFoundError: There is no such file.
+            ModelNotFoundError: There is no such file, or it cannot be read.
             ConfigError: It is not JSON, or see `from_dict`.
         """
         path = Path(path)
         try:
             content = json.loads(path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError) as error:
+        except FileNotFoundError as error:
             raise ModelNotFoundError(f"{path} does not exist; a model directory holds a config.json") from error
+        except OSError as error:
+            raise ModelNotFoundError(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is not valid JSON: {error}") from error
         try:

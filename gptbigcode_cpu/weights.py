@@ -145,6 +145,8 @@ def open_packed(path: Path) -> PackedModel:
         file = map_tensor_file(path / WEIGHTS_NAME)
     except FileNotFoundError as error:
         raise ModelNotFoundError(f"{path} has no {WEIGHTS_NAME}; convert the checkpoint again") from error
+    except OSError as error:
+        raise ModelNotFoundError(f"{path / WEIGHTS_NAME} cannot be read: {error.strerror}") from error
     except TensorFileError as error:
         raise FormatError(f"{path / WEIGHTS_NAME}: {error}; convert the checkpoint again") from error
     problems = list(_problems(config, dtype, file.entries))
@@ -189,11 +191,11 @@ def _problems(config: GPTBigCodeConfig, dtype: str, entries: Mapping[str, Tensor
     for name in sorted(required - entries.keys()):
         yield f"{name} is missing"
     for name in sorted(entries.keys() - expected.keys()):
-        entry = entries[name]
+        filler = entries[name]
         if not name.startswith(PAD_PREFIX):
             yield f"{name[:80]!r} is unexpected"
-        elif entry.dtype != "U8" or entry.end - entry.begin >= ALIGNMENT:
-            yield f"{name[:80]!r} is {entry.dtype} {list(entry.shape)}, which is not a gap between tensors"
+        elif filler.dtype != "U8" or filler.end - filler.begin >= ALIGNMENT:
+            yield f"{name[:80]!r} is {filler.dtype} {list(filler.shape)}, which is not a gap between tensors"
     for name, spec in expected.items():
         if (entry := entries.get(name)) is None:
             continue

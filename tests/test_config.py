@@ -144,6 +144,9 @@ def test_any_content_gives_a_configuration_or_a_config_error(content: dict[str, 
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"config\.json"):
         GPTBigCodeConfig.from_json_file(tmp_path / "config.json")
+    (tmp_path / "directory" / "config.json").mkdir(parents=True)
+    with pytest.raises(ModelNotFoundError, match="cannot be read: Is a directory"):
+        GPTBigCodeConfig.from_json_file(tmp_path / "directory" / "config.json")
     path = tmp_path / "config.json"
     for text in (b"", b"{", b"[]", b"\xff\xfe{}", b'"x"', b"[" * 100_000):
         path.write_bytes(text)

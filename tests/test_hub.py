@@ -235,6 +235,7 @@ def test_demo_is_the_packaged_model_wherever_one_is(tmp_path: Path, monkeypatch:
         "spaces in it",
         "a..b/c",
         "x" * 200,
+        "x" * 5000,
         "\0",
         "~nobody-of-that-name/x",
     ],

@@ -120,6 +120,13 @@ def test_no_weights(model: Path) -> None:
         open_packed(model)
 
 
+def test_weights_that_cannot_be_read(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors").mkdir()
+    with pytest.raises(ModelNotFoundError, match="cannot be read: Is a directory"):
+        open_packed(model)
+
+
 def test_a_plain_checkpoint(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
     with pytest.raises(FormatError, match="not a converted model"):
         open_packed(make_checkpoint(tmp_path / "plain"))
