@@ -38,9 +38,7 @@ class IncrementalDecoder:
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD if the last character is incomplete. The decoder can then start anew."""
-        text = self._utf8.decode(b"", final=True)
-        self._utf8.reset()
-        return text
+        return self._utf8.decode(b"", final=True)
 
 
 def _token_bytes(token: str) -> bytes:

@@ -189,7 +189,12 @@ class TestFill:
             pipeline(model=converted("float32", source)).fill("a", "b")
 
 
-def test_snippets_of_the_transformers_page(checkpoint_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("return_tensors", ["np", "pt"])
+def test_snippets_of_the_transformers_page(
+    checkpoint_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, return_tensors: Any
+) -> None:
+    if return_tensors == "pt":
+        pytest.importorskip("torch")
     monkeypatch.setenv("GPTBIGCODE_CPU_CACHE", str(tmp_path))
     pipe = pipeline(task="text-generation", model=str(checkpoint_dir), dtype="auto")
     (result,) = pipe(PROMPT)
@@ -197,7 +202,8 @@ def test_snippets_of_the_transformers_page(checkpoint_dir: Path, tmp_path: Path,
 
     tokenizer = AutoTokenizer.from_pretrained(str(checkpoint_dir))
     model = AutoModelForCausalLM.from_pretrained(str(checkpoint_dir), dtype="auto")
-    inputs = tokenizer(PROMPT, return_tensors="np")
+    inputs = tokenizer(PROMPT, return_tensors=return_tensors)
     outputs = model.generate(**inputs, max_length=50)
     assert tokenizer.decode(outputs[0]).startswith(PROMPT)
     assert outputs.shape[1] <= 50
+    assert type(outputs) is type(inputs["input_ids"])
