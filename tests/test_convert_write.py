@@ -20,10 +20,12 @@ from gptbigcode_cpu.convert import convert, write
 from gptbigcode_cpu.convert.write import header_bytes, replacing
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle.random_models import full_config
 
+from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import DiskSpaceError, InputError
 from gptbigcode_cpu.tensor_file import parse_header
-from gptbigcode_cpu.weights import open_packed
+from gptbigcode_cpu.weights import decoder_tensors, open_packed
 
 MakeCheckpoint = Callable[..., Path]
 
@@ -286,3 +288,26 @@ def test_the_configuration_records_the_format(tmp_path: Path, source: Path) -> N
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     expected = {"quant_method": "gptbigcode-cpu", "format_version": 1, "dtype": "int4", "head_dtype": "int8"}
     assert config["quantization_config"] == expected
+
+
+def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
+    fields = {"n_embd": 1024, "n_head": 8, "n_inner": 4096, "n_layer": 12, "n_positions": 8, "vocab_size": 64}
+    config = GPTBigCodeConfig.from_dict(full_config(**fields))
+    # Half a gigabyte of zeros that take no room on disk; the largest tensor has 16 MiB.
+    specs = list(decoder_tensors(config))
+    header, size = header_bytes((spec.name, "F32", spec.shape) for spec in specs)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(config.to_dict()))
+    with (source / "model.safetensors").open("wb") as file:
+        file.write(header)
+        file.truncate(size)
+    script = """
+        import resource, sys
+        from gptbigcode_cpu.convert import convert
+        convert(sys.argv[1], sys.argv[2])
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    """
+    output, errors = in_child(script, source, tmp_path / "out").communicate(timeout=120)
+    assert size > 500e6, errors
+    assert int(output) * 1024 < 4 * (16 << 20) + 300e6
