@@ -101,6 +101,8 @@ class GenerationConfig:
         self._check_real("repetition_penalty", 0, np.inf, "a positive number", above=True)
         if not all(_is_int(token_id) and token_id >= -1 for token_id in self._eos_list):
             raise InputError(f"eos_token_id must be a token id or a list of them, not {self.eos_token_id!r}")
+        if self.logit_bias is not None and not isinstance(self.logit_bias, Mapping):
+            raise InputError(f"logit_bias must map token ids to numbers, not be {self.logit_bias!r}")
         for token_id, bias in (self.logit_bias or {}).items():
             if not _is_int(token_id) or token_id < 0 or not _is_real(bias) or not bias < np.inf:
                 raise InputError(f"logit_bias maps token ids to finite numbers or -inf, not {token_id!r} to {bias!r}")

@@ -80,6 +80,8 @@ class TestOptions:
             {"logit_bias": {-1: 0.0}},
             {"logit_bias": {1: float("nan")}},
             {"logit_bias": {1: "much"}},
+            {"logit_bias": {1: float("inf")}},
+            {"logit_bias": [1.0]},
         ],
     )
     def test_bad_values(self, options: dict[str, Any]) -> None:

@@ -236,7 +236,7 @@ def test_ctrl_c_stops_at_once_and_leaves_the_model_usable(directory: Path, phase
         finally:
             process.kill()
     assert (rest, process.returncode) == ("usable\n", 0), errors
-    assert waited < 2
+    assert waited < 5  # a call of the core, not the seconds that the whole work takes
 
 
 def test_threads_share_a_model(model: GPTBigCodeForCausalLM, expected: list[int]) -> None:
