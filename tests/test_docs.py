@@ -1,0 +1,53 @@
+"""Examples in README and docs run as they stand, and links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(py|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def examples() -> Iterator[object]:
+    """Blocks marked py or sh; those marked console show commands that take a network or minutes."""
+    for page in PAGES:
+        for number, (language, code) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")), 1):
+            yield pytest.param(language, code, id=f"{page.name}-{number}-{language}")
+
+
+@pytest.mark.parametrize(("language", "code"), examples())
+def test_example_runs(language: str, code: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", code] if language == "py" else ["bash", "-euo", "pipefail", "-c", code]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert not missing
+
+
+def test_documented_commands_exist() -> None:
+    """The console blocks are not run; at least their commands and options must be known."""
+    for page in PAGES:
+        for line in re.findall(r"^\$ gptbigcode-cpu (\w+)(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+            shown = subprocess.run(
+                [sys.executable, "-m", "gptbigcode_cpu", line[0], "--help"], capture_output=True, text=True, check=False
+            )
+            assert shown.returncode == 0, line
+            for option in re.findall(r"(?<= )--?[a-z][a-z-]*", line[1].partition(" #")[0]):
+                assert option in shown.stdout, (page.name, option)
