@@ -23,7 +23,7 @@ def examples() -> Iterator[object]:
             yield pytest.param(language, code, id=f"{page.name}-{number}-{language}")
 
 
-@pytest.mark.parametrize(("language", "code"), examples())
+@pytest.mark.parametrize(("language", "code"), [*examples()])
 def test_example_runs(language: str, code: str, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", code] if language == "py" else ["bash", "-euo", "pipefail", "-c", code]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
