@@ -101,18 +101,13 @@ class _SafetensorsShard(Shard):
         return {name: (entry.dtype, entry.shape) for name, entry in self._file.entries.items()}
 
     def array(self, name: str) -> NDArray[Any]:
-        # The disk reads ahead of the threads that compute.
-        self._advise(name, mmap.MADV_WILLNEED)
         return self._file.array(self._file.entries[name])
 
     def release(self, name: str) -> None:
-        self._advise(name, mmap.MADV_DONTNEED)
-
-    def _advise(self, name: str, advice: int) -> None:
         entry = self._file.entries[name]
         begin = entry.begin - entry.begin % mmap.PAGESIZE
         if entry.end > begin:
-            self._file.mapping.madvise(advice, begin, entry.end - begin)
+            self._file.mapping.madvise(mmap.MADV_DONTNEED, begin, entry.end - begin)
 
 
 class _PytorchShard(Shard):
