@@ -12,7 +12,8 @@ namespace {
 // A model and the arrays its weights point into.
 class PyModel {
  public:
-  PyModel(const py::dict& tensors, const ModelConfig& config, int num_threads, const std::string& isa) : tensors_(tensors) {
+  PyModel(const py::dict& tensors, const ModelConfig& config, int num_threads, const std::string& isa)
+      : tensors_(py::reinterpret_steal<py::dict>(PyDict_Copy(tensors.ptr()))) {
     std::unordered_map<std::string, TensorView> views;
     for (const auto& [key, value] : tensors_) {
       const auto name = key.cast<std::string>();
@@ -45,13 +46,13 @@ class PyModel {
   Model* operator->() const { return model_.get(); }
 
  private:
-  py::dict tensors_;  // kept alive
+  py::dict tensors_;  // a copy of the dictionary: the caller may change theirs
   std::shared_ptr<Model> model_;
 };
 
 // A cache and the model it belongs to.
 struct PyCache {
-  const Model* model;  // compared, never followed
+  std::shared_ptr<PyModel> model;
   KVCache cache;
 };
 
@@ -62,7 +63,7 @@ FloatArray forward(PyModel& model, const std::vector<PyCache*>& caches, const st
   std::vector<Run> runs;
   int64_t rows = 0;
   for (size_t i = 0; i < caches.size(); ++i) {
-    require(caches[i] != nullptr && caches[i]->model == &*model, "sequence " + std::to_string(i) + ": the cache belongs to another model");
+    require(caches[i] != nullptr && caches[i]->model.get() == &model, "sequence " + std::to_string(i) + ": the cache belongs to another model");
     require(tokens[i].ndim() == 1, "sequence " + std::to_string(i) + ": tokens must be a vector");
     runs.push_back({&caches[i]->cache, tokens[i].data(), tokens[i].size(), logits_to_keep[i]});
     require(logits_to_keep[i] >= 0 && logits_to_keep[i] <= tokens[i].size(),
@@ -109,11 +110,10 @@ void register_model(py::module_& module) {
       .def("forward", &forward, py::arg("caches"), py::arg("tokens"), py::arg("logits_to_keep"));
 
   py::class_<PyCache>(module, "KVCache")
-      .def(py::init([](const PyModel& model) { return PyCache{&*model, KVCache(model->kv_layout())}; }), py::arg("model"),
-           py::keep_alive<1, 2>())
+      .def(py::init([](const std::shared_ptr<PyModel>& model) { return PyCache{model, KVCache((*model)->kv_layout())}; }), py::arg("model"))
       .def("__len__", [](const PyCache& self) { return self.cache.size(); })
       .def_property_readonly("nbytes", [](const PyCache& self) { return self.cache.nbytes(); })
-      .def("fork", [](const PyCache& self) { return PyCache{self.model, self.cache.fork()}; }, py::keep_alive<0, 1>())
+      .def("fork", [](const PyCache& self) { return PyCache{self.model, self.cache.fork()}; })
       .def(
           "truncate",
           [](PyCache& self, int64_t n_tokens) {

@@ -76,6 +76,7 @@ inline void dot_int8(const std::byte* tile, const ActivationBlock* const* activa
   const __m256i ones_i16x16 = _mm256_set1_epi16(1);
   const __m256i zero_point = _mm256_set1_epi8(-128);  // code - 128 = code ^ 0x80 as a signed byte
   for (int r = 0; r < kRows; ++r) sum[r] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#pragma GCC unroll 2
   for (int quad = 0; quad < kBlock / 4; ++quad) {
     const __m256i w_lo = _mm256_xor_si256(load_i8x32(tile + quad * 64), zero_point);
     const __m256i w_hi = _mm256_xor_si256(load_i8x32(tile + quad * 64 + 32), zero_point);
@@ -128,6 +129,7 @@ inline i32x16 load_multipliers(const std::byte* p) {
 template <class Codes, int kRows>
 inline void dot_int4(const std::byte* codes, const std::byte* multipliers, const ActivationBlock* const* activations, i32x16* sum) {
   for (int r = 0; r < kRows; ++r) sum[r] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#pragma GCC unroll 1
   for (int g = 0; g < kBlock / kGroup; ++g) {
     const std::byte* group = codes + static_cast<size_t>(g) * Codes::kGroupBytes;
     __m256i lo_i16x16[kRows], hi_i16x16[kRows];
@@ -136,6 +138,7 @@ inline void dot_int4(const std::byte* codes, const std::byte* multipliers, const
       __builtin_memcpy(&pair_sums, activations[r]->negative_pair_sums + 2 * g, 4);
       lo_i16x16[r] = hi_i16x16[r] = _mm256_slli_epi16(_mm256_set1_epi32(pair_sums), 3);
     }
+#pragma GCC unroll 1  // unrolled, GCC hoists products over sums and spills
     for (int j = 0; j < 4; ++j) {
       __m256i w[4];
       Codes::load_quad_pair(group, j, w);

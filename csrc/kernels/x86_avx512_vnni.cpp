@@ -59,6 +59,7 @@ inline __m512i broadcast_quad(const int8_t* q) {
 template <int kRows>
 inline void dot_int8(const std::byte* tile, const ActivationBlock* const* activations, i32x16* sum) {
   for (int r = 0; r < kRows; ++r) sum[r] = _mm512_set1_epi32(activations[r]->negative_sum * 128);
+#pragma GCC unroll 2
   for (int quad = 0; quad < kBlock / 4; ++quad) {
     const __m512i w_u8x64 = load_i8x64(tile + quad * 64);
     for (int r = 0; r < kRows; ++r) sum[r] = _mm512_dpbusd_epi32(sum[r], w_u8x64, broadcast_quad(activations[r]->q + quad * 4));
@@ -95,6 +96,7 @@ template <class Codes, int kRows>
 inline void dot_int4(const std::byte* codes, const std::byte* multipliers, const ActivationBlock* const* activations, i32x16* sum) {
   const __m512i eights_i16x32 = _mm512_set1_epi16(8);
   for (int r = 0; r < kRows; ++r) sum[r] = _mm512_setzero_si512();
+#pragma GCC unroll 1
   for (int g = 0; g < kBlock / kGroup; ++g) {
     const std::byte* group = codes + static_cast<size_t>(g) * Codes::kGroupBytes;
     __m512i dot_i32x16[kRows];
@@ -103,6 +105,7 @@ inline void dot_int4(const std::byte* codes, const std::byte* multipliers, const
       __builtin_memcpy(&pair_sums, activations[r]->negative_pair_sums + 2 * g, 4);
       dot_i32x16[r] = _mm512_madd_epi16(_mm512_set1_epi32(pair_sums), eights_i16x32);
     }
+#pragma GCC unroll 1  // unrolled, GCC hoists products over sums and spills
     for (int j = 0; j < 4; ++j) {
       __m512i w[2];
       Codes::load_quad_pair(group, j, w);

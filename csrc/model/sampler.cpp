@@ -70,7 +70,7 @@ int64_t Sampler::sample(const float* logits, int64_t vocab_size, const int32_t* 
   if (options_.temperature == 0.0 || best == std::numeric_limits<float>::infinity()) return best_id;
 
   // Weight relative to the best token.
-  const double inverse_temperature = 1.0 / options_.temperature;
+  const double inverse_temperature = std::min(1.0 / options_.temperature, std::numeric_limits<double>::max());
   const auto weight = [&](float score) {
     return exp_nonpositive((static_cast<double>(score) - static_cast<double>(best)) * inverse_temperature);
   };

@@ -120,7 +120,7 @@ Weights bind_weights(const ModelConfig& config, const FindTensor& find) {
   weights.wpe_type = wpe.itemsize == 4   ? Weights::PositionType::kFloat32
                      : wpe.kind == 'u' ? Weights::PositionType::kBFloat16
                                        : Weights::PositionType::kFloat16;
-  require((wpe.kind == 'f' && wpe.itemsize == 4) || ((wpe.kind == 'u' || wpe.kind == 'e') && wpe.itemsize == 2),
+  require((wpe.kind == 'f' && wpe.itemsize == 4) || ((wpe.kind == 'u' || wpe.kind == 'f') && wpe.itemsize == 2),
           "tensor transformer.wpe.weight must be float32, float16 or bfloat16");
   for (int64_t i = 0; i < config.n_layer; ++i) {
     const std::string name = root + "h." + std::to_string(i) + ".";

@@ -26,7 +26,7 @@ struct ModelConfig {
 struct TensorView {
   const std::byte* data;
   std::vector<int64_t> shape;
-  char kind;  // 'f' float, 'u' unsigned integer, 'e' float16 (numpy's letter)
+  char kind;  // numpy's letter: 'f' float, 'u' unsigned integer (two bytes: bfloat16)
   int itemsize;
 };
 using FindTensor = std::function<const TensorView*(const std::string& name)>;  // null if there is none
