@@ -1,4 +1,4 @@
-"""The one operation of the core: ragged, independent of kernel set, threads, batch and chunks; caches that fork and truncate."""
+"""The one operation of the core, independent of kernel set, threads, batch and chunks; caches that fork and truncate."""
 
 from __future__ import annotations
 

@@ -134,8 +134,7 @@ def test_a_zero_activation_row_gives_the_bias(dtype: str) -> None:
 
 
 SPECIAL_FLOATS = np.array(
-    [0.0, -0.0, 1e-45, -1e-41, 1e-30, 0.5, -0.5, 1, -1, 3, -3, 5.9, 6.1, -8, 10, -10, 20, -20, 88, -88, 104, -104]
-    + [1e4, -1e4, 1e20, -1e20],
+    [sign * x for sign in (1, -1) for x in (0.0, 1e-45, 1e-41, 1e-30, 0.5, 1, 3, 5.9, 6.1, 8, 10, 20, 88, 104, 1e4, 1e20)],
     np.float32,
 )
 
