@@ -234,6 +234,17 @@ def test_values_that_are_not_finite(
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
+@pytest.mark.parametrize(("name", "row"), [("transformer.wte.weight", 201), ("transformer.h.1.mlp.c_fc.bias", 49)])
+def test_the_place_of_a_bad_value_counts_from_the_start_of_the_tensor(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch, name: str, row: int
+) -> None:
+    monkeypatch.setattr("gptbigcode_cpu.convert.quantize._CHUNK_BYTES", 100)
+    state = random_state(full_config(**SMALL))
+    state[name].reshape(len(state[name]), -1)[row, -1] = np.nan
+    with pytest.raises(CheckpointError, match=rf"tensor {name} has the value nan at \[{row}\b"):
+        convert(with_state(make_checkpoint(tmp_path / "source", **SMALL), state), tmp_path / "out")
+
+
 def test_a_position_that_float16_cannot_hold(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
     state = random_state(full_config(**SMALL))
     state["transformer.wpe.weight"][0, 0] = 1e6
