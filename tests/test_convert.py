@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gptbigcode_cpu.convert import ConversionReport, convert
 from numpy.typing import NDArray
 from oracle.random_models import full_config, random_state, to_bfloat16, write_safetensors
 
 from gptbigcode_cpu import _core
+from gptbigcode_cpu.convert import ConversionReport, convert
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, ModelNotFoundError
 from gptbigcode_cpu.weights import HEAD_DTYPES, PackedModel, open_packed
 
