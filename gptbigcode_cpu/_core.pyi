@@ -55,7 +55,13 @@ def unpack_weight(packed: NDArray[Any], dtype: str, n: int, k: int) -> NDArray[n
     """The float32 ``[n, k]`` values that a packed weight stands for."""
 
 def linear(
-    packed: NDArray[Any], dtype: str, n: int, x: NDArray[np.float32], bias: NDArray[np.float32] | None, isa: str = "", num_threads: int = 1
+    packed: NDArray[Any],
+    dtype: str,
+    n: int,
+    x: NDArray[np.float32],
+    bias: NDArray[np.float32] | None = None,
+    isa: str = "",
+    num_threads: int = 1,
 ) -> NDArray[np.float32]:
     """``x [m, k] @ weight[n, k].T + bias`` by one kernel set, for tests and measurements. Returns float32 ``[m, n]``."""
 
@@ -86,7 +92,7 @@ class Model:
 
     def __init__(
         self,
-        tensors: Mapping[str, NDArray[Any]],
+        tensors: dict[str, NDArray[Any]],
         *,
         dtype: str,
         vocab_size: int,
@@ -147,7 +153,8 @@ class KVCache:
 class Sampler:
     """Chooses the next token. The same seed, logits and context give the same tokens on every CPU.
 
-    Order: logit_bias, repetition_penalty, then greedy if temperature == 0, else temperature, top_k, top_p, min_p, as in transformers.
+    Order, as in transformers: logit_bias, repetition_penalty, then greedy if temperature == 0, else temperature, top_k,
+    top_p, min_p.
 
     Args:
         temperature: 0 = greedy.
@@ -174,4 +181,4 @@ class Sampler:
         seed: int = 0,
     ) -> None: ...
     def sample(self, logits: NDArray[np.float32], context: NDArray[np.int32]) -> int:
-        """Next token for ``logits [vocab]`` (not modified) after ``context [n]`` (prompt and output so far; used by the penalty)."""
+        """Next token for ``logits [vocab]`` (not modified) after ``context [n]`` (prompt and output so far, for the penalty)."""
