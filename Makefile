@@ -13,8 +13,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
-# The package as the wheel lays it out, with convert/ inside: what mypy has to see.
-VIEW := $(VENV)/view
 # A list in pyproject.toml, one requirement after the other: $(call requirements,a.b.c)
 requirements = $$($(BIN)/python -c 'import functools, tomllib; keys = "$(1)".split("."); \
 	table = tomllib.load(open("pyproject.toml", "rb")); print(*functools.reduce(dict.__getitem__, keys, table))')
@@ -35,10 +33,8 @@ test: $(VENV)/.test-tools
 
 lint: $(VENV)/.lint-tools
 	$(BIN)/ruff check .
-	@rm -rf $(VIEW) && mkdir -p $(VIEW)/gptbigcode_cpu
-	@ln -s $(CURDIR)/gptbigcode_cpu/* $(CURDIR)/convert $(VIEW)/gptbigcode_cpu && ln -s $(CURDIR)/pyproject.toml $(VIEW)
-	cd $(VIEW) && $(CURDIR)/$(BIN)/mypy
-	MYPYPATH=$(VIEW) $(BIN)/mypy bench/*.py
+	$(BIN)/mypy
+	$(BIN)/mypy $(wildcard bench/*.py)
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 	@echo 'clang-tidy csrc'
 	@find csrc -name '*.cpp' -print0 | xargs -0 -n 1 -P "$$(nproc)" timeout 300 $(BIN)/clang-tidy --quiet -p $(VENV)/build
