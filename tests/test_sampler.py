@@ -193,6 +193,7 @@ def test_repetition_penalty() -> None:
     assert _core.Sampler(repetition_penalty=1.2).sample(logits, context) == 0
     # Positive logits are divided, negative multiplied, once however often the token occurred.
     assert _core.Sampler(repetition_penalty=1.5).sample(logits, context) == 1
+    assert _core.Sampler(repetition_penalty=1.2).sample(np.array([-9, -9, -1, -1.5], np.float32), context) == 2
     assert _core.Sampler(repetition_penalty=2.0).sample(np.array([-9, -9, -1, -1.5], np.float32), context) == 3
     assert _core.Sampler(repetition_penalty=0.5).sample(np.array([2, 3, 0, 0], np.float32), context) == 0
 
