@@ -181,4 +181,4 @@ class Sampler:
         seed: int = 0,
     ) -> None: ...
     def sample(self, logits: NDArray[np.float32], context: NDArray[np.int32]) -> int:
-        """Next token for ``logits [vocab]`` (not modified) after ``context [n]`` (prompt and output so far, for the penalty)."""
+        """Next token for ``logits [vocab]`` after ``context [n]`` (prompt and output so far, for the penalty)."""

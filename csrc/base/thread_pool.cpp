@@ -72,7 +72,8 @@ void ThreadPool::barrier() {
 
 void ThreadPool::start(Task task, void* context) {
   if (getpid() != owner_) {
-    throw std::runtime_error("the process was forked after the model was loaded, and threads do not survive fork(); load the model in the child");
+    throw std::runtime_error(
+        "the process was forked after the model was loaded, and threads do not survive fork(); load the model in the child");
   }
   task_ = task;
   context_ = context;

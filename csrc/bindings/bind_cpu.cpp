@@ -27,7 +27,8 @@ void register_cpu(py::module_& module) {
     return names;
   });
   module.def(
-      "select_kernel", [](const std::string& name) { return std::string(select_kernels(name.c_str()).name); }, py::arg("name") = "");
+      "select_kernel", [](const std::string& name) { return std::string(select_kernels(name.c_str()).name); },
+      py::arg("name") = "");
   module.def("default_num_threads", &default_num_threads);
 }
 

@@ -19,7 +19,8 @@ py::array new_packed(DType dtype, const std::vector<int64_t>& shape) {
 
 void check_sizes(int64_t n, int64_t k) {
   constexpr int64_t kLimit = 1 << 24;
-  require(n > 0 && n <= kLimit && k > 0 && k <= kLimit, "a weight of [" + std::to_string(n) + ", " + std::to_string(k) + "] is not supported");
+  require(n > 0 && n <= kLimit && k > 0 && k <= kLimit,
+          "a weight of [" + std::to_string(n) + ", " + std::to_string(k) + "] is not supported");
 }
 
 const std::byte* check_packed(const py::array& packed, DType dtype, int64_t n, int64_t k) {
@@ -44,7 +45,7 @@ py::array pack_weight(const py::array& weight, const std::string& dtype_name, in
   py::array out = new_packed(dtype, tile_shape(dtype, n, k));
   const PackTask task{
       .source = weight.data(),
-      .source_type = kind == 'u'      ? SourceType::kBFloat16
+      .source_type = kind == 'u'     ? SourceType::kBFloat16
                      : itemsize == 4 ? SourceType::kFloat32
                                      : SourceType::kFloat16,
       .n = n,
@@ -88,14 +89,17 @@ FloatArray linear(const py::array& packed, const std::string& dtype_name, int64_
   for (int64_t row = 0; row < m; ++row) quantize_row(kernels, layer, input, row, m, blocks.data());
   ThreadPool pool(threads);
   WorkQueue queue;
-  pool.run([&](int) { run_linear(kernels, layer, {.x = input, .blocks = blocks.data(), .m = m, .out = output}, pool.size(), queue); });
+  pool.run(
+      [&](int) { run_linear(kernels, layer, {.x = input, .blocks = blocks.data(), .m = m, .out = output}, pool.size(), queue); });
   return out;
 }
 
-FloatArray layer_norm(const FloatArray& x, const FloatArray& weight, const FloatArray& bias, float epsilon, const std::string& isa) {
+FloatArray layer_norm(const FloatArray& x, const FloatArray& weight, const FloatArray& bias, float epsilon,
+                      const std::string& isa) {
   require(x.ndim() == 2 && x.shape(1) > 0, "x must be a matrix");
   const int64_t k = x.shape(1);
-  require(weight.ndim() == 1 && weight.shape(0) == k && bias.ndim() == 1 && bias.shape(0) == k, "weight and bias must have k elements");
+  require(weight.ndim() == 1 && weight.shape(0) == k && bias.ndim() == 1 && bias.shape(0) == k,
+          "weight and bias must have k elements");
   const Kernels& kernels = select_kernels(isa.c_str());
   FloatArray out({x.shape(0), k});
   for (int64_t row = 0; row < x.shape(0); ++row) {
@@ -116,10 +120,13 @@ FloatArray activate(const std::string& name, const FloatArray& x, const std::str
 }  // namespace
 
 void register_kernels(py::module_& module) {
-  module.def("tile_shape", [](const std::string& dtype, int64_t n, int64_t k) {
-    check_sizes(n, k);
-    return py::tuple(py::cast(tile_shape(parse_dtype(dtype), n, k)));
-  }, py::arg("dtype"), py::arg("n"), py::arg("k"));
+  module.def(
+      "tile_shape",
+      [](const std::string& dtype, int64_t n, int64_t k) {
+        check_sizes(n, k);
+        return py::tuple(py::cast(tile_shape(parse_dtype(dtype), n, k)));
+      },
+      py::arg("dtype"), py::arg("n"), py::arg("k"));
   module.def("pack_weight", &pack_weight, py::arg("weight"), py::arg("dtype"), py::arg("num_threads") = 0);
   module.def("unpack_weight", &unpack_weight, py::arg("packed"), py::arg("dtype"), py::arg("n"), py::arg("k"));
   module.def("linear", &linear, py::arg("packed"), py::arg("dtype"), py::arg("n"), py::arg("x"), py::arg("bias") = py::none(),

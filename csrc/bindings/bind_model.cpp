@@ -20,7 +20,8 @@ class PyModel {
       require(py::isinstance<py::array>(value), "tensor " + name + " is not an array");
       const auto array = py::reinterpret_borrow<py::array>(value);
       require((array.flags() & py::array::c_style) != 0, "tensor " + name + " is not contiguous");
-      require(reinterpret_cast<uintptr_t>(array.data()) % static_cast<size_t>(array.itemsize()) == 0, "tensor " + name + " is not aligned");
+      require(reinterpret_cast<uintptr_t>(array.data()) % static_cast<size_t>(array.itemsize()) == 0,
+              "tensor " + name + " is not aligned");
       views[name] = {static_cast<const std::byte*>(array.data()), std::vector<int64_t>(array.shape(), array.shape() + array.ndim()),
                      array.dtype().kind(), static_cast<int>(array.itemsize())};
     }
@@ -63,7 +64,8 @@ FloatArray forward(PyModel& model, const std::vector<PyCache*>& caches, const st
   std::vector<Run> runs;
   int64_t rows = 0;
   for (size_t i = 0; i < caches.size(); ++i) {
-    require(caches[i] != nullptr && caches[i]->model.get() == &model, "sequence " + std::to_string(i) + ": the cache belongs to another model");
+    require(caches[i] != nullptr && caches[i]->model.get() == &model,
+            "sequence " + std::to_string(i) + ": the cache belongs to another model");
     require(tokens[i].ndim() == 1, "sequence " + std::to_string(i) + ": tokens must be a vector");
     runs.push_back({&caches[i]->cache, tokens[i].data(), tokens[i].size(), logits_to_keep[i]});
     require(logits_to_keep[i] >= 0 && logits_to_keep[i] <= tokens[i].size(),
@@ -110,7 +112,8 @@ void register_model(py::module_& module) {
       .def("forward", &forward, py::arg("caches"), py::arg("tokens"), py::arg("logits_to_keep"));
 
   py::class_<PyCache>(module, "KVCache")
-      .def(py::init([](const std::shared_ptr<PyModel>& model) { return PyCache{model, KVCache((*model)->kv_layout())}; }), py::arg("model"))
+      .def(py::init([](const std::shared_ptr<PyModel>& model) { return PyCache{model, KVCache((*model)->kv_layout())}; }),
+           py::arg("model"))
       .def("__len__", [](const PyCache& self) { return self.cache.size(); })
       .def_property_readonly("nbytes", [](const PyCache& self) { return self.cache.nbytes(); })
       .def("fork", [](const PyCache& self) { return PyCache{self.model, self.cache.fork()}; })

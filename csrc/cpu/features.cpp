@@ -69,9 +69,18 @@ struct Name {
   const char* name;
 };
 constexpr Name kNames[] = {
-    {kAvx2, "avx2"},         {kFma, "fma"},           {kF16c, "f16c"},         {kAvxVnni, "avx_vnni"},
-    {kAvx512f, "avx512f"},   {kAvx512bw, "avx512bw"}, {kAvx512dq, "avx512dq"}, {kAvx512vl, "avx512vl"},
-    {kAvx512Vnni, "avx512_vnni"}, {kAvx512Bf16, "avx512_bf16"}, {kNeon, "asimd"}, {kDotprod, "asimddp"},
+    {kAvx2, "avx2"},
+    {kFma, "fma"},
+    {kF16c, "f16c"},
+    {kAvxVnni, "avx_vnni"},
+    {kAvx512f, "avx512f"},
+    {kAvx512bw, "avx512bw"},
+    {kAvx512dq, "avx512dq"},
+    {kAvx512vl, "avx512vl"},
+    {kAvx512Vnni, "avx512_vnni"},
+    {kAvx512Bf16, "avx512_bf16"},
+    {kNeon, "asimd"},
+    {kDotprod, "asimddp"},
     {kI8mm, "i8mm"},
 };
 

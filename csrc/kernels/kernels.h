@@ -7,10 +7,10 @@
 
 namespace gptbigcode {
 
-inline constexpr int kTileRows = 16;    // output features of a tile, and lanes of every reduction
-inline constexpr int kBlock = 128;      // input features that share a float scale
-inline constexpr int kGroup = 32;       // input features that share an int4 multiplier
-inline constexpr int kKvBlock = 64;     // tokens of a block of the KV cache, and of one step of the softmax
+inline constexpr int kTileRows = 16;  // output features of a tile, and lanes of every reduction
+inline constexpr int kBlock = 128;    // input features that share a float scale
+inline constexpr int kGroup = 32;     // input features that share an int4 multiplier
+inline constexpr int kKvBlock = 64;   // tokens of a block of the KV cache, and of one step of the softmax
 inline constexpr size_t kInt8TileBytes = 16 * 128 + 16 * 2;
 inline constexpr size_t kInt4TileBytes = 16 * 128 / 2 + 4 * 16 + 16 * 2;
 
@@ -19,7 +19,7 @@ enum class DType { kFloat32, kBFloat16, kInt8, kInt4 };
 // A block of 128 activations of one token: value = scale * q. The sums are what kernels with unsigned weight codes subtract:
 // sum((code - zero) * q) = sum(code * q) + zero * negative sum. They are kept per pair because AVX2 adds products in pairs.
 struct alignas(32) ActivationBlock {
-  int8_t q[kBlock];              // -127..127
+  int8_t q[kBlock];               // -127..127
   int16_t negative_pair_sums[8];  // per group of 32: minus the sum of q over k % 4 in {0, 1}, then over {2, 3}
   float scale;
   int32_t negative_sum;  // minus the sum of all 128
@@ -62,7 +62,21 @@ static inline int64_t attention_scratch(int64_t rows, int64_t head_dim) {
   return rows * (padded_head_dim(head_dim) + kKvBlock + 3);
 }
 
-enum class Activation { kGeluTanh, kGeluErf, kGelu10, kQuickGelu, kRelu, kRelu2, kRelu6, kLeakyRelu, kSilu, kSigmoid, kTanh, kMish, kLinear };
+enum class Activation {
+  kGeluTanh,
+  kGeluErf,
+  kGelu10,
+  kQuickGelu,
+  kRelu,
+  kRelu2,
+  kRelu6,
+  kLeakyRelu,
+  kSilu,
+  kSigmoid,
+  kTanh,
+  kMish,
+  kLinear
+};
 
 struct Kernels {
   const char* name;

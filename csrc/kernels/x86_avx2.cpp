@@ -40,9 +40,7 @@ inline f32x16 mul(f32x16 a, f32x16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm25
 inline f32x16 div(f32x16 a, f32x16 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
 inline f32x16 max(f32x16 a, f32x16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 inline f32x16 min(f32x16 a, f32x16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
-inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
-  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
-}
+inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
 inline __m256 select_less8(__m256 a, __m256 b, __m256 x, __m256 y) {
   return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
 }
@@ -121,7 +119,8 @@ inline void unpack_nibbles(const std::byte* tile, std::byte* bytes) {
 inline i32x16 load_multipliers(const std::byte* p) {
   const __m256i m_i8 = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   const char z = -128;  // vpshufb writes zero; the byte goes to the high half, and the shift extends its sign
-  const __m256i spread_lo = _mm256_setr_epi8(z, 0, z, 0, z, 1, z, 1, z, 2, z, 2, z, 3, z, 3, z, 4, z, 4, z, 5, z, 5, z, 6, z, 6, z, 7, z, 7);
+  const __m256i spread_lo =
+      _mm256_setr_epi8(z, 0, z, 0, z, 1, z, 1, z, 2, z, 2, z, 3, z, 3, z, 4, z, 4, z, 5, z, 5, z, 6, z, 6, z, 7, z, 7);
   const __m256i spread_hi = _mm256_add_epi8(spread_lo, _mm256_set1_epi16(8 << 8));
   return {_mm256_srai_epi16(_mm256_shuffle_epi8(m_i8, spread_lo), 8), _mm256_srai_epi16(_mm256_shuffle_epi8(m_i8, spread_hi), 8)};
 }
@@ -161,7 +160,7 @@ inline void dot_int4(const std::byte* codes, const std::byte* multipliers, const
 
 inline f32x16 to_float(i32x16 v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi)}; }
 
-constexpr int kRowsAtOnce = 4;       // sixteen registers: 8 accumulators, 4 weights, the rest in flight
+constexpr int kRowsAtOnce = 4;      // sixteen registers: 8 accumulators, 4 weights, the rest in flight
 constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
 
 #include "kernels/quantized_linear.inc"

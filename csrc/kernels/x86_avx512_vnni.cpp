@@ -123,7 +123,7 @@ inline void dot_int4(const std::byte* codes, const std::byte* multipliers, const
 
 inline f32x16 to_float(i32x16 v) { return {_mm512_cvtepi32_ps(v)}; }
 
-constexpr int kRowsAtOnce = 8;       // thirty-two registers: 16 accumulators, 2 weights, constants
+constexpr int kRowsAtOnce = 8;      // thirty-two registers: 16 accumulators, 2 weights, constants
 constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
 
 #include "kernels/quantized_linear.inc"

@@ -30,9 +30,9 @@ void Model::validate(const std::vector<Run>& runs) const {
             where + std::to_string(run.cache->size()) + " tokens in the cache and " + std::to_string(run.n_tokens) +
                 " new ones exceed n_positions = " + std::to_string(config_.n_positions));
     for (int64_t t = 0; t < run.n_tokens; ++t) {
-      require(run.tokens[t] >= 0 && run.tokens[t] < config_.vocab_size, where + "token id " + std::to_string(run.tokens[t]) + " at index " +
-                                                                            std::to_string(t) + " is outside the vocabulary of " +
-                                                                            std::to_string(config_.vocab_size));
+      require(run.tokens[t] >= 0 && run.tokens[t] < config_.vocab_size,
+              where + "token id " + std::to_string(run.tokens[t]) + " at index " + std::to_string(t) +
+                  " is outside the vocabulary of " + std::to_string(config_.vocab_size));
     }
   }
 }
@@ -85,8 +85,12 @@ void Model::embed(const Row& row, float* out) const {
   for (int64_t i = 0; i < config_.n_embd; ++i) {
     switch (weights_.wpe_type) {
       case Weights::PositionType::kFloat32: out[i] += reinterpret_cast<const float*>(weights_.wpe)[offset + i]; break;
-      case Weights::PositionType::kFloat16: out[i] += from_float16(reinterpret_cast<const uint16_t*>(weights_.wpe)[offset + i]); break;
-      case Weights::PositionType::kBFloat16: out[i] += from_bfloat16(reinterpret_cast<const uint16_t*>(weights_.wpe)[offset + i]); break;
+      case Weights::PositionType::kFloat16:
+        out[i] += from_float16(reinterpret_cast<const uint16_t*>(weights_.wpe)[offset + i]);
+        break;
+      case Weights::PositionType::kBFloat16:
+        out[i] += from_bfloat16(reinterpret_cast<const uint16_t*>(weights_.wpe)[offset + i]);
+        break;
     }
   }
 }

@@ -5,8 +5,7 @@
 
 namespace gptbigcode {
 
-KVLayout::KVLayout(const ModelConfig& config)
-    : n_layer(config.n_layer), n_kv_head(config.n_kv_head), head_dim(config.head_dim()) {}
+KVLayout::KVLayout(const ModelConfig& config) : n_layer(config.n_layer), n_kv_head(config.n_kv_head), head_dim(config.head_dim()) {}
 
 std::shared_ptr<KVCache::Block> KVCache::new_block() const {
   auto block = std::make_shared<Block>();

@@ -21,8 +21,8 @@ void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& c
       .out_stride = layer.n,
       .accumulate = call.accumulate,
   };
-  const LinearKernel kernel = layer.dtype == DType::kInt4    ? kernels.linear_int4
-                              : layer.dtype == DType::kInt8  ? kernels.linear_int8
+  const LinearKernel kernel = layer.dtype == DType::kInt4      ? kernels.linear_int4
+                              : layer.dtype == DType::kInt8    ? kernels.linear_int8
                               : layer.dtype == DType::kFloat32 ? kernels.linear_float32
                                                                : kernels.linear_bfloat16;
   const int64_t tiles = (layer.n + kTileRows - 1) / kTileRows;

@@ -32,10 +32,10 @@ class WorkQueue {
 void quantize_row(const Kernels& kernels, const Linear& layer, const float* x, int64_t row, int64_t m, ActivationBlock* blocks);
 
 struct LinearCall {
-  const float* x;                 // [m][k]
-  const ActivationBlock* blocks;  // of x
-  int64_t m;
-  float* out;  // [m][n]
+  const float* x = nullptr;                 // [m][k]
+  const ActivationBlock* blocks = nullptr;  // of x
+  int64_t m = 0;
+  float* out = nullptr;  // [m][n]
   bool accumulate = false;
   const Activation* activation = nullptr;  // applied to the output
 };

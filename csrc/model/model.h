@@ -43,15 +43,15 @@ class Model {
   };
   // Scratch of a micro-batch of m rows.
   struct Workspace {
-    AlignedBuffer<float> hidden;     // [m][n_embd] residual stream
-    AlignedBuffer<float> normed;     // [m][n_embd] LayerNorm output
-    AlignedBuffer<float> qkv;        // [m][n_embd + 2 kv_width]
-    AlignedBuffer<float> attended;   // [m][n_embd]
-    AlignedBuffer<float> inner;      // [m][n_inner]
-    AlignedBuffer<float> attention;  // [threads][attention scratch]
+    AlignedBuffer<float> hidden;                 // [m][n_embd] residual stream
+    AlignedBuffer<float> normed;                 // [m][n_embd] LayerNorm output
+    AlignedBuffer<float> qkv;                    // [m][n_embd + 2 kv_width]
+    AlignedBuffer<float> attended;               // [m][n_embd]
+    AlignedBuffer<float> inner;                  // [m][n_inner]
+    AlignedBuffer<float> attention;              // [threads][attention scratch]
     AlignedBuffer<const float*> block_pointers;  // [threads][keys, values][KV blocks of the longest sequence]
-    AlignedBuffer<ActivationBlock> blocks;  // [ceil(max(n_embd, n_inner) / 128)][m]
-    std::vector<WorkQueue> queues;   // one per phase, all reset before the micro-batch starts
+    AlignedBuffer<ActivationBlock> blocks;       // [ceil(max(n_embd, n_inner) / 128)][m]
+    std::vector<WorkQueue> queues;               // one per phase, all reset before the micro-batch starts
   };
   void validate(const std::vector<Run>& runs) const;
   void reserve(int64_t rows);

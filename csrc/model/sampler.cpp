@@ -39,7 +39,8 @@ Sampler::Sampler(SamplerOptions options) : options_(std::move(options)), random_
 void Sampler::process(const float* logits, int64_t vocab_size, const int32_t* context, int64_t n_context) {
   scores_.assign(logits, logits + vocab_size);
   for (const auto& [id, bias] : options_.logit_bias) {
-    require(id < vocab_size, "logit_bias names token " + std::to_string(id) + " outside the vocabulary of " + std::to_string(vocab_size));
+    require(id < vocab_size,
+            "logit_bias names token " + std::to_string(id) + " outside the vocabulary of " + std::to_string(vocab_size));
     scores_[static_cast<size_t>(id)] += bias;
   }
   if (options_.repetition_penalty == 1.0) return;
@@ -48,7 +49,8 @@ void Sampler::process(const float* logits, int64_t vocab_size, const int32_t* co
   std::sort(seen.begin(), seen.end());
   seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
   for (const int32_t id : seen) {
-    require(id >= 0 && id < vocab_size, "context token " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(vocab_size));
+    require(id >= 0 && id < vocab_size,
+            "context token " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(vocab_size));
     float& score = scores_[static_cast<size_t>(id)];
     score = score > 0 ? score / penalty : score * penalty;
   }
@@ -83,8 +85,8 @@ int64_t Sampler::sample(const float* logits, int64_t vocab_size, const int32_t* 
   }
   size_t sorted = 0;  // candidates in front that are in order
   const auto sort_front = [&](size_t count) {
-    std::partial_sort(candidates_.begin() + static_cast<std::ptrdiff_t>(sorted), candidates_.begin() + static_cast<std::ptrdiff_t>(count),
-                      candidates_.end(), better);
+    std::partial_sort(candidates_.begin() + static_cast<std::ptrdiff_t>(sorted),
+                      candidates_.begin() + static_cast<std::ptrdiff_t>(count), candidates_.end(), better);
     sorted = count;
   };
   if (options_.top_k > 0 && static_cast<size_t>(options_.top_k) < candidates_.size()) {

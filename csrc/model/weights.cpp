@@ -89,7 +89,8 @@ std::vector<std::string> activation_names() {
 void ModelConfig::validate() const {
   constexpr int64_t kLimit = 1 << 24;  // no size product below overflows 64 bits
   const auto positive = [](int64_t value, const char* name) {
-    require(value > 0 && value <= kLimit, std::string(name) + " is " + std::to_string(value) + ", outside 1.." + std::to_string(kLimit));
+    require(value > 0 && value <= kLimit,
+            std::string(name) + " is " + std::to_string(value) + ", outside 1.." + std::to_string(kLimit));
   };
   positive(vocab_size, "vocab_size");
   positive(n_positions, "n_positions");
@@ -108,7 +109,8 @@ Weights bind_weights(const ModelConfig& config, const FindTensor& find) {
   const TensorView* wte = find(root + "wte.weight");
   require(wte != nullptr, "missing tensor transformer.wte.weight");
   DType head_dtype = config.dtype;
-  if (config.dtype == DType::kInt4 && wte->shape == tile_shape(DType::kInt8, config.vocab_size, config.n_embd)) head_dtype = DType::kInt8;
+  if (config.dtype == DType::kInt4 && wte->shape == tile_shape(DType::kInt8, config.vocab_size, config.n_embd))
+    head_dtype = DType::kInt8;
 
   Weights weights;
   weights.wte = get_linear(find, root + "wte", head_dtype, config.vocab_size, config.n_embd, false);
@@ -117,7 +119,7 @@ Weights bind_weights(const ModelConfig& config, const FindTensor& find) {
                         : get_linear(find, "lm_head", head_dtype, config.vocab_size, config.n_embd, false);
   const TensorView& wpe = get(find, root + "wpe.weight", {config.n_positions, config.n_embd});
   weights.wpe = wpe.data;
-  weights.wpe_type = wpe.itemsize == 4   ? Weights::PositionType::kFloat32
+  weights.wpe_type = wpe.itemsize == 4 ? Weights::PositionType::kFloat32
                      : wpe.kind == 'u' ? Weights::PositionType::kBFloat16
                                        : Weights::PositionType::kFloat16;
   require((wpe.kind == 'f' && wpe.itemsize == 4) || ((wpe.kind == 'u' || wpe.kind == 'f') && wpe.itemsize == 2),
