@@ -42,7 +42,8 @@ def main() -> None:
         logits -= logits.max(axis=1, keepdims=True)
         losses.append(np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(half), window[half:]]))
     error = np.std(losses, ddof=1) / np.sqrt(len(losses))
-    print(f"perplexity {np.exp(np.mean(losses)):.4f} (loss {np.mean(losses):.4f} +- {error:.4f} nats, {len(losses) * half} tokens)")
+    loss, count = np.mean(losses), len(losses) * half
+    print(f"perplexity {np.exp(loss):.4f} (loss {loss:.4f} +- {error:.4f} nats, {count} tokens)")
 
 
 if __name__ == "__main__":

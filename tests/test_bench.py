@@ -11,9 +11,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from gptbigcode_cpu.convert import convert
 
 from gptbigcode_cpu import AutoTokenizer
+from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.tensor_file import map_tensor_file
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"

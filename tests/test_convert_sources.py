@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gptbigcode_cpu.convert import convert
-from gptbigcode_cpu.convert.read import read_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle.random_models import full_config, random_state
 
+from gptbigcode_cpu.convert import convert
+from gptbigcode_cpu.convert.read import read_checkpoint
 from gptbigcode_cpu.errors import CheckpointError, MissingDependencyError
 
 MakeCheckpoint = Callable[..., Path]

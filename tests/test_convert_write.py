@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gptbigcode_cpu.convert import convert, write
-from gptbigcode_cpu.convert.write import header_bytes, replacing
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle.random_models import full_config
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.convert import convert, write
+from gptbigcode_cpu.convert.write import header_bytes, replacing
 from gptbigcode_cpu.errors import DiskSpaceError, InputError
 from gptbigcode_cpu.tensor_file import parse_header
 from gptbigcode_cpu.weights import decoder_tensors, open_packed

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gptbigcode_cpu.convert import convert
 
 from gptbigcode_cpu import GPTBigCodeError, _core
+from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.weights import load_core, open_packed
 
 SECONDS = float(os.environ.get("GPTBIGCODE_CPU_FUZZ_SECONDS", "3"))

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gptbigcode_cpu.convert import convert
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gptbigcode_cpu import _core
+from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.errors import ConfigError, FormatError, KernelError, ModelNotFoundError
 from gptbigcode_cpu.tensor_file import MAX_HEADER_BYTES, TensorFileError, map_tensor_file, parse_header
 from gptbigcode_cpu.weights import load_core, open_packed

@@ -31,9 +31,6 @@ const Kernels& select_kernels(const char* requested) {
   std::string known;
   for (const Kernels* kernels : all_kernels()) {
     if (name.empty()) {
-#if defined(GPTBIGCODE_CPU_EMULATE_AVX512)
-      if (kernels == &kAvx512VnniKernels) continue;  // emulated: only on request
-#endif
       if (supported(*kernels)) return *kernels;
     } else if (name == kernels->name) {
       if (supported(*kernels)) return *kernels;

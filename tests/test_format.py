@@ -1,0 +1,142 @@
+"""docs/format.md, read literally: a reader made from its formulas alone, in plain numpy, finds the checkpoint's weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from oracle.random_models import full_config, random_state
+
+from gptbigcode_cpu.convert import convert
+
+Array = NDArray[Any]
+# Two blocks along K, rows that do not fill a tile, a width that leaves gaps between tensors.
+SHAPE: dict[str, Any] = {"n_embd": 132, "n_head": 3, "n_inner": 150, "n_positions": 7, "vocab_size": 270, "n_layer": 1}
+PACKED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight", "wte.weight", "lm_head.weight")
+
+
+def read(path: Path) -> dict[str, tuple[str, list[int], bytes]]:
+    """Type, shape and bytes of every tensor; the claims about the file itself are checked on the way."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header, data = content[8 : 8 + length], content[8 + length :]
+    assert (8 + length) % 64 == 0
+    assert header.rstrip(b" ").endswith(b"}")
+    tensors = {}
+    position = gaps = 0
+    for name, entry in json.loads(header).items():
+        begin, end = entry["data_offsets"]
+        assert begin == position, "no holes, in the order of the header"
+        position = end
+        if name == f"__pad__.{gaps}":
+            gaps += 1
+            assert (entry["dtype"], entry["shape"]) == ("U8", [end - begin])
+            assert end - begin < 64
+            assert not any(data[begin:end])
+        else:
+            assert begin % 64 == 0
+            tensors[name] = (entry["dtype"], entry["shape"], data[begin:end])
+    assert position == len(data)
+    assert gaps
+    return tensors
+
+
+def bfloat16(bits: Array) -> NDArray[np.float32]:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def rows_and_columns(blocks: Array, n: int, k: int) -> Array:
+    """``[tile, block, 16 rows, 128 columns]`` as the ``[n, k]`` matrix; what pads it is zero."""
+    tiles, per_row = blocks.shape[:2]
+    matrix = blocks.transpose(0, 2, 1, 3).reshape(tiles * 16, per_row * 128)
+    assert not matrix[n:].any()
+    assert not matrix[:, k:].any()
+    return matrix[:n, :k]
+
+
+def read_int8(data: bytes, n: int, k: int) -> tuple[Array, Array]:
+    """Weights and the step between neighbouring values, ``[n, k]`` each."""
+    blocks = np.frombuffer(data, np.uint8).reshape(-(-n // 16), -(-k // 128), 2080)
+    column, row = np.arange(128)[None, :], np.arange(16)[:, None]
+    codes = blocks[:, :, column // 4 * 64 + row * 4 + column % 4].astype(int) - 128
+    assert codes.min() >= -127
+    scales = bfloat16(blocks[:, :, 2048:].copy().view("<u2"))[..., None]
+    return rows_and_columns(scales * codes, n, k), np.repeat(scales, 128, 3).transpose(0, 2, 1, 3).reshape(-1, -(-k // 128) * 128)
+
+
+def read_int4(data: bytes, n: int, k: int) -> tuple[Array, Array]:
+    blocks = np.frombuffer(data, np.uint8).reshape(-(-n // 16), -(-k // 128), 1120)
+    column, row = np.arange(128)[None, :], np.arange(16)[:, None]
+    group, inside = column // 32, column % 32
+    pair = blocks[:, :, group * 256 + inside % 16 // 4 * 64 + row * 4 + inside % 4]
+    codes = np.where(inside < 16, pair & 15, pair >> 4).astype(int) - 8
+    multipliers = blocks[:, :, 1024:1088].view(np.int8).astype(int)[:, :, group * 16 + row]
+    assert np.abs(multipliers).max() <= 127
+    steps = bfloat16(blocks[:, :, 1088:].copy().view("<u2"))[..., None] * multipliers
+    return rows_and_columns(steps * codes, n, k), np.abs(steps).transpose(0, 2, 1, 3).reshape(-1, -(-k // 128) * 128)
+
+
+def read_tiles(values: Array, n: int, k: int) -> Array:
+    tiles = values.reshape(-(-n // 16), k, 16)
+    matrix: Array = np.array([[tiles[row // 16, column, row % 16] for column in range(k)] for row in range(len(tiles) * 16)])
+    assert not matrix[n:].any()
+    return matrix[:n]
+
+
+def stored_order(name: str, values: Array, multi_query: bool) -> Array:
+    """Query heads, then key heads, then value heads."""
+    if multi_query or ".attn.c_attn." not in name:
+        return values
+    heads = values.reshape(SHAPE["n_head"], 3, SHAPE["n_embd"] // SHAPE["n_head"], -1)
+    return np.concatenate([heads[:, part].reshape(-1, heads.shape[-1]) for part in range(3)]).reshape(values.shape)
+
+
+@pytest.mark.parametrize("multi_query", [True, False])
+@pytest.mark.parametrize("dtype", ["int8", "int4", "bfloat16", "float32"])
+def test_a_reader_made_from_the_document(
+    tmp_path: Path, make_checkpoint: Callable[..., Path], dtype: str, multi_query: bool
+) -> None:
+    fields = SHAPE | {"multi_query": multi_query, "tie_word_embeddings": False}
+    state = random_state(full_config(**fields))
+    out = tmp_path / "out"
+    convert(make_checkpoint(tmp_path / "source", **fields), out, dtype=dtype)
+    head_dtype = {"int4": "int8"}.get(dtype, dtype)
+    assert json.loads((out / "config.json").read_text())["quantization_config"] == {
+        "quant_method": "gptbigcode-cpu",
+        "format_version": 1,
+        "dtype": dtype,
+        "head_dtype": head_dtype,
+    }
+
+    tensors = read(out / "model.safetensors")
+    assert tensors.keys() == state.keys()
+    for name, (kind, shape, data) in tensors.items():
+        source = stored_order(name, state[name], multi_query)
+        if name == "transformer.wpe.weight":
+            assert kind == {"float32": "F32", "bfloat16": "BF16"}.get(dtype, "F16")
+            assert shape == list(source.shape)
+            bits = np.frombuffer(data, {"F32": "<f4", "BF16": "<u2", "F16": "<f2"}[kind]).reshape(shape)
+            values = bfloat16(bits) if kind == "BF16" else bits
+            assert np.allclose(values, source, rtol=2**-8 if kind == "BF16" else 2**-10, atol=1e-7)
+        elif not name.endswith(PACKED):
+            assert (kind, shape) == ("F32", list(source.shape))
+            assert np.array_equal(np.frombuffer(data, "<f4").reshape(shape), source)
+        else:
+            n, k = source.shape
+            packing = head_dtype if name in ("transformer.wte.weight", "lm_head.weight") else dtype
+            if packing == "float32":
+                assert (kind, shape) == ("F32", [-(-n // 16), k, 16])
+                assert np.array_equal(read_tiles(np.frombuffer(data, "<f4"), n, k), source)
+            elif packing == "bfloat16":
+                assert (kind, shape) == ("BF16", [-(-n // 16), k, 16])
+                assert np.allclose(read_tiles(bfloat16(np.frombuffer(data, "<u2")), n, k), source, rtol=2**-8, atol=0)
+            else:
+                size, reader, bound = {"int8": (2080, read_int8, 0.5), "int4": (1120, read_int4, 1.0)}[packing]
+                assert (kind, shape) == ("U8", [-(-n // 16), -(-k // 128), size])
+                weights, steps = reader(data, n, k)
+                assert (np.abs(weights - source) <= bound * steps[:n, :k] * (1 + 1e-5)).all(), name

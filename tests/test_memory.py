@@ -1,0 +1,80 @@
+"""What opening a model costs: milliseconds, hardly any memory of its own, and one copy of the weights for all processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads Linux's account of a process's memory")
+
+# 8 layers of 1024: 101 million weights, 55 MB in int4.
+SHAPE: dict[str, Any] = {"n_embd": 1024, "n_head": 8, "n_inner": 4096, "n_layer": 8, "n_positions": 64, "vocab_size": 300}
+
+SCRIPT = """
+    import json, sys, time
+    import numpy
+    from gptbigcode_cpu import AutoModelForCausalLM
+    from gptbigcode_cpu import _core, hub, modeling, weights  # imports are not what is measured
+
+    def memory(path="/proc/self/smaps_rollup"):
+        rows = (line.split() for line in open(path).readlines()[1:])
+        return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows}
+
+    def private():
+        found = memory()
+        return found["Private_Clean"] + found["Private_Dirty"]
+
+    def shared_weights():
+        size = 0
+        inside = False
+        for line in open("/proc/self/smaps"):
+            first = line.split()[0]
+            if "-" in first:
+                inside = line.rstrip().endswith("model.safetensors")
+            elif inside and first in ("Shared_Clean:", "Shared_Dirty:"):
+                size += int(line.split()[1]) * 1024
+        return size
+
+    before, start = private(), time.perf_counter()
+    model = AutoModelForCausalLM.from_pretrained(sys.argv[1], num_threads=2)
+    seconds = time.perf_counter() - start
+    loaded = private() - before
+    model([[1, 2, 3]])  # touches every weight but most of the embedding
+    print(json.dumps({"seconds": seconds, "loaded": loaded}), flush=True)
+    sys.stdin.readline()  # until the other process has computed too
+    print(json.dumps({"shared": shared_weights(), "used": private() - before}), flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_opening_is_cheap_and_processes_share_the_weights(
+    tmp_path: Path, make_checkpoint: Callable[..., Path], converted: Callable[..., Path]
+) -> None:
+    import json
+
+    directory = converted("int4", make_checkpoint(tmp_path, **SHAPE))
+    size = (directory / "model.safetensors").stat().st_size
+    assert size > 50e6
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(directory)]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers: list[dict[str, float]] = [{}, {}]
+    for _ in range(2):
+        for process, answer in zip(processes, answers, strict=True):
+            assert process.stdout is not None
+            answer.update(json.loads(process.stdout.readline()))
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+    assert [process.wait(60) for process in processes] == [0, 0]
+    for answer in answers:
+        assert answer["loaded"] < 10e6
+        assert answer["used"] < 50e6, "weights were copied"
+        assert answer["shared"] > 0.95 * size
+    assert min(answer["seconds"] for answer in answers) < 0.1
