@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from gptbigcode_cpu.convert.read import SourceTensor
 from numpy.typing import NDArray
 
 from gptbigcode_cpu import _core
 from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.convert.read import SourceTensor
 from gptbigcode_cpu.errors import CheckpointError
 from gptbigcode_cpu.weights import HEAD_DTYPES, Role, TensorSpec
 

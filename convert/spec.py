@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from gptbigcode_cpu.convert.read import SourceTensor
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.convert.read import SourceTensor
 from gptbigcode_cpu.errors import CheckpointError
 from gptbigcode_cpu.weights import Role, TensorSpec, decoder_tensors, head_tensors, required_heads
 
