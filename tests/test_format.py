@@ -51,12 +51,16 @@ def bfloat16(bits: Array) -> NDArray[np.float32]:
 
 
 def rows_and_columns(blocks: Array, n: int, k: int) -> Array:
-    """``[tile, block, 16 rows, 128 columns]`` as the ``[n, k]`` matrix; what pads it is zero."""
-    tiles, per_row = blocks.shape[:2]
-    matrix = blocks.transpose(0, 2, 1, 3).reshape(tiles * 16, per_row * 128)
+    """The ``[n, k]`` matrix in ``[tile, block, 16 rows, 128 columns]``; what pads it is zero."""
+    matrix = np.concatenate([np.concatenate(tile, axis=1) for tile in blocks])
     assert not matrix[n:].any()
     assert not matrix[:, k:].any()
     return matrix[:n, :k]
+
+
+def steps_of(blocks: Array, n: int, k: int) -> Array:
+    """The same for the distances between neighbouring values."""
+    return np.concatenate([np.concatenate(tile, axis=1) for tile in blocks])[:n, :k]
 
 
 def read_int8(data: bytes, n: int, k: int) -> tuple[Array, Array]:
@@ -66,7 +70,7 @@ def read_int8(data: bytes, n: int, k: int) -> tuple[Array, Array]:
     codes = blocks[:, :, column // 4 * 64 + row * 4 + column % 4].astype(int) - 128
     assert codes.min() >= -127
     scales = bfloat16(blocks[:, :, 2048:].copy().view("<u2"))[..., None]
-    return rows_and_columns(scales * codes, n, k), np.repeat(scales, 128, 3).transpose(0, 2, 1, 3).reshape(-1, -(-k // 128) * 128)
+    return rows_and_columns(scales * codes, n, k), steps_of(np.repeat(scales, 128, 3), n, k)
 
 
 def read_int4(data: bytes, n: int, k: int) -> tuple[Array, Array]:
@@ -78,7 +82,7 @@ def read_int4(data: bytes, n: int, k: int) -> tuple[Array, Array]:
     multipliers = blocks[:, :, 1024:1088].view(np.int8).astype(int)[:, :, group * 16 + row]
     assert np.abs(multipliers).max() <= 127
     steps = bfloat16(blocks[:, :, 1088:].copy().view("<u2"))[..., None] * multipliers
-    return rows_and_columns(steps * codes, n, k), np.abs(steps).transpose(0, 2, 1, 3).reshape(-1, -(-k // 128) * 128)
+    return rows_and_columns(steps * codes, n, k), steps_of(np.abs(steps), n, k)
 
 
 def read_tiles(values: Array, n: int, k: int) -> Array:
@@ -139,4 +143,4 @@ def test_a_reader_made_from_the_document(
                 size, reader, bound = {"int8": (2080, read_int8, 0.5), "int4": (1120, read_int4, 1.0)}[packing]
                 assert (kind, shape) == ("U8", [-(-n // 16), -(-k // 128), size])
                 weights, steps = reader(data, n, k)
-                assert (np.abs(weights - source) <= bound * steps[:n, :k] * (1 + 1e-5)).all(), name
+                assert (np.abs(weights - source) <= bound * steps * (1 + 1e-5)).all(), name

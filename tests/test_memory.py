@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads Linux's account of a process's memory")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads Linux's memory accounts")
 
-# 8 layers of 1024: 101 million weights, 55 MB in int4.
-SHAPE: dict[str, Any] = {"n_embd": 1024, "n_head": 8, "n_inner": 4096, "n_layer": 8, "n_positions": 64, "vocab_size": 300}
+# 107 million weights, 60 MB in int4.
+SHAPE: dict[str, Any] = {"n_embd": 1024, "n_head": 8, "n_inner": 4096, "n_layer": 10, "n_positions": 64, "vocab_size": 300}
 
 SCRIPT = """
     import json, sys, time
@@ -56,23 +58,23 @@ SCRIPT = """
 def test_opening_is_cheap_and_processes_share_the_weights(
     tmp_path: Path, make_checkpoint: Callable[..., Path], converted: Callable[..., Path]
 ) -> None:
-    import json
-
     directory = converted("int4", make_checkpoint(tmp_path, **SHAPE))
     size = (directory / "model.safetensors").stat().st_size
     assert size > 50e6
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(directory)]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     answers: list[dict[str, float]] = [{}, {}]
-    for _ in range(2):
-        for process, answer in zip(processes, answers, strict=True):
-            assert process.stdout is not None
-            answer.update(json.loads(process.stdout.readline()))
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-    assert [process.wait(60) for process in processes] == [0, 0]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            for _ in range(2)
+        ]
+        for _ in range(2):
+            for process, answer in zip(processes, answers, strict=True):
+                assert process.stdout is not None
+                answer |= json.loads(process.stdout.readline())
+            for process in processes:
+                print(file=process.stdin, flush=True)
+    assert [process.returncode for process in processes] == [0, 0]
     for answer in answers:
         assert answer["loaded"] < 10e6
         assert answer["used"] < 50e6, "weights were copied"
