@@ -11,15 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert.read import read_checkpoint
 from gptbigcode_cpu.convert.spec import Plan, plan
 from gptbigcode_cpu.convert.tokenizer_files import side_files, write_json, write_side_files
 from gptbigcode_cpu.convert.write import available_bytes, check_target, header_bytes, pad_to_alignment, replacing
-
-from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import resolve
-from gptbigcode_cpu.weights import FORMAT_VERSION, HEAD_DTYPES, QUANT_METHOD, WEIGHTS_NAME, is_packed
+from gptbigcode_cpu.weights import FORMAT_VERSION, HEAD_DTYPES, QUANT_METHOD, WEIGHTS_NAME, check_num_threads, is_packed
 
 __all__ = ["ConversionReport", "convert"]
 
@@ -91,11 +90,12 @@ def convert(
         ConfigError: The model is not a supported GPTBigCode model.
         CheckpointError: Its tensors do not fit its configuration, are damaged or not finite.
         DiskSpaceError: The file system of `out` is too small.
-        InputError: `dtype` is unknown, or `out` must not be replaced.
+        InputError: `dtype` is unknown, a bad number of threads, or `out` must not be replaced.
         MissingDependencyError: The checkpoint is a ``.bin`` file and torch is not installed.
     """
     if dtype not in HEAD_DTYPES:
         raise InputError(f"dtype {dtype!r} is unknown; choose one of {', '.join(HEAD_DTYPES)}")
+    check_num_threads(num_threads)
     directory = resolve(
         source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
     ).resolve()

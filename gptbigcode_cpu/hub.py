@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
@@ -45,6 +45,7 @@ def resolve(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    weights: bool = True,
 ) -> Path:
     """The local directory of a model, downloaded if need be.
 
@@ -55,6 +56,7 @@ def resolve(
         token: Access token for the Hub; true = the stored one.
         cache_dir: Where the Hub client keeps its downloads.
         local_files_only: Do not connect to the Hub; ``HF_HUB_OFFLINE=1`` does the same.
+        weights: Download the weights as well, not only configuration and tokenizer.
 
     Raises:
         ModelNotFoundError: The name leads to no model; the message says whether path, repository, revision, access or
@@ -74,11 +76,16 @@ def resolve(
         raise ModelNotFoundError(f"{name} is a file; a model is a directory with config.json and weights")
     if isinstance(name_or_path, Path) or name.startswith(("/", ".", "~")) or name.count("/") > 1 or not 0 < len(name) < 200:
         raise ModelNotFoundError(f"{name[:200]!r} is neither a directory nor a Hub id (owner/name)")
-    return _download(name, revision, token, cache_dir, local_files_only)
+    return _download(name, revision, token, cache_dir, local_files_only, weights)
 
 
 def _download(
-    name: str, revision: str | None, token: str | bool | None, cache_dir: str | Path | None, local_files_only: bool
+    name: str,
+    revision: str | None,
+    token: str | bool | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+    weights: bool,
 ) -> Path:
     import huggingface_hub
     from huggingface_hub import errors as hub_errors
@@ -97,8 +104,8 @@ def _download(
 
     where = f"{name!r}" + (f" at revision {revision!r}" if revision else "")
     try:
-        directory = fetch(_DESCRIPTIONS + _SAFETENSORS)
-        if not any(directory.glob("*.safetensors")):
+        directory = fetch(_DESCRIPTIONS + (_SAFETENSORS if weights else []))
+        if weights and not any(directory.glob("*.safetensors")):
             directory = fetch(_DESCRIPTIONS + _PYTORCH)
     except hub_errors.HFValidationError as error:
         raise ModelNotFoundError(f"{name!r} is neither a directory nor a valid Hub id: {error}") from error
@@ -145,6 +152,7 @@ def packed_dir(
     Raises:
         InputError: `dtype` is unknown, or not the one that a converted model is stored in.
         GPTBigCodeError: See `resolve` and `gptbigcode_cpu.convert.convert`.
+        OSError: The cache cannot be written and does not hold the conversion.
     """
     if dtype not in (*HEAD_DTYPES, "auto"):
         raise InputError(f"dtype {dtype!r} is unknown; choose one of auto, {', '.join(HEAD_DTYPES)}")
@@ -169,20 +177,32 @@ def _cached_conversion(source: Path, dtype: str, num_threads: int, progress: Pro
     from gptbigcode_cpu.convert import convert
 
     cache = conversion_cache()
-    cache.mkdir(parents=True, exist_ok=True)
     target = cache / f"{dtype}-{_content_key(source, cache)}"
-    with _locked(cache / f"{target.name}.lock"):
-        try:
-            open_packed(target)
-        except (FormatError, ModelNotFoundError):
-            convert(source, target, dtype=dtype, overwrite=True, num_threads=num_threads, progress=progress)
+    if not _opens(target):
+        with _locked(cache / f"{target.name}.lock"):
+            if not _opens(target):
+                convert(source, target, dtype=dtype, overwrite=True, num_threads=num_threads, progress=progress)
     return target
+
+
+def _opens(directory: Path) -> bool:
+    try:
+        open_packed(directory)
+    except (FormatError, ModelNotFoundError):
+        return False
+    return True
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock; a second process waits here for the conversion of the first."""
-    with path.open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        reason = f"the cache of conversions cannot be written ({error.strerror}); GPTBIGCODE_CPU_CACHE names another directory"
+        raise OSError(error.errno, reason, str(path.parent)) from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -201,16 +221,15 @@ def _file_digest(path: Path, memory: Path) -> str:
     status = path.stat()
     state = [str(path.resolve()), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     note = memory / hashlib.sha256(json.dumps(state).encode()).hexdigest()
-    try:
+    with suppress(OSError):
         remembered = note.read_text()
         if len(remembered) == 64:
             return remembered
-    except FileNotFoundError:
-        pass
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    memory.mkdir(parents=True, exist_ok=True)
-    temporary = note.with_suffix(f".{secrets.token_hex(8)}")
-    temporary.write_text(digest)
-    temporary.rename(note)
+    with suppress(OSError):  # a cache that cannot be written may still hold the conversion
+        memory.mkdir(parents=True, exist_ok=True)
+        temporary = note.with_suffix(f".{secrets.token_hex(8)}")
+        temporary.write_text(digest)
+        temporary.rename(note)
     return digest

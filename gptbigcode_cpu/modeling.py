@@ -14,20 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import is_torch, to_int_array, to_torch
-from .errors import ContextLengthError, InputError
+from .config import GPTBigCodeConfig
+from .errors import ConfigError, ContextLengthError, InputError
 from .generation import DEFAULT_NEW_TOKENS, DEFAULTS, GenerationConfig, text_logits, token_steps
 from .progress import progress_bar
 from .streamers import BaseStreamer, Streamer
+from .weights import CLASSIFIERS, MAX_THREADS, PackedModel, load_core, open_packed
 
 if TYPE_CHECKING:
-    from . import _core, weights
-    from .config import GPTBigCodeConfig
+    from . import _core
 
 logger = logging.getLogger(__name__)
 
 DTYPES = ("auto", "int8", "int4", "bfloat16", "float32")
 THREADS_VARIABLE = "GPTBIGCODE_CPU_NUM_THREADS"
-MAX_THREADS = 1024  # the core's bound
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class GPTBigCodeForCausalLM:
         core: The compiled model.
     """
 
-    def __init__(self, packed: weights.PackedModel, generation_config: GenerationConfig, num_threads: int = 0) -> None:
+    def __init__(self, packed: PackedModel, generation_config: GenerationConfig, num_threads: int = 0) -> None:
         """
         Args:
             packed: An opened converted model.
@@ -91,8 +91,6 @@ class GPTBigCodeForCausalLM:
         self.config: GPTBigCodeConfig = packed.config
         self.generation_config = generation_config
         self.dtype: str = packed.dtype
-        from .weights import load_core
-
         self.core: _core.Model = load_core(packed, num_threads)
 
     @classmethod
@@ -122,28 +120,28 @@ class GPTBigCodeForCausalLM:
 
         Raises:
             ModelNotFoundError: The name leads nowhere.
-            ConfigError: The checkpoint asks for something that is not supported.
+            ConfigError: The checkpoint asks for something that is not supported, or it is a classifier and writes no text.
             CheckpointError: The checkpoint's tensors are not those of its configuration.
             FormatError: A converted model is damaged.
             InputError: An unknown dtype or a bad number of threads.
+            KernelError: ``GPTBIGCODE_CPU_ISA`` names a kernel set that this CPU cannot run.
         """
-        from . import hub, weights
+        from . import hub
 
-        threads = _num_threads(num_threads)
+        threads, dtype = _num_threads(num_threads), _dtype_name(dtype)
+        source = hub.resolve(
+            pretrained_model_name_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        _require_language_model(source)
         with progress_bar() as progress:
-            directory = hub.packed_dir(
-                pretrained_model_name_or_path,
-                _dtype_name(dtype),
-                num_threads=threads,
-                progress=progress,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-            )
+            directory = hub.packed_dir(source, dtype, num_threads=threads, progress=progress)
         if pretrained_model_name_or_path == hub.DEMO:
-            logger.info("'demo' is a tiny demonstration model: it writes Python-looking text, not useful programs")
-        packed = weights.open_packed(directory)
+            logger.warning("'demo' is a tiny demonstration model: it writes Python-looking text, not useful programs")
+        packed = open_packed(directory)
         # A checkpoint without generation_config.json says in its config.json which tokens end a text.
         special = {name: getattr(packed.config, name) for name in ("eos_token_id", "bos_token_id", "pad_token_id")}
         given = GenerationConfig.from_pretrained(directory).set_options()
@@ -355,11 +353,29 @@ def _informed(streamer: Streamer | None) -> Iterator[None]:
         streamer.end()
 
 
+def _require_language_model(directory: Path) -> None:
+    """Refuse a classifier before it is converted: its checkpoint may lack an LM head, and was not trained to write."""
+    architectures = GPTBigCodeConfig.from_json_file(directory / "config.json").architectures
+    if classifiers := [name for name in architectures if name in CLASSIFIERS]:
+        raise ConfigError(f"{directory} is a {classifiers[0]}; this class runs language models, which write text")
+
+
 def _dtype_name(dtype: Any) -> str:
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {name!r}")
     return name
+
+
+def default_num_threads() -> int:
+    """Threads that a model computes with if its opener does not say: GPTBIGCODE_CPU_NUM_THREADS, or what suits the machine.
+
+    Raises:
+        InputError: The variable is no number of threads.
+    """
+    from . import _core
+
+    return _num_threads(None) or _core.default_num_threads()
 
 
 def _num_threads(argument: int | None) -> int:

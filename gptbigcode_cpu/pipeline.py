@@ -43,10 +43,13 @@ def pipeline(
         **options: Fields of `GenerationConfig` for all calls.
 
     Raises:
-        InputError: An unknown task or option, or a model object without a tokenizer.
+        InputError: An unknown task or option, a model object without a tokenizer, or one with `dtype` or `num_threads`,
+            which it has already.
     """
     if task != TASK:
         raise InputError(f"unknown task {task!r}; this package offers {TASK!r}")
+    if isinstance(model, GPTBigCodeForCausalLM) and (str(dtype) != "auto" or num_threads is not None):
+        raise InputError("dtype and num_threads belong to from_pretrained; a model object has both already")
     source: dict[str, Any] = {"revision": revision, "token": token}
     source |= {"cache_dir": cache_dir, "local_files_only": local_files_only}
     if tokenizer is None:

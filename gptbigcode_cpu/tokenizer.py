@@ -95,6 +95,7 @@ class GPTBigCodeTokenizer:
             token=token,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
+            weights=False,
         )
         path = directory / "tokenizer.json"
         if not path.is_file():

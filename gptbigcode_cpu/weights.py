@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.errors import FormatError, KernelError, ModelNotFoundError
+from gptbigcode_cpu.errors import FormatError, InputError, KernelError, ModelNotFoundError
 from gptbigcode_cpu.tensor_file import TensorEntry, TensorFileError, map_tensor_file
 
 if TYPE_CHECKING:
@@ -22,11 +22,18 @@ QUANT_METHOD = "gptbigcode-cpu"
 FORMAT_VERSION = 1
 ALIGNMENT = 64
 PAD_PREFIX = "__pad__."
+MAX_THREADS = 1024  # the core's bound
 
 # Storage type of the linear layers -> storage type of the token embedding and the LM head.
 HEAD_DTYPES = {"int8": "int8", "int4": "int8", "bfloat16": "bfloat16", "float32": "float32"}
 _PACKED_TYPES = {"int8": "U8", "int4": "U8", "bfloat16": "BF16", "float32": "F32"}
 _POSITION_TYPES = {"int8": "F16", "int4": "F16", "bfloat16": "BF16", "float32": "F32"}
+
+# Architectures whose head classifies instead of writing text -> the tensors of that head.
+CLASSIFIERS = {
+    "GPTBigCodeForSequenceClassification": frozenset({"score.weight"}),
+    "GPTBigCodeForTokenClassification": frozenset({"classifier.weight", "classifier.bias"}),
+}
 
 
 class Role(enum.Enum):
@@ -100,10 +107,9 @@ def head_tensors(config: GPTBigCodeConfig) -> dict[str, TensorSpec]:
 
 def required_heads(config: GPTBigCodeConfig) -> frozenset[str]:
     """Names of the head tensors that a model of this architecture cannot do without."""
-    if "GPTBigCodeForSequenceClassification" in config.architectures:
-        return frozenset({"score.weight"})
-    if "GPTBigCodeForTokenClassification" in config.architectures:
-        return frozenset({"classifier.weight", "classifier.bias"})
+    for architecture, heads in CLASSIFIERS.items():
+        if architecture in config.architectures:
+            return heads
     return frozenset() if config.tie_word_embeddings else frozenset({"lm_head.weight"})
 
 
@@ -206,6 +212,16 @@ def _problems(config: GPTBigCodeConfig, dtype: str, entries: Mapping[str, Tensor
             yield f"{name} begins at byte {entry.begin}, which is not a multiple of {ALIGNMENT}"
 
 
+def check_num_threads(num_threads: int) -> None:
+    """Refuse a number of threads that the core would not take; 0 = default.
+
+    Raises:
+        InputError: It is no integer from 0 to `MAX_THREADS`.
+    """
+    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or not 0 <= num_threads <= MAX_THREADS:
+        raise InputError(f"num_threads must be an integer from 1 to {MAX_THREADS}, or 0 for the default, not {num_threads!r}")
+
+
 def load_core(packed: PackedModel, num_threads: int = 0) -> _core.Model:
     """The compute core on the mapped weights of a model.
 
@@ -214,11 +230,13 @@ def load_core(packed: PackedModel, num_threads: int = 0) -> _core.Model:
         num_threads: 0 = one for each performance core.
 
     Raises:
+        InputError: A bad number of threads.
         KernelError: ``GPTBIGCODE_CPU_ISA`` names a kernel set that is unknown or that this CPU cannot run.
         FormatError: The core rejects a tensor.
     """
     from gptbigcode_cpu import _core
 
+    check_num_threads(num_threads)
     try:
         isa = _core.select_kernel()
     except ValueError as error:
@@ -226,7 +244,7 @@ def load_core(packed: PackedModel, num_threads: int = 0) -> _core.Model:
     config = packed.config
     try:
         return _core.Model(
-            packed.tensors,
+            dict(packed.tensors),
             dtype=packed.dtype,
             vocab_size=config.vocab_size,
             n_positions=config.n_positions,

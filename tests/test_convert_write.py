@@ -138,6 +138,14 @@ def test_something_that_appears_during_the_conversion_is_left_alone(tmp_path: Pa
     assert names(tmp_path / "out") == {"mine"}
 
 
+def test_bad_numbers_of_threads(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    source = make_checkpoint(tmp_path / "source")
+    for num_threads in (-1, 5000):
+        with pytest.raises(InputError, match="num_threads must be an integer"):
+            convert(source, tmp_path / "out", num_threads=num_threads)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
 @pytest.mark.parametrize("dtype", ["int3", "", "auto", "INT8"])
 def test_unknown_dtypes(tmp_path: Path, source: Path, dtype: str) -> None:
     with pytest.raises(InputError, match="choose one of int8, int4, bfloat16, float32"):

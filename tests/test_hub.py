@@ -168,6 +168,13 @@ def test_a_repository_is_downloaded_once_and_only_what_is_needed(server: Hub, tm
     assert server.requests == []
 
 
+def test_a_tokenizer_is_downloaded_without_the_weights(server: Hub, tmp_path: Path) -> None:
+    directory = Path(ask(server, tmp_path, "owner/tiny", weights=False))
+    assert server.downloaded() == {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert Path(ask(server, tmp_path, "owner/tiny")) == directory
+    assert (directory / "model.safetensors").is_file()
+
+
 def test_a_revision_and_a_cache_directory(server: Hub, tmp_path: Path) -> None:
     directory = Path(ask(server, tmp_path, "owner/tiny", revision="v1", cache_dir=str(tmp_path / "elsewhere")))
     assert tmp_path / "elsewhere" in directory.parents
@@ -294,6 +301,21 @@ def test_the_cache_is_keyed_by_content(source: Path, cache: Path, tmp_path: Path
 def test_a_file_is_hashed_once(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = packed_dir(source)
     monkeypatch.setattr("gptbigcode_cpu.hub.hashlib.file_digest", None)
+    assert packed_dir(source) == first
+
+
+def test_a_cache_that_cannot_be_written(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GPTBIGCODE_CPU_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(NotADirectoryError, match="GPTBIGCODE_CPU_CACHE names another directory"):
+        packed_dir(source)
+
+
+def test_a_read_only_cache_serves_what_it_holds(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = packed_dir(source)
+    (cache / "digests").rename(cache / "other")
+    (cache / "digests").touch()  # digests can neither be read nor written, not even by root
+    monkeypatch.setattr("gptbigcode_cpu.hub._locked", None)  # locking would write
     assert packed_dir(source) == first
 
 

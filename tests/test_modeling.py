@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gptbigcode_cpu import generation
-from gptbigcode_cpu.errors import ContextLengthError, GPTBigCodeError, InputError, ModelNotFoundError
+from gptbigcode_cpu.errors import ConfigError, ContextLengthError, GPTBigCodeError, InputError, ModelNotFoundError
 from gptbigcode_cpu.modeling import AutoModelForCausalLM, GPTBigCodeForCausalLM
 
 ROW = [10, 500, 31, 8000, 77]
@@ -162,10 +162,27 @@ class TestOpening:
         with pytest.raises(GPTBigCodeError):
             AutoModelForCausalLM.from_pretrained(tmp_path)
 
+    @pytest.mark.parametrize("architecture", ["GPTBigCodeForSequenceClassification", "GPTBigCodeForTokenClassification"])
+    def test_classifiers_write_no_text(
+        self,
+        make_checkpoint: Callable[..., Path],
+        converted: Callable[..., Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        architecture: str,
+    ) -> None:
+        monkeypatch.setenv("GPTBIGCODE_CPU_CACHE", str(tmp_path / "cache"))
+        checkpoint = make_checkpoint(tmp_path / "checkpoint", architectures=[architecture])
+        for directory in (checkpoint, converted("int8", checkpoint)):
+            with pytest.raises(ConfigError, match=architecture):
+                AutoModelForCausalLM.from_pretrained(directory)
+        assert not (tmp_path / "cache").exists()
+
     def test_demo_says_what_it_is(self, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
         with caplog.at_level(logging.INFO, logger="gptbigcode_cpu"):
             demo = AutoModelForCausalLM.from_pretrained("demo")
         assert "tiny demonstration model" in caplog.text
+        assert [record.levelname for record in caplog.records] == ["WARNING"]  # shown where logging is not configured
         assert demo.dtype == "int8"
         assert capfd.readouterr() == ("", "")
 

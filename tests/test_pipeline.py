@@ -121,6 +121,9 @@ class TestCompletion:
             pipeline(model=converted("int8"), temprature=1.0)
         with pytest.raises(InputError, match="tokenizer"):
             pipeline(model=pipe.model)
+        for given in ({"dtype": "int8"}, {"num_threads": 1}):
+            with pytest.raises(InputError, match="belong to from_pretrained"):
+                pipeline(model=pipe.model, tokenizer=pipe.tokenizer, **given)
 
     def test_parts_can_be_given(self, pipe: TextGenerationPipeline, checkpoint_dir: Path) -> None:
         model, tokenizer = pipe.model, AutoTokenizer.from_pretrained(checkpoint_dir)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gptbigcode_cpu import _core
 from gptbigcode_cpu.convert import convert
-from gptbigcode_cpu.errors import ConfigError, FormatError, KernelError, ModelNotFoundError
+from gptbigcode_cpu.errors import ConfigError, FormatError, InputError, KernelError, ModelNotFoundError
 from gptbigcode_cpu.tensor_file import MAX_HEADER_BYTES, TensorFileError, map_tensor_file, parse_header
 from gptbigcode_cpu.weights import load_core, open_packed
 
@@ -96,6 +96,12 @@ def test_an_unknown_kernel_is_a_kernel_error(good: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("GPTBIGCODE_CPU_ISA", "z80")
     with pytest.raises(KernelError, match="z80"):
         load_core(open_packed(good))
+
+
+@pytest.mark.parametrize("num_threads", [-1, 1025, 1.5, True])
+def test_a_bad_number_of_threads_is_the_callers_error(good: Path, num_threads: Any) -> None:
+    with pytest.raises(InputError, match="num_threads must be an integer"):
+        load_core(open_packed(good), num_threads)
 
 
 def test_no_such_directory(tmp_path: Path) -> None:
