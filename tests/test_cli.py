@@ -13,6 +13,7 @@ import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,6 +208,7 @@ def test_exit_codes_tell_the_classes_apart() -> None:
         (["generate", "-m", "/no/such/model", "x"], 3, "/no/such/model"),
         (["info", "/no/such/model"], 3, "/no/such/model"),
         (["convert", "/no/such/model", "out"], 3, "/no/such/model"),
+        (["convert", "MODEL", "out", "--threads", "5000"], 9, "num_threads"),
         (["bench", "/no/such/model"], 3, "/no/such/model"),
         (["generate", "-m", "MODEL", ""], 9, "empty"),
         (["generate", "-m", "MODEL", "--fill", "no mark"], 9, "<cursor>"),
@@ -232,6 +234,17 @@ def test_prompt_that_is_not_text(model: Path) -> None:
     assert "UTF-8" in shown.stderr
 
 
+def test_a_missing_tokenizer_shows_before_the_conversion(checkpoint_dir: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(checkpoint_dir / name, bare)
+    shown = cli("generate", "-m", bare, "x", GPTBIGCODE_CPU_CACHE=str(tmp_path / "cache"))
+    assert shown.returncode == 7
+    assert "tokenizer.json" in shown.stderr
+    assert not (tmp_path / "cache").exists()
+
+
 def test_damaged_model_and_unknown_kernels(model: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(model, damaged)
@@ -250,7 +263,7 @@ def test_traceback_only_with_debug() -> None:
 
 
 def test_unexpected_error_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("bug")
 
     monkeypatch.setattr("gptbigcode_cpu.hub.resolve", fail)
@@ -300,24 +313,29 @@ def test_info_about_the_machine() -> None:
     cpu = json.loads(cli("info", "--json").stdout)["cpu"]
     assert cpu["kernels"][-1] == "scalar"
     assert cpu["isa"] == cpu["supported_kernels"][0]
-    assert cpu["default_threads"] >= 1
-    forced = json.loads(cli("info", "--json", GPTBIGCODE_CPU_ISA="scalar").stdout)["cpu"]
-    assert forced["isa"] == "scalar"
+    assert cpu["threads"] >= 1
+    forced = json.loads(cli("info", "--json", GPTBIGCODE_CPU_ISA="scalar", GPTBIGCODE_CPU_NUM_THREADS="3").stdout)["cpu"]
+    assert (forced["isa"], forced["threads"]) == ("scalar", 3)
+    assert cli("info", GPTBIGCODE_CPU_NUM_THREADS="none").returncode == 9
     assert "scalar" in cli("info").stdout
 
 
-def test_info_about_a_model(model: Path, checkpoint_dir: Path) -> None:
+def test_info_about_a_model(model: Path, checkpoint_dir: Path, core_model: Callable[..., Any]) -> None:
     found = json.loads(cli("info", model, "--json", "--context", "100").stdout)["model"]
     assert found["converted"]
     assert (found["n_layer"], found["n_embd"], found["vocab_size"]) == (8, 256, 8192)
     assert found["kv_bytes"] == 128 * found["kv_bytes_per_token"], "the cache grows in blocks of 64"
     assert found["memory_bytes"] == found["bytes"] + found["kv_bytes"]
+    assert found["kv_bytes_per_token"] == core_model(model).kv_bytes_per_token
     assert str(model) in cli("info", model).stdout
 
-    plain = json.loads(cli("info", checkpoint_dir, "--json").stdout)["model"]
+    plain = json.loads(cli("info", checkpoint_dir, "--json", "--context", "100").stdout)["model"]
     assert not plain["converted"]
     assert plain["bytes_if_converted"]["int8"] == found["bytes"]
-    assert "not converted" in cli("info", checkpoint_dir).stdout
+    assert plain["memory_bytes_if_converted"]["int8"] == found["memory_bytes"]
+    shown = cli("info", checkpoint_dir, "--context", "100").stdout
+    assert "not converted" in shown
+    assert "at 100 tokens" in shown
 
 
 def test_bench(model: Path) -> None:

@@ -14,7 +14,7 @@ from gptbigcode_cpu.cli.options import DTYPES, debug_option, hub_options, human_
 @click.argument("source", metavar="SRC")
 @click.argument("out", type=click.Path(file_okay=False))
 @click.option("--dtype", type=click.Choice(DTYPES), default="int8", show_default=True, help="Storage type of the weights.")
-@click.option("--dry-run", is_flag=True, help="Check the checkpoint and print the bytes needed; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Check SRC (from the Hub: download it) and print the bytes needed; write no OUT.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists; it stays intact until the new one is complete.")
 @threads_option
 @hub_options
@@ -34,8 +34,8 @@ def convert(
     """Quantise the checkpoint SRC (a directory or a Hub id) into the directory OUT.
 
     \b
-    int8      8.1 bits per weight, no loss worth mentioning
-    int4      4.4 bits per weight, the fastest to generate with
+    int8      8.1 bits per weight; perplexity of the 8M demonstration model +0.2 %
+    int4      4.4 bits per weight, the fastest to generate with; +2.7 %
     bfloat16  as most checkpoints are stored
     float32   for comparisons
 
@@ -43,7 +43,7 @@ def convert(
     Examples:
       gptbigcode-cpu convert bigcode/starcoderbase-1b starcoder-1b-int4 --dtype int4
       gptbigcode-cpu convert ./my-finetune ./my-finetune-int8
-      gptbigcode-cpu convert bigcode/starcoder out --dtype int4 --dry-run
+      gptbigcode-cpu convert ./my-finetune out --dtype int4 --dry-run
     """
     from gptbigcode_cpu.convert import convert as convert_checkpoint
     from gptbigcode_cpu.progress import progress_bar

@@ -177,8 +177,9 @@ def generate(
     if model == hub.DEMO:
         click.echo(_DEMO_NOTE, err=True)
     load_start = time.perf_counter()
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, num_threads=threads)
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    directory = hub.resolve(model)
+    tokenizer = AutoTokenizer.from_pretrained(directory)  # first, because it is what a checkpoint may lack
+    loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, num_threads=threads)
     load_s = time.perf_counter() - load_start
 
     end_tokens = {*loaded.resolve_options(None, options).eos_token_ids}

@@ -22,6 +22,7 @@ _SHAPE = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_kv_head
 
 def _cpu() -> dict[str, Any]:
     from gptbigcode_cpu import _core
+    from gptbigcode_cpu.modeling import default_num_threads
 
     try:
         chosen = _core.select_kernel()
@@ -32,7 +33,7 @@ def _cpu() -> dict[str, Any]:
         "kernels": _core.kernel_names(),
         "supported_kernels": _core.supported_kernel_names(),
         "isa": chosen,
-        "default_threads": _core.default_num_threads(),
+        "threads": default_num_threads(),
     }
 
 
@@ -50,29 +51,27 @@ def _converted_bytes(config: GPTBigCodeConfig, dtype: str) -> int:
 def _model(name: str, context: int | None) -> dict[str, Any]:
     from gptbigcode_cpu import hub, weights
     from gptbigcode_cpu.config import GPTBigCodeConfig
-    from gptbigcode_cpu.modeling import GPTBigCodeForCausalLM
 
-    path = hub.resolve(name)
+    path = hub.resolve(name, weights=False)
     config = GPTBigCodeConfig.from_json_file(path / "config.json")
     context = config.n_positions if context is None else context
     if context > config.n_positions:
         raise ContextLengthError(f"--context {context} is more than the model's {config.n_positions} positions")
+    kv_bytes_per_token = 2 * 4 * config.n_layer * config.n_kv_head * config.head_dim  # keys and values in float32
+    kv_bytes = -(-context // _KV_BLOCK) * _KV_BLOCK * kv_bytes_per_token
     found: dict[str, Any] = {"path": str(path), **{key: getattr(config, key) for key in _SHAPE}}
+    found |= {"context": context, "kv_bytes_per_token": kv_bytes_per_token, "kv_bytes": kv_bytes}
     if not weights.is_packed(config):
-        return {**found, "converted": False, "bytes_if_converted": {dtype: _converted_bytes(config, dtype) for dtype in DTYPES}}
-    model = GPTBigCodeForCausalLM.from_pretrained(path)
-    kv_bytes = -(-context // _KV_BLOCK) * _KV_BLOCK * model.core.kv_bytes_per_token
-    weight_bytes = weights.open_packed(path).nbytes
+        sizes = {dtype: _converted_bytes(config, dtype) for dtype in DTYPES}
+        memory = {dtype: size + kv_bytes for dtype, size in sizes.items()}
+        return {**found, "converted": False, "bytes_if_converted": sizes, "memory_bytes_if_converted": memory}
+    packed = weights.open_packed(hub.resolve(name))
     return {
         **found,
         "converted": True,
-        "dtype": model.dtype,
-        "bytes": weight_bytes,
-        "threads": model.num_threads,
-        "context": context,
-        "kv_bytes_per_token": model.core.kv_bytes_per_token,
-        "kv_bytes": kv_bytes,
-        "memory_bytes": weight_bytes + kv_bytes,
+        "dtype": packed.dtype,
+        "bytes": packed.nbytes,
+        "memory_bytes": packed.nbytes + kv_bytes,
     }
 
 
@@ -109,7 +108,7 @@ def info(ctx: click.Context, model: str | None, context: int | None, as_json: bo
         ("kernels built", " ".join(cpu["kernels"])),
         ("kernels supported", " ".join(cpu["supported_kernels"])),
         ("kernels chosen", cpu["isa"]),
-        ("default threads", str(cpu["default_threads"])),
+        ("threads", str(cpu["threads"])),
     ]
     if model is not None:
         rows += _model_rows(found["model"])
@@ -125,13 +124,19 @@ def _model_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("attention", f"{found['n_head']} query heads, {found['n_kv_head']} key/value heads"),
         ("vocabulary", f"{found['vocab_size']} tokens, {found['n_positions']} positions"),
     ]
-    if not found["converted"]:
-        sizes = (f"{dtype} {human_bytes(size)}" for dtype, size in found["bytes_if_converted"].items())
-        return [*rows, ("weights", "not converted; would be " + ", ".join(sizes))]
+    if found["converted"]:
+        weights = f"{found['dtype']}, {human_bytes(found['bytes'])} ({found['bytes']:,} bytes)"
+        memory = human_bytes(found["memory_bytes"])
+    else:
+        weights = f"not converted; would be {_by_dtype(found['bytes_if_converted'])}"
+        memory = _by_dtype(found["memory_bytes_if_converted"])
     return [
         *rows,
-        ("weights", f"{found['dtype']}, {human_bytes(found['bytes'])} ({found['bytes']:,} bytes)"),
-        ("threads", str(found["threads"])),
+        ("weights", weights),
         ("KV cache", f"{human_bytes(found['kv_bytes'])}, {found['kv_bytes_per_token']} bytes per token"),
-        ("memory", f"{human_bytes(found['memory_bytes'])} at {found['context']} tokens"),
+        ("memory", f"{memory} at {found['context']} tokens"),
     ]
+
+
+def _by_dtype(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{dtype} {human_bytes(size)}" for dtype, size in sizes.items())
