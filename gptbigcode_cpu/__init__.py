@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .generation import GenerationConfig
     from .incremental import IncrementalDecoder
     from .modeling import AutoModelForCausalLM, CausalLMOutput, GPTBigCodeForCausalLM
-    from .pipeline import TextGenerationPipeline, pipeline
+    from .pipelines import TextGenerationPipeline, pipeline
     from .streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
     from .tokenizer import AutoTokenizer, BatchEncoding, GPTBigCodeTokenizer
 
@@ -71,7 +71,7 @@ _MODULE_OF = {
     "GenerationConfig": "generation",
     "IncrementalDecoder": "incremental",
     **dict.fromkeys(("AutoModelForCausalLM", "CausalLMOutput", "GPTBigCodeForCausalLM"), "modeling"),
-    **dict.fromkeys(("TextGenerationPipeline", "pipeline"), "pipeline"),
+    **dict.fromkeys(("TextGenerationPipeline", "pipeline"), "pipelines"),
     **dict.fromkeys(("BaseStreamer", "TextIteratorStreamer", "TextStreamer"), "streamers"),
     **dict.fromkeys(("AutoTokenizer", "BatchEncoding", "GPTBigCodeTokenizer"), "tokenizer"),
     **{name: "errors" for name in __all__ if name.endswith("Error")},

@@ -51,6 +51,16 @@ def test_every_public_name_exists() -> None:
         _ = gptbigcode_cpu.AutoModel
 
 
+@pytest.mark.parametrize("first", ["from gptbigcode_cpu import *", "import gptbigcode_cpu.cli.generate, {modules}"])
+def test_no_module_takes_the_place_of_a_public_name(first: str) -> None:
+    """An imported submodule becomes an attribute of the package, whatever was there or would have been made there."""
+    import gptbigcode_cpu
+
+    modules = ", ".join(f"gptbigcode_cpu.{module}" for module in sorted({*gptbigcode_cpu._MODULE_OF.values()}))
+    code = f"{first.format(modules=modules)}\nfrom gptbigcode_cpu import pipeline\nassert pipeline.__name__ == 'pipeline'"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_lazy_names_are_those_declared_for_type_checkers() -> None:
     import gptbigcode_cpu
 

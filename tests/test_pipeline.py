@@ -14,7 +14,7 @@ from gptbigcode_cpu import fim
 from gptbigcode_cpu.errors import ContextLengthError, InputError, TokenizerError
 from gptbigcode_cpu.generation import GenerationConfig
 from gptbigcode_cpu.modeling import AutoModelForCausalLM
-from gptbigcode_cpu.pipeline import TextGenerationPipeline, pipeline
+from gptbigcode_cpu.pipelines import TextGenerationPipeline, pipeline
 from gptbigcode_cpu.tokenizer import AutoTokenizer
 
 PROMPT = "def fibonacci(n):"
@@ -37,7 +37,7 @@ def recorded_options(
         return iter(())
 
     with monkeypatch.context() as patch:
-        patch.setattr("gptbigcode_cpu.pipeline.token_steps", record)
+        patch.setattr("gptbigcode_cpu.pipelines.token_steps", record)
         pipe(options.pop("prompt", PROMPT), **options)
     return seen[0]
 
@@ -142,7 +142,7 @@ class TestStream:
     def test_characters_are_whole(self, pipe: TextGenerationPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
         text = "naïve 🙂 日本"
         ids = pipe.tokenizer.encode(text)
-        monkeypatch.setattr("gptbigcode_cpu.pipeline.token_steps", lambda *_: ({0: token_id} for token_id in ids))
+        monkeypatch.setattr("gptbigcode_cpu.pipelines.token_steps", lambda *_: ({0: token_id} for token_id in ids))
         pieces = list(pipe.stream("x"))
         assert "".join(pieces) == text
         assert len(pieces) < len(ids)
