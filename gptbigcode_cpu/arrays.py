@@ -29,11 +29,11 @@ def to_torch(array: NDArray[Any]) -> Any:
     return torch.from_numpy(array)
 
 
-def to_int_array(values: object, what: str) -> NDArray[np.int64]:
+def to_int_array(values: object, what: str, kinds: str = "iu") -> NDArray[np.int64]:
     """Integers of a (nested) list, numpy array or torch tensor as int64.
 
     Raises:
-        InputError: Rows of different lengths, or not integers; the message calls the argument `what`.
+        InputError: Rows of different lengths, or not integers (of numpy's `kinds`); the message calls the argument `what`.
     """
     if is_torch(values):
         values = values.detach().cpu().numpy()  # type: ignore[attr-defined]
@@ -45,6 +45,6 @@ def to_int_array(values: object, what: str) -> NDArray[np.int64]:
         ) from error
     if array.size == 0:
         array = array.astype(np.int64)
-    if array.dtype.kind not in "iu":
+    if array.dtype.kind not in kinds:
         raise InputError(f"{what} must hold integers, not {array.dtype}")
     return array.astype(np.int64, copy=False)

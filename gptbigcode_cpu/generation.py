@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ConfigError, InputError
+from .errors import ConfigError, FormatError, InputError
 
 if TYPE_CHECKING:
     from . import _core
@@ -51,7 +51,7 @@ class GenerationConfig:
     sampling, ``temperature=1``, ``top_k=50``, ``top_p=1``; 20 new tokens.
 
     Attributes:
-        max_new_tokens: Tokens to generate at most; wins over `max_length`.
+        max_new_tokens: Tokens to generate at most; wins over a `max_length` from the same or an earlier source.
         max_length: Tokens of prompt (padding included) and output together.
         min_new_tokens: No end token before this many tokens.
         do_sample: Draw tokens at random instead of taking the most probable one.
@@ -159,7 +159,7 @@ class GenerationConfig:
         return cls.from_dict(options, str(path))
 
     def updated(self, options: Mapping[str, Any]) -> GenerationConfig:
-        """A copy with `options` set.
+        """A copy with `options` set, see `merged_options`.
 
         Raises:
             InputError: An option is unknown or its value is wrong.
@@ -174,7 +174,7 @@ class GenerationConfig:
                 raise InputError(f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
             elif value is not None and value != NEUTRAL[name]:
                 raise InputError(f"{name} is not supported; only its neutral value {NEUTRAL[name]!r} may be passed")
-        return GenerationConfig(**(self.set_options() | kept))
+        return GenerationConfig(**merged_options(self.set_options(), kept))
 
     def _check_int(self, name: str, low: int, high: int | None = None) -> None:
         value = getattr(self, name)
@@ -190,6 +190,16 @@ class GenerationConfig:
         number = float(value) if _is_real(value) else np.nan
         if not low <= number <= high or np.isinf(number) or (above and number == low):
             raise InputError(f"{name} must be {expected}, not {value!r}")
+
+
+def merged_options(*sources: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of several sources, later ones win; a `max_length` replaces the `max_new_tokens` of an earlier source."""
+    merged: dict[str, Any] = {}
+    for source in sources:
+        if source.get("max_length") is not None:
+            merged.pop("max_new_tokens", None)
+        merged |= source
+    return merged
 
 
 @dataclass(slots=True)
@@ -233,6 +243,10 @@ def token_steps(
     Yields:
         Per step the new token of each row that is not finished yet; row ``i * num_return_sequences + j`` is sequence j
         of prompt i. Closing the iterator stops the work.
+
+    Raises:
+        InputError: The options exclude every token.
+        FormatError: The logits are NaN.
     """
     eos = config.eos_token_ids
     seed = int.from_bytes(os.urandom(8), "little") if config.seed is None else int(config.seed)
@@ -253,7 +267,7 @@ def token_steps(
             if row.new_tokens < (config.min_new_tokens or 0):
                 logits = logits.copy()
                 logits[[token_id for token_id in eos if token_id < logits.size]] = -np.inf
-            step[row.index] = token = row.sampler.sample(logits, row.tokens[: row.length])
+            step[row.index] = token = _sample(row, logits)
             row.tokens[row.length] = token
             row.length += 1
         yield step
@@ -262,6 +276,15 @@ def token_steps(
             return
         last = [row.tokens[row.length - 1 : row.length] for row in rows]
         logits_of_rows = core.forward([row.cache for row in rows], last, [1] * len(rows))
+
+
+def _sample(row: _Row, logits: NDArray[np.float32]) -> int:
+    try:
+        return row.sampler.sample(logits, row.tokens[: row.length])
+    except ValueError as error:
+        if np.isnan(logits).any():
+            raise FormatError("the model computes NaN, so its weights are damaged; convert the checkpoint again") from error
+        raise InputError(f"no token can be chosen: {error}; look at logit_bias") from error
 
 
 def text_logits(core: _core.Model, prompts: Sequence[NDArray[np.int32]]) -> Iterator[tuple[int, int, NDArray[np.float32]]]:

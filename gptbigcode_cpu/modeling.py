@@ -163,7 +163,7 @@ class GPTBigCodeForCausalLM:
 
         Args:
             input_ids: Token ids ``[batch, tokens]``: list, numpy array or torch tensor.
-            attention_mask: ``[batch, tokens]``, 0 for padding, on either side; a row's positions count its tokens only.
+            attention_mask: ``[batch, tokens]``, 0 for padding (or False), on either side; positions count the tokens.
             token_type_ids: Ignored; some tokenizers produce them.
 
         Returns:
@@ -195,7 +195,7 @@ class GPTBigCodeForCausalLM:
         Args:
             input_ids: Token ids ``[batch, tokens]``: list, numpy array or torch tensor.
             generation_config: Options; what it does not set comes from the model's own.
-            attention_mask: ``[batch, tokens]``, 0 for padding, on either side. Without one, pad tokens are taken for
+            attention_mask: ``[batch, tokens]``, 0 for padding (or False), on either side. Without one, pad tokens are taken for
                 padding if the pad token is no end token, as in transformers.
             token_type_ids: Ignored; some tokenizers produce them.
             streamer: Receives the prompt and then every step's tokens.
@@ -311,7 +311,7 @@ class GPTBigCodeForCausalLM:
         if ids.size == 0:
             raise InputError("the prompt is empty; pass at least one token, for example the model's bos_token_id")
         if attention_mask is not None:
-            mask = np.atleast_2d(to_int_array(attention_mask, "attention_mask")) != 0
+            mask = np.atleast_2d(to_int_array(attention_mask, "attention_mask", "iub")) != 0
             if mask.shape != ids.shape:
                 raise InputError(f"attention_mask has the shape {list(mask.shape)} and input_ids {list(ids.shape)}")
         elif padding_token is not None:

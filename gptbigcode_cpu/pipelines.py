@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 from . import fim
 from .errors import InputError
-from .generation import GenerationConfig, token_steps
+from .generation import GenerationConfig, merged_options, token_steps
 from .incremental import IncrementalDecoder
 from .modeling import AutoModelForCausalLM, GPTBigCodeForCausalLM
 from .tokenizer import AutoTokenizer, GPTBigCodeTokenizer
@@ -108,10 +108,10 @@ class TextGenerationPipeline:
             ``[{"generated_text": ...}]`` with `num_return_sequences` texts, or for several prompts a list of these.
 
         Raises:
-            InputError: An empty prompt, an unknown option or a bad value.
+            InputError: An empty prompt, something that is no text, an unknown option or a bad value.
             ContextLengthError: Prompt and requested tokens exceed the context.
         """
-        texts = [text_inputs] if isinstance(text_inputs, str) else list(text_inputs)
+        texts = _texts(text_inputs)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise InputError(f"batch_size must be a positive integer, not {batch_size!r}")
         config = self._config(options, DEFAULTS)
@@ -184,8 +184,12 @@ class TextGenerationPipeline:
     def _given(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """What the caller or the model decided, without any defaults."""
         explicit = {name: value for name, value in options.items() if name != "generation_config"}
-        config: GenerationConfig = options.get("generation_config") or GenerationConfig()
-        return self.model.generation_config.set_options() | self.options | config.set_options() | explicit
+        config = options.get("generation_config")
+        if config is None:
+            config = GenerationConfig()
+        elif not isinstance(config, GenerationConfig):
+            raise InputError(f"generation_config must be a GenerationConfig, not {type(config).__name__}")
+        return merged_options(self.model.generation_config.set_options(), self.options, config.set_options(), explicit)
 
     def _config(self, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> GenerationConfig:
         given = self._given(options)
@@ -202,3 +206,11 @@ class TextGenerationPipeline:
             room = max(1, self.model.config.n_positions - prompt_length)
             config = config.updated({"max_new_tokens": min(DEFAULTS["max_new_tokens"], room)})
         return self.model.new_token_limit(config, prompt_length, prompt_length)
+
+
+def _texts(text_inputs: object) -> list[str]:
+    if isinstance(text_inputs, str):
+        return [text_inputs]
+    if isinstance(text_inputs, bytes) or not isinstance(text_inputs, Iterable):
+        raise InputError(f"text_inputs must be a string or several, not {type(text_inputs).__name__}")
+    return list(text_inputs)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptbigcode_cpu.errors import ConfigError, ContextLengthError, InputError
+from gptbigcode_cpu import generation
+from gptbigcode_cpu.errors import ConfigError, ContextLengthError, FormatError, InputError
 from gptbigcode_cpu.generation import CHUNK_TOKENS, GenerationConfig, _chunks
 from gptbigcode_cpu.modeling import AutoModelForCausalLM, GPTBigCodeForCausalLM
 from gptbigcode_cpu.tokenizer import AutoTokenizer
@@ -113,6 +114,11 @@ class TestOptions:
         with pytest.raises(InputError, match="GenerationConfig"):
             model.generate([[1]], {"max_new_tokens": 3})  # type: ignore[arg-type]
 
+    def test_a_later_max_length_replaces_an_earlier_max_new_tokens(self, model: GPTBigCodeForCausalLM) -> None:
+        config = GenerationConfig(max_new_tokens=30)
+        assert model.generate([[5] * 4], config, max_length=10, **NO_END).shape == (1, 10)
+        assert model.generate([[5] * 4], GenerationConfig(max_length=10), max_new_tokens=3, **NO_END).shape == (1, 7)
+
     def test_file(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         assert GenerationConfig.from_pretrained(tmp_path) == GenerationConfig()
         path = tmp_path / "generation_config.json"
@@ -151,6 +157,15 @@ class TestLengths:
 
     def test_max_new_tokens_wins(self, model: GPTBigCodeForCausalLM, prompts: list[list[int]]) -> None:
         assert len(new_tokens(model, prompts[0], max_length=100, max_new_tokens=3, **NO_END)) == 3
+
+    def test_no_token_to_choose(self, model: GPTBigCodeForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+        nothing = dict.fromkeys(range(model.config.vocab_size), -np.inf)
+        with pytest.raises(InputError, match="every token is excluded"):
+            model.generate([[5]], logit_bias=nothing)
+        broken = np.full((1, model.config.vocab_size), np.nan, dtype=np.float32)
+        monkeypatch.setattr(generation, "_prefill", lambda core, prompts: [(None, broken[0])])
+        with pytest.raises(FormatError, match="NaN"):
+            model.generate([[5]])
 
     def test_context_length(self, make_checkpoint: Callable[..., Path], converted: Callable[..., Path], tmp_path: Path) -> None:
         small = AutoModelForCausalLM.from_pretrained(converted("float32", make_checkpoint(tmp_path, n_positions=32)))

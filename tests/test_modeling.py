@@ -43,6 +43,7 @@ class TestLogits:
         expected = model([ROW]).logits
         for ids in (np.array([ROW]), np.array([ROW], dtype=np.int32), [np.array(ROW)], ROW, np.asfortranarray([ROW])):
             assert np.array_equal(model(ids).logits, expected)
+        assert np.array_equal(model([ROW], attention_mask=np.ones((1, 5), dtype=np.bool_)).logits, expected)
         assert np.array_equal(model([ROW], token_type_ids=[[0] * 5]).logits, expected)
         assert np.array_equal(model(input_ids=[ROW], attention_mask=[[1] * 5]).logits, expected)
 

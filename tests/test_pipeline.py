@@ -96,6 +96,7 @@ class TestCompletion:
         own = pipeline(model=directory)
         limit, config = recorded_options(own, monkeypatch)
         assert (limit, config.do_sample) == (7, False)
+        assert recorded_options(own, monkeypatch, max_length=20)[0] == 20 - len(own.tokenizer.encode(PROMPT))
         limit, config = recorded_options(own, monkeypatch, do_sample=True)
         assert (limit, config.temperature) == (7, 0.7)
 
@@ -113,6 +114,11 @@ class TestCompletion:
             pipe("")
         with pytest.raises(InputError, match="max_new_tokens"):
             pipe(PROMPT, max_new_token=3)
+        for wrong in (None, 3, b"text", [{"role": "user", "content": "chat"}]):
+            with pytest.raises(InputError, match="must be a string"):
+                pipe(wrong)  # type: ignore[call-overload]
+        with pytest.raises(InputError, match="must be a GenerationConfig"):
+            pipe(PROMPT, generation_config={"max_new_tokens": 3})
         with pytest.raises(InputError, match="batch_size"):
             pipe(PROMPT, batch_size=0)
         with pytest.raises(InputError, match="text-generation"):
