@@ -16,7 +16,7 @@ OBJECTS = sorted(path for build in (ROOT / ".venv", ROOT / "build") for path in 
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda path: path.name)
 def test_a_kernel_file_defines_only_its_record(path: Path) -> None:
     """A weak symbol compiled for a newer CPU might be kept by the linker for everybody."""
-    symbols = subprocess.run(["nm", "--defined-only", "-C", path], capture_output=True, text=True, check=True).stdout.splitlines()
-    kinds = [line.split(maxsplit=2)[1:] for line in symbols]
+    nm = subprocess.run(["nm", "--defined-only", "-C", path], capture_output=True, text=True, check=True)
+    kinds = [line.split(maxsplit=2)[1:] for line in nm.stdout.splitlines()]
     visible = [name for kind, name in kinds if kind.isupper() or kind in "uvw"]
     assert len(visible) == 1 and visible[0].startswith("gptbigcode::k"), visible

@@ -21,7 +21,7 @@ class AlignedBuffer {
 
  private:
   struct Free {
-    void operator()(T* p) const { ::operator delete(p, std::align_val_t{64}); }
+    void operator()(T* p) const { ::operator delete(static_cast<void*>(p), std::align_val_t{64}); }
   };
   std::unique_ptr<T, Free> data_;
   size_t capacity_ = 0;

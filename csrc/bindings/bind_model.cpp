@@ -36,7 +36,7 @@ class PyModel {
         },
         kernels, threads);
   }
-  ~PyModel() {
+  ~PyModel() {  // NOLINT(bugprone-exception-escape): pybind11 throws only if Python's own state is broken
     const py::gil_scoped_release unlocked;  // joins the threads
     model_.reset();
   }

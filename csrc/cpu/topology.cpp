@@ -25,10 +25,11 @@ std::set<int> parse_cpu_list(const std::string& text) {
   std::set<int> cpus;
   std::stringstream stream(text);
   for (std::string range; std::getline(stream, range, ',');) {
+    std::istringstream fields(range);
     int first = 0, last = 0;
-    const int fields = std::sscanf(range.c_str(), "%d-%d", &first, &last);
-    if (fields < 1) continue;
-    if (fields == 1) last = first;
+    char dash = 0;
+    if (!(fields >> first)) continue;
+    if (!(fields >> dash >> last)) last = first;
     for (int cpu = first; cpu <= last; ++cpu) cpus.insert(cpu);
   }
   return cpus;
@@ -81,8 +82,9 @@ int default_num_threads() {
   } else {
     std::vector<int> capacity;
     for (const int cpu : cpus) {
-      const std::string line = read_line(sys + std::to_string(cpu) + "/cpu_capacity");
-      capacity.push_back(line.empty() ? 0 : std::atoi(line.c_str()));
+      int value = 0;
+      std::istringstream(read_line(sys + std::to_string(cpu) + "/cpu_capacity")) >> value;
+      capacity.push_back(value);
     }
     const int best = *std::max_element(capacity.begin(), capacity.end());
     for (size_t i = 0; i < cpus.size(); ++i) {

@@ -15,7 +15,7 @@ struct f32x16 {
 
 template <class Function>
 inline f32x16 lanes(Function function) {
-  f32x16 v;
+  f32x16 v{};
   for (int i = 0; i < 16; ++i) v.lane[i] = function(i);
   return v;
 }

@@ -92,7 +92,7 @@ inline void dot_int8(const std::byte* tile, const ActivationBlock* const* activa
 // Where a group's sixteen codes of a quad come from: packed nibbles, or bytes unpacked once for many rows.
 struct Nibbles {
   static constexpr size_t kGroupBytes = 256;
-  static inline void load_quad_pair(const std::byte* group, int j, __m256i w[4]) {  // quad j low, j high; quad j+4 low, high
+  static void load_quad_pair(const std::byte* group, int j, __m256i w[4]) {  // quad j low, j high; quad j+4 low, high
     const __m256i mask = _mm256_set1_epi8(15);
     const __m256i lo = load_i8x32(group + j * 64), hi = load_i8x32(group + j * 64 + 32);
     w[0] = _mm256_and_si256(lo, mask);
@@ -103,7 +103,7 @@ struct Nibbles {
 };
 struct Bytes {
   static constexpr size_t kGroupBytes = 512;
-  static inline void load_quad_pair(const std::byte* group, int j, __m256i w[4]) {
+  static void load_quad_pair(const std::byte* group, int j, __m256i w[4]) {
     for (int i = 0; i < 4; ++i) w[i] = load_i8x32(group + j * 128 + i * 32);
   }
 };

@@ -69,7 +69,7 @@ inline void dot_int8(const std::byte* tile, const ActivationBlock* const* activa
 // Where a group's sixteen codes of a quad come from: packed nibbles, or bytes unpacked once for many rows.
 struct Nibbles {
   static constexpr size_t kGroupBytes = 256;
-  static inline void load_quad_pair(const std::byte* group, int j, __m512i w[2]) {  // quads j and j + 4
+  static void load_quad_pair(const std::byte* group, int j, __m512i w[2]) {  // quads j and j + 4
     const __m512i mask = _mm512_set1_epi8(15);
     const __m512i packed = load_i8x64(group + j * 64);
     w[0] = _mm512_and_si512(packed, mask);
@@ -78,7 +78,7 @@ struct Nibbles {
 };
 struct Bytes {
   static constexpr size_t kGroupBytes = 512;
-  static inline void load_quad_pair(const std::byte* group, int j, __m512i w[2]) {
+  static void load_quad_pair(const std::byte* group, int j, __m512i w[2]) {
     w[0] = load_i8x64(group + j * 128);
     w[1] = load_i8x64(group + j * 128 + 64);
   }

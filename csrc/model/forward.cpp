@@ -41,6 +41,7 @@ void Model::forward(const std::vector<Run>& runs, float* logits) {
   validate(runs);
   const std::lock_guard lock(mutex_);
   std::vector<int64_t> sizes;
+  sizes.reserve(runs.size());
   for (const Run& run : runs) sizes.push_back(run.cache->size());
   try {
     for (const Run& run : runs) run.cache->reserve(run.n_tokens);

@@ -24,22 +24,23 @@ struct ModelConfig {
 
 // A tensor as the caller offers it.
 struct TensorView {
-  const std::byte* data;
+  const std::byte* data = nullptr;
   std::vector<int64_t> shape;
-  char kind;  // numpy's letter: 'f' float, 'u' unsigned integer (two bytes: bfloat16)
-  int itemsize;
+  char kind = 'f';  // numpy's letter: 'f' float, 'u' unsigned integer (two bytes: bfloat16)
+  int itemsize = 0;
 };
 using FindTensor = std::function<const TensorView*(const std::string& name)>;  // null if there is none
 
 struct Linear {
-  DType dtype;
-  const std::byte* weights;
-  const float* bias;  // null: none
-  int64_t n, k;
+  DType dtype = DType::kFloat32;
+  const std::byte* weights = nullptr;
+  const float* bias = nullptr;  // null: none
+  int64_t n = 0, k = 0;
 };
 
 struct LayerNorm {
-  const float *weight, *bias;
+  const float* weight = nullptr;
+  const float* bias = nullptr;
 };
 
 struct Layer {
@@ -48,10 +49,12 @@ struct Layer {
 };
 
 struct Weights {
+  enum class PositionType { kFloat32, kFloat16, kBFloat16 };
+
   Linear wte;  // [vocab, n_embd]; rows are looked up
   Linear lm_head;
-  const std::byte* wpe;  // [n_positions, n_embd]
-  enum class PositionType { kFloat32, kFloat16, kBFloat16 } wpe_type;
+  const std::byte* wpe = nullptr;  // [n_positions, n_embd]
+  PositionType wpe_type = PositionType::kFloat32;
   std::vector<Layer> layers;
   LayerNorm ln_f;
 };
