@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-OBJECTS = sorted(path for build in (ROOT / ".venv", ROOT / "build") for path in build.glob("**/kernels/x86_*.o"))
+OBJECTS = sorted((ROOT / ".venv" / "build").glob("**/kernels/x86_*.o"))
 
 
 @pytest.mark.skipif(not OBJECTS or shutil.which("nm") is None, reason="no object files of the kernels here, or no nm")
