@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from numpy.typing import NDArray
 
-from gptbigcode_cpu import _core
+from gptbigcode_cpu import _core, hub
 
 DTYPES = ["float32", "bfloat16", "int8", "int4"]
 OTHERS = [name for name in _core.supported_kernel_names() if name != "scalar"]
@@ -46,6 +47,15 @@ def packed(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Any, conve
 @pytest.fixture(scope="module")
 def small(packed: Any, core_model: Any) -> Any:
     return core_model(packed("one key head", "int8"))
+
+
+@pytest.mark.parametrize("isa", _core.supported_kernel_names())
+def test_the_demo_model_answers_alike_on_every_machine(isa: str, core_model: Any) -> None:
+    """One checksum for every CPU and compiler; it changes only with the arithmetic or the model, which are part of the format."""
+    core = core_model(hub.resolve("demo"), isa)
+    tokens = (np.arange(200) * 37 % 8192).astype(np.int32)
+    logits = core.forward([_core.KVCache(core)], [tokens], [len(tokens)])
+    assert zlib.crc32(logits.tobytes()) == 1922955682
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
