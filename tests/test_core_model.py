@@ -51,7 +51,7 @@ def small(packed: Any, core_model: Any) -> Any:
 
 @pytest.mark.parametrize("isa", _core.supported_kernel_names())
 def test_the_demo_model_answers_alike_on_every_machine(isa: str, core_model: Any) -> None:
-    """One checksum for every CPU and compiler; it changes only with the arithmetic or the model, which are part of the format."""
+    """One checksum for every CPU and compiler; it changes only with the arithmetic or the model."""
     core = core_model(hub.resolve("demo"), isa)
     tokens = (np.arange(200) * 37 % 8192).astype(np.int32)
     logits = core.forward([_core.KVCache(core)], [tokens], [len(tokens)])
