@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,3 +227,21 @@ class TestThreads:
         logits = [AutoModelForCausalLM.from_pretrained(converted("int8"), num_threads=n)(ids).logits for n in (1, 2, 3)]
         assert np.array_equal(logits[0], logits[1])
         assert np.array_equal(logits[0], logits[2])
+
+    def test_a_forked_child_is_told_to_load_its_own(self, converted: Callable[[str], Path]) -> None:
+        script = """
+            import os, sys
+            from gptbigcode_cpu import AutoModelForCausalLM
+            model = AutoModelForCausalLM.from_pretrained(sys.argv[1], num_threads=2)
+            expected = model([[5]]).logits
+            child = os.fork()
+            if child == 0:
+                try:
+                    model([[5]])
+                except RuntimeError as error:
+                    os._exit(0 if "load the model in the child" in str(error) else 1)
+                os._exit(2)
+            assert os.waitpid(child, 0)[1] == 0
+            assert (model([[5]]).logits == expected).all()
+        """
+        subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(converted("int8"))], check=True, timeout=60)
