@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from gptbigcode_cpu import hub
+from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, hub
 from gptbigcode_cpu.errors import InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import packed_dir, resolve
 from gptbigcode_cpu.weights import open_packed
@@ -173,6 +173,20 @@ def test_a_tokenizer_is_downloaded_without_the_weights(server: Hub, tmp_path: Pa
     assert server.downloaded() == {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
     assert Path(ask(server, tmp_path, "owner/tiny")) == directory
     assert (directory / "model.safetensors").is_file()
+
+
+def test_only_who_needs_weights_asks_for_them(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def download(*arguments: Any) -> Path:
+        asked.append(arguments[-1])
+        return source
+
+    monkeypatch.setattr(hub, "_download", download)
+    AutoTokenizer.from_pretrained("owner/tiny")
+    assert asked == [False]
+    AutoModelForCausalLM.from_pretrained("owner/tiny")
+    assert asked == [False, True]
 
 
 def test_a_revision_and_a_cache_directory(server: Hub, tmp_path: Path) -> None:
