@@ -3,7 +3,7 @@
 
 #include "cpu/features.h"
 
-#if defined(GPTBIGCODE_CPU_EMULATE_AVX512)
+#if defined(GPTBIGCODE_CPU_EMULATE_VNNI)
 
 #include "kernels/avx512_emulated.h"
 

@@ -11,6 +11,7 @@ namespace {
 constexpr const Kernels* kList[] = {
 #if defined(GPTBIGCODE_CPU_X86)
     &kAvx512VnniKernels,
+    &kAvxVnniKernels,
     &kAvx2Kernels,
 #endif
     &kScalarKernels,

@@ -105,6 +105,7 @@ const Kernels& select_kernels(const char* name);
 extern const Kernels kScalarKernels;
 #if defined(GPTBIGCODE_CPU_X86)
 extern const Kernels kAvx2Kernels;
+extern const Kernels kAvxVnniKernels;
 extern const Kernels kAvx512VnniKernels;
 #endif
 

@@ -19,54 +19,14 @@
 namespace gptbigcode {
 namespace {
 
-struct f32x16 {
-  __m256 lo, hi;
-};
+#include "kernels/x86_avx2_lanes.inc"
 
-inline f32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-inline __m256 load_bf16x8(const uint16_t* p) {
-  const __m256i wide_i32x8 = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(wide_i32x8, 16));
-}
-inline f32x16 load_bf16(const uint16_t* p) { return {load_bf16x8(p), load_bf16x8(p + 8)}; }
-inline f32x16 set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
-inline void store(float* p, f32x16 v) {
-  _mm256_storeu_ps(p, v.lo);
-  _mm256_storeu_ps(p + 8, v.hi);
-}
-inline f32x16 add(f32x16 a, f32x16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
-inline f32x16 sub(f32x16 a, f32x16 b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
-inline f32x16 mul(f32x16 a, f32x16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
-inline f32x16 div(f32x16 a, f32x16 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
-inline f32x16 max(f32x16 a, f32x16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
-inline f32x16 min(f32x16 a, f32x16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
-inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
-inline __m256 select_less8(__m256 a, __m256 b, __m256 x, __m256 y) {
-  return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
-}
-inline f32x16 select_less(f32x16 a, f32x16 b, f32x16 x, f32x16 y) {
-  return {select_less8(a.lo, b.lo, x.lo, y.lo), select_less8(a.hi, b.hi, x.hi, y.hi)};
-}
-inline __m256 pow2_of_magic8(__m256 t) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(127)), 23));
-}
-inline f32x16 pow2_of_magic(f32x16 t) { return {pow2_of_magic8(t.lo), pow2_of_magic8(t.hi)}; }
-
+// Built on those lanes.
 #include "kernels/vector_kernels.inc"
 
 // ---------------------------------------------------------------- integer dot products of one tile block
 
-inline __m256i load_i8x32(const std::byte* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-
-inline __m256i broadcast_quad(const int8_t* q) {
-  int32_t quad;
-  __builtin_memcpy(&quad, q, 4);
-  return _mm256_set1_epi32(quad);
-}
-
-struct i32x16 {
-  __m256i lo, hi;
-};
+#include "kernels/x86_avx2_codes.inc"
 
 // sum[r] = integer sums of the 16 rows of the tile block against row r's activations
 template <int kRows>
@@ -86,32 +46,6 @@ inline void dot_int8(const std::byte* tile, const ActivationBlock* const* activa
       sum[r].lo = _mm256_add_epi32(sum[r].lo, _mm256_madd_epi16(lo_i16x16, ones_i16x16));
       sum[r].hi = _mm256_add_epi32(sum[r].hi, _mm256_madd_epi16(hi_i16x16, ones_i16x16));
     }
-  }
-}
-
-// Where a group's sixteen codes of a quad come from: packed nibbles, or bytes unpacked once for many rows.
-struct Nibbles {
-  static constexpr size_t kGroupBytes = 256;
-  static void load_quad_pair(const std::byte* group, int j, __m256i w[4]) {  // quad j low, j high; quad j+4 low, high
-    const __m256i mask = _mm256_set1_epi8(15);
-    const __m256i lo = load_i8x32(group + j * 64), hi = load_i8x32(group + j * 64 + 32);
-    w[0] = _mm256_and_si256(lo, mask);
-    w[1] = _mm256_and_si256(hi, mask);
-    w[2] = _mm256_and_si256(_mm256_srli_epi16(lo, 4), mask);
-    w[3] = _mm256_and_si256(_mm256_srli_epi16(hi, 4), mask);
-  }
-};
-struct Bytes {
-  static constexpr size_t kGroupBytes = 512;
-  static void load_quad_pair(const std::byte* group, int j, __m256i w[4]) {
-    for (int i = 0; i < 4; ++i) w[i] = load_i8x32(group + j * 128 + i * 32);
-  }
-};
-inline void unpack_nibbles(const std::byte* tile, std::byte* bytes) {
-  for (int pair = 0; pair < kBlock / 8; ++pair) {
-    __m256i w[4];
-    Nibbles::load_quad_pair(tile, pair, w);
-    for (int i = 0; i < 4; ++i) _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes + pair * 128 + i * 32), w[i]);
   }
 }
 
@@ -157,8 +91,6 @@ inline void dot_int4(const std::byte* codes, const std::byte* multipliers, const
     }
   }
 }
-
-inline f32x16 to_float(i32x16 v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi)}; }
 
 constexpr int kRowsAtOnce = 4;      // sixteen registers: 8 accumulators, 4 weights, the rest in flight
 constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
