@@ -76,6 +76,15 @@ def layer_norm(
 def activation_names() -> list[str]:
     """Names accepted as ``activation`` by `Model`, the ones transformers uses."""
 
+def measure_read_bandwidth(num_threads: int = 0, nbytes: int = 536870912) -> float:
+    """Bytes per second that the threads together read from memory: the limit of a decode step, which reads every weight.
+
+    `nbytes` should exceed the last-level cache by far. Best of several passes.
+    """
+
+def measure_int8_peak(isa: str = "", num_threads: int = 0) -> float:
+    """int8 multiply-adds per second that a kernel set's cheapest instructions reach on registers: the limit of a prefill."""
+
 class Model:
     """Mapped weights, a kernel set and a thread pool.
 

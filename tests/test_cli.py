@@ -354,6 +354,18 @@ def test_bench(model: Path) -> None:
     assert "tokens/s (20 tokens at depth 70)" in cli("bench", model, *flags).stdout
 
 
+def test_bench_limits(model: Path) -> None:
+    flags = ["--prompt-tokens", "20", "--new-tokens", "5", "--threads", "1", "--repeat", "1", "--limits"]
+    found = json.loads(cli("bench", model, "--json", *flags).stdout)
+    assert found["read_bytes_per_s"] > 1e8
+    assert found["int8_macs_per_s"] > 1e8
+    assert found["decode_share_of_bandwidth"] > 0
+    assert 0 < found["prefill_share_of_int8_peak"] < 1  # no product of matrices is faster than products alone
+    shown = cli("bench", model, *flags).stdout
+    assert "GB/s; decode uses" in shown or "MB/s; decode uses" in shown
+    assert "multiply-adds/s; prefill uses" in shown
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_script(shell: str, tmp_path: Path) -> None:
     script = cli("completion", shell).stdout

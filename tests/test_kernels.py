@@ -433,3 +433,15 @@ def test_unknown_and_unsupported_kernel_sets_are_errors() -> None:
     for name in ("AVX2", "scalar ", "mmx", *({*_core.kernel_names()} - {*_core.supported_kernel_names()})):
         with pytest.raises(ValueError, match=name.strip()):
             _core.select_kernel(name)
+
+
+def test_limits_of_the_machine_are_measured() -> None:
+    assert _core.measure_read_bandwidth(1, 1 << 24) > 1e8
+    peaks = {name: _core.measure_int8_peak(name, 1) for name in _core.supported_kernel_names()}
+    assert min(peaks.values()) > 1e7
+    if "avx2" in peaks:
+        assert peaks["avx2"] > 2 * peaks["scalar"]
+    with pytest.raises(ValueError, match="nbytes"):
+        _core.measure_read_bandwidth(2, 100)
+    with pytest.raises(ValueError, match="mmx"):
+        _core.measure_int8_peak("mmx")

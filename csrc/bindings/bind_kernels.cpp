@@ -3,6 +3,7 @@
 #include "base/aligned_buffer.h"
 #include "base/error.h"
 #include "bindings/bindings.h"
+#include "kernels/limits.h"
 #include "kernels/pack.h"
 #include "model/linear.h"
 
@@ -134,6 +135,26 @@ void register_kernels(py::module_& module) {
   module.def("layer_norm", &layer_norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("epsilon"), py::arg("isa") = "");
   module.def("activate", &activate, py::arg("name"), py::arg("x"), py::arg("isa") = "");
   module.def("activation_names", &activation_names);
+  module.def(
+      "measure_read_bandwidth",
+      [](int num_threads, size_t nbytes) {
+        const int threads = resolve_num_threads(num_threads);
+        require(nbytes >= 4096 * static_cast<size_t>(threads), "nbytes must be at least a page per thread");
+        const py::gil_scoped_release unlocked;
+        ThreadPool pool(threads);
+        return read_bandwidth(pool, nbytes);
+      },
+      py::arg("num_threads") = 0, py::arg("nbytes") = size_t{1} << 29);
+  module.def(
+      "measure_int8_peak",
+      [](const std::string& isa, int num_threads) {
+        const Kernels& kernels = select_kernels(isa.c_str());
+        const int threads = resolve_num_threads(num_threads);
+        const py::gil_scoped_release unlocked;
+        ThreadPool pool(threads);
+        return int8_peak(kernels, pool);
+      },
+      py::arg("isa") = "", py::arg("num_threads") = 0);
 }
 
 }  // namespace gptbigcode

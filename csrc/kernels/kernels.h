@@ -87,6 +87,9 @@ struct Kernels {
   void (*layer_norm)(const float* x, int64_t k, const float* weight, const float* bias, float epsilon, float* out);
   void (*activate)(Activation, float* x, int64_t n);  // in place
   void (*attention)(const AttentionTask&);
+  // The cheapest int8 products of the set, on registers, in independent chains: what no matrix product can exceed.
+  // Returns the number of multiply-adds done.
+  int64_t (*int8_peak)(int64_t rounds);
 };
 
 // In the order of preference, best first, scalar last.

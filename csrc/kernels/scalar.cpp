@@ -115,6 +115,18 @@ void linear_int4(const LinearTask& task, int64_t tile_begin, int64_t tile_end) {
   });
 }
 
+int64_t int8_peak(int64_t rounds) {
+  constexpr int kChains = 16;
+  int32_t sum[kChains] = {};
+  int8_t a[kChains] = {};
+  for (int64_t round = 0; round < rounds; ++round) {
+    asm volatile("" : "+m"(a));  // not known to be what it was
+    for (int i = 0; i < kChains; ++i) sum[i] += a[i] * a[i];
+  }
+  asm volatile("" : : "m"(sum));
+  return rounds * kChains;
+}
+
 }  // namespace
 
 const Kernels kScalarKernels = {
@@ -128,6 +140,7 @@ const Kernels kScalarKernels = {
     .layer_norm = layer_norm,
     .activate = activate,
     .attention = attention,
+    .int8_peak = int8_peak,
 };
 
 }  // namespace gptbigcode

@@ -97,6 +97,20 @@ constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a 
 
 #include "kernels/quantized_linear.inc"
 
+int64_t int8_peak(int64_t rounds) {
+  constexpr int kChains = 6;
+  __m256i sum[kChains] = {}, a[kChains] = {};
+  __m256i w = _mm256_setzero_si256();
+  for (int64_t round = 0; round < rounds; ++round) {
+    for (int i = 0; i < kChains; ++i) {
+      asm volatile("" : "+x"(w), "+x"(a[i]));  // not known to be what it was: the product must be computed again
+      sum[i] = _mm256_add_epi16(sum[i], _mm256_maddubs_epi16(w, a[i]));
+    }
+  }
+  for (auto& s : sum) asm volatile("" : : "x"(s));
+  return rounds * kChains * 32;
+}
+
 }  // namespace
 
 const Kernels kAvx2Kernels = {
@@ -110,6 +124,7 @@ const Kernels kAvx2Kernels = {
     .layer_norm = layer_norm,
     .activate = activate,
     .attention = attention,
+    .int8_peak = int8_peak,
 };
 
 }  // namespace gptbigcode

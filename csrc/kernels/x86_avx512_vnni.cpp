@@ -128,6 +128,16 @@ constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a 
 
 #include "kernels/quantized_linear.inc"
 
+int64_t int8_peak(int64_t rounds) {
+  constexpr int kChains = 10;
+  __m512i sum[kChains] = {}, a = _mm512_setzero_si512();
+  for (int64_t round = 0; round < rounds; ++round) {
+    for (auto& s : sum) s = _mm512_dpbusd_epi32(s, a, a);
+  }
+  for (auto& s : sum) asm volatile("" : : "m"(s));
+  return rounds * kChains * 64;
+}
+
 }  // namespace
 
 const Kernels kAvx512VnniKernels = {
@@ -141,6 +151,7 @@ const Kernels kAvx512VnniKernels = {
     .layer_norm = layer_norm,
     .activate = activate,
     .attention = attention,
+    .int8_peak = int8_peak,
 };
 
 }  // namespace gptbigcode

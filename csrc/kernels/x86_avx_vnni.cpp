@@ -79,6 +79,16 @@ constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a 
 
 #include "kernels/quantized_linear.inc"
 
+int64_t int8_peak(int64_t rounds) {
+  constexpr int kChains = 10;
+  __m256i sum[kChains] = {}, a = _mm256_setzero_si256();
+  for (int64_t round = 0; round < rounds; ++round) {
+    for (auto& s : sum) s = _mm256_dpbusd_avx_epi32(s, a, a);
+  }
+  for (auto& s : sum) asm volatile("" : : "x"(s));
+  return rounds * kChains * 32;
+}
+
 }  // namespace
 
 const Kernels kAvxVnniKernels = {
@@ -92,6 +102,7 @@ const Kernels kAvxVnniKernels = {
     .layer_norm = layer_norm,
     .activate = activate,
     .attention = attention,
+    .int8_peak = int8_peak,
 };
 
 }  // namespace gptbigcode

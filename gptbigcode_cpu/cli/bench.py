@@ -65,6 +65,46 @@ class BenchResult:
     depth: int
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What the machine can do at best, and how near the model comes; more keys of ``bench --json``.
+
+    Attributes:
+        read_bytes_per_s: Read bandwidth of the threads together.
+        int8_macs_per_s: int8 multiply-adds on registers.
+        decode_share_of_bandwidth: Weights read per second of decoding, as a part of the bandwidth.
+        prefill_share_of_int8_peak: Multiply-adds of the blocks' linear layers per second of prefill, as a part of the peak;
+            None for float weights.
+    """
+
+    read_bytes_per_s: float
+    int8_macs_per_s: float
+    decode_share_of_bandwidth: float
+    prefill_share_of_int8_peak: float | None
+
+
+def measure_limits(path: Path, result: BenchResult) -> Limits:
+    """Measure the machine with the threads and the kernel set of `result`, a measurement of the model in `path`."""
+    from gptbigcode_cpu import _core
+    from gptbigcode_cpu.weights import open_packed
+
+    packed = open_packed(path)
+    config = packed.config
+    head = "lm_head.weight" if "lm_head.weight" in packed.tensors else "transformer.wte.weight"
+    read = sum(array.nbytes for name, array in packed.tensors.items() if ".h." in name or name == head)
+    attention = config.n_embd * (2 * config.n_embd + 2 * config.n_kv_head * config.head_dim)
+    macs = config.n_layer * (attention + 2 * config.n_embd * config.n_inner)
+    bandwidth = _core.measure_read_bandwidth(result.threads)
+    peak = _core.measure_int8_peak(result.isa, result.threads)
+    quantized = packed.dtype in ("int8", "int4")
+    return Limits(
+        read_bytes_per_s=bandwidth,
+        int8_macs_per_s=peak,
+        decode_share_of_bandwidth=result.decode_tokens_per_s * read / bandwidth,
+        prefill_share_of_int8_peak=result.prefill_tokens_per_s * macs / peak if quantized else None,
+    )
+
+
 def measure(path: Path, *, prompt_tokens: int, new_tokens: int, depth: int, threads: int | None, repeat: int) -> BenchResult:
     """Measure a converted model.
 
@@ -151,12 +191,21 @@ def measure(path: Path, *, prompt_tokens: int, new_tokens: int, depth: int, thre
     help="Tokens already in the cache before both measurements.",
 )
 @click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each; medians are printed.")
+@click.option("--limits", is_flag=True, help="Measure the machine too: read bandwidth and int8 peak.")
 @load_dtype_option
 @threads_option
 @json_option
 @debug_option
 def bench(
-    model: str, prompt_tokens: int, new_tokens: int, depth: int, repeat: int, dtype: str, threads: int | None, as_json: bool
+    model: str,
+    prompt_tokens: int,
+    new_tokens: int,
+    depth: int,
+    repeat: int,
+    limits: bool,
+    dtype: str,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
     """Measure prefill and decode speed of MODEL (default: the packaged demo model).
 
@@ -167,6 +216,7 @@ def bench(
     Examples:
       gptbigcode-cpu bench
       gptbigcode-cpu bench starcoder-1b-int4 --threads 2 --depth 4096
+      gptbigcode-cpu bench starcoder-1b-int4 --limits
       gptbigcode-cpu bench starcoder-1b-int4 --json
     """
     from gptbigcode_cpu.hub import packed_dir
@@ -175,8 +225,9 @@ def bench(
     with progress_bar() as progress:
         path = packed_dir(model, dtype=dtype, progress=progress)
     result = measure(path, prompt_tokens=prompt_tokens, new_tokens=new_tokens, depth=depth, threads=threads, repeat=repeat)
+    machine = measure_limits(path, result) if limits else None
     if as_json:
-        click.echo(json.dumps(asdict(result)))
+        click.echo(json.dumps(asdict(result) | (asdict(machine) if machine else {})))
         return
     click.echo(f"model                {result.model} ({result.dtype})")
     click.echo(f"kernels, threads     {result.isa}, {result.threads}")
@@ -185,3 +236,9 @@ def bench(
     click.echo(f"time to first token  {result.time_to_first_token_s:.3f} s")
     click.echo(f"load                 {result.load_s:.3f} s")
     click.echo(f"peak memory          {human_bytes(result.peak_rss_bytes)}")
+    if machine:
+        bandwidth, peak = machine.read_bytes_per_s, machine.int8_macs_per_s
+        click.echo(f"read bandwidth       {human_bytes(bandwidth)}/s; decode uses {machine.decode_share_of_bandwidth:.0%}")
+        share = machine.prefill_share_of_int8_peak
+        used = "" if share is None else f"; prefill uses {share:.0%}"
+        click.echo(f"int8 peak            {peak / 1e9:.0f} billion multiply-adds/s{used}")
