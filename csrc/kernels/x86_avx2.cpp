@@ -92,7 +92,7 @@ inline void dot_int4(const std::byte* codes, const std::byte* multipliers, const
   }
 }
 
-constexpr int kRowsAtOnce = 4;      // sixteen registers: 8 accumulators, 4 weights, the rest in flight
+constexpr int kRowsAtOnce = 3;      // sixteen registers: 6 accumulators, 4 weights, the rest in flight; with 8, GCC spills
 constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
 
 #include "kernels/quantized_linear.inc"
