@@ -11,12 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))  # for `from oracle...`; importlib mode adds nothing itself
 
 from oracle.random_models import write_checkpoint  # noqa: E402
+
+# A busy machine is slow for reasons of its own: how long an example takes says nothing about the code.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

@@ -227,7 +227,7 @@ def test_an_index_that_is_none(sharded: Path, tmp_path: Path, content: str) -> N
         convert(sharded, tmp_path / "out")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(position=st.integers(0, 1 << 20), value=st.integers(0, 255))
 def test_any_changed_byte_is_refused_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, make_checkpoint: MakeCheckpoint, position: int, value: int

@@ -328,7 +328,7 @@ def test_a_filler_that_hides_more_than_a_gap(model: Path) -> None:
     expect_damage(model, r"__pad__\.1000")
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(position=st.integers(0, 2047), bit=st.integers(0, 7))
 def test_a_flipped_bit_in_the_header_never_crashes_and_never_changes_a_tensor(
     good: Path, tmp_path: Path, position: int, bit: int
@@ -371,7 +371,7 @@ def test_any_header_is_refused_or_describes_the_file_exactly(header: Header, siz
     assert all(100 <= begin <= end <= 100 + size for begin, end in covered)
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.binary(max_size=64))
 def test_any_bytes_are_refused_or_map(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "any"
