@@ -18,7 +18,15 @@ from gptbigcode_cpu.convert.tokenizer_files import side_files, write_json, write
 from gptbigcode_cpu.convert.write import available_bytes, check_target, header_bytes, pad_to_alignment, replacing
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import resolve
-from gptbigcode_cpu.weights import FORMAT_VERSION, HEAD_DTYPES, QUANT_METHOD, WEIGHTS_NAME, check_num_threads, is_packed
+from gptbigcode_cpu.weights import (
+    FORMAT_VERSIONS,
+    HEAD_DTYPES,
+    QUANT_METHOD,
+    WEIGHTS_NAME,
+    check_num_threads,
+    is_packed,
+    kernel_name,
+)
 
 __all__ = ["ConversionReport", "convert"]
 
@@ -91,6 +99,7 @@ def convert(
         CheckpointError: Its tensors do not fit its configuration, are damaged or not finite.
         DiskSpaceError: The file system of `out` is too small.
         InputError: `dtype` is unknown, a bad number of threads, or `out` must not be replaced.
+        KernelError: ``GPTBIGCODE_CPU_ISA`` names a kernel set that is unknown or that this CPU cannot run.
         MissingDependencyError: The checkpoint is a ``.bin`` file and torch is not installed.
     """
     if dtype not in HEAD_DTYPES:
@@ -126,13 +135,14 @@ def convert(
         )
     if dry_run:
         return report
+    kernel_name()  # packs the weights; an unusable one is an error before anything is written
     with replacing(out, overwrite) as temporary:
         write_side_files(directory, temporary, work.config)
         _write_weights(temporary / WEIGHTS_NAME, work, header, file_bytes, dtype, num_threads, progress)
         # Last, because a directory without it is not a model.
         quantization = {
             "quant_method": QUANT_METHOD,
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSIONS[dtype],
             "dtype": dtype,
             "head_dtype": HEAD_DTYPES[dtype],
         }

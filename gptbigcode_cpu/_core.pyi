@@ -32,17 +32,18 @@ def default_num_threads() -> int:
 def tile_shape(dtype: str, n: int, k: int) -> tuple[int, ...]:
     """Shape of the packed form of an ``[n, k]`` weight, see docs/format.md.
 
-    ``int8``: uint8 ``[ceil(n/16), ceil(k/128), 2080]``; ``int4``: uint8 ``[ceil(n/16), ceil(k/128), 1120]``;
+    ``int8``: uint8 ``[ceil(n/16), ceil(k/128), 2080]``; ``int4``: uint8 ``[ceil(n/16), ceil(k/128) * 1152 + 64]``;
     ``bfloat16``: uint16 ``[ceil(n/16), k, 16]``; ``float32``: float32 ``[ceil(n/16), k, 16]``.
     """
 
-def pack_weight(weight: NDArray[Any], dtype: str, num_threads: int = 0) -> NDArray[Any]:
+def pack_weight(weight: NDArray[Any], dtype: str, num_threads: int = 0, isa: str = "") -> NDArray[Any]:
     """Quantise and tile a weight matrix.
 
     Args:
         weight: ``[n, k]``, C-contiguous float32, float16, or uint16 holding the bits of bfloat16.
         dtype: ``int8``, ``int4``, ``bfloat16`` or ``float32``.
         num_threads: 0 = default.
+        isa: Kernel set, see `select_kernel`; all give the same bytes.
 
     Returns:
         The packed tiles, shape `tile_shape(dtype, n, k)`; rows can be packed in chunks of a multiple of 16 and concatenated.
@@ -73,6 +74,33 @@ def layer_norm(
 ) -> NDArray[np.float32]:
     """LayerNorm of the rows of ``x [m, k]`` by one kernel set."""
 
+def attention(
+    qkv: NDArray[np.float32],
+    n_kv_head: int,
+    kv_dtype: str,
+    scale: float,
+    n_queries: int,
+    bias: NDArray[np.float32] | None = None,
+    isa: str = "",
+    num_threads: int = 1,
+) -> NDArray[np.float32]:
+    """Causal attention of the last tokens of a sequence by one kernel set, for tests and measurements.
+
+    Args:
+        qkv: ``[tokens, n_head + 2 * n_kv_head, head_dim]``: queries, keys, values of every token, as c_attn makes them.
+        n_kv_head: Heads of the keys and of the values.
+        kv_dtype: Storage type of keys and values: ``int8``, ``bfloat16``, ``float16`` or ``float32``.
+        scale: Factor on the scores.
+        n_queries: How many of the last tokens attend.
+        bias: ``[n_head + 2 * n_kv_head, head_dim]``, what c_attn's bias is in `qkv`; changes the result only by rounding.
+
+    Returns:
+        float32 ``[n_queries, n_head, head_dim]``.
+    """
+
+def kv_bytes_per_token(kv_dtype: str, n_layer: int, n_kv_head: int, head_dim: int) -> int:
+    """Bytes that the keys and values of a token take in a `KVCache`, padding included."""
+
 def activation_names() -> list[str]:
     """Names accepted as ``activation`` by `Model`, the ones transformers uses."""
 
@@ -92,7 +120,9 @@ class Model:
         tensors: Name -> array, as stored in a converted model.safetensors (docs/format.md). Not copied; kept alive.
         dtype: Storage type of the linear layers.
         attention_scale: Factor on the scores, ``1/sqrt(head_dim)`` or 1.
+        kv_dtype: Storage type of keys and values: ``int8``, ``bfloat16``, ``float16`` or ``float32``.
         num_threads: 0 = default.
+        prefill_threads: For calls of more than 16 new tokens; 0 = `num_threads`.
         isa: Kernel set, see `select_kernel`.
 
     Raises:
@@ -114,13 +144,19 @@ class Model:
         activation: str,
         layer_norm_epsilon: float,
         attention_scale: float,
+        kv_dtype: str,
         num_threads: int = 0,
+        prefill_threads: int = 0,
         isa: str = "",
     ) -> None: ...
     @property
     def isa(self) -> str: ...
     @property
     def num_threads(self) -> int: ...
+    @property
+    def prefill_threads(self) -> int: ...
+    @property
+    def kv_dtype(self) -> str: ...
     @property
     def kv_bytes_per_token(self) -> int: ...
     def forward(
@@ -139,6 +175,8 @@ class Model:
         Raises:
             ValueError: A token id outside the vocabulary, more positions than ``n_positions``, bad counts, a cache of
                 another model or given twice.
+
+        Signal handlers run between the layers of a prefill: Ctrl-C raises `KeyboardInterrupt`, and the caches are as before.
         """
 
 class KVCache:
@@ -163,7 +201,8 @@ class Sampler:
     """Chooses the next token. The same seed, logits and context give the same tokens on every CPU.
 
     Order, as in transformers: logit_bias, repetition_penalty, then greedy if temperature == 0, else temperature, top_k,
-    top_p, min_p.
+    top_p, min_p. Of equal logits the first token is the better one, for greedy and at the borders of top_k and top_p. Random
+    numbers are those of ``std::mt19937_64``, seeded with `seed`. A token less likely than the best by 2**-126 is never drawn.
 
     Args:
         temperature: 0 = greedy.

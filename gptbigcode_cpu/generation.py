@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import os
@@ -170,7 +169,9 @@ class GenerationConfig:
             if name in known:
                 kept[name] = value
             elif name not in NEUTRAL:
-                near = difflib.get_close_matches(name, known, n=1)
+                from difflib import get_close_matches
+
+                near = get_close_matches(name, known, n=1)
                 raise InputError(f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
             elif value is not None and value != NEUTRAL[name]:
                 raise InputError(f"{name} is not supported; only its neutral value {NEUTRAL[name]!r} may be passed")

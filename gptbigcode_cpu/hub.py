@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import FormatError, InputError, ModelNotFoundError
-from gptbigcode_cpu.weights import FORMAT_VERSION, HEAD_DTYPES, is_packed, open_packed, packed_dtype
+from gptbigcode_cpu.weights import FORMAT_VERSIONS, HEAD_DTYPES, is_packed, open_packed, packed_dtype
 
 DEMO = "demo"
 DEMO_DIRECTORY = Path(__file__).parent / "demo"
@@ -177,7 +175,7 @@ def _cached_conversion(source: Path, dtype: str, num_threads: int, progress: Pro
     from gptbigcode_cpu.convert import convert
 
     cache = conversion_cache()
-    target = cache / f"{dtype}-{_content_key(source, cache)}"
+    target = cache / f"{dtype}-{_content_key(source, FORMAT_VERSIONS[dtype], cache)}"
     if not _opens(target):
         with _locked(cache / f"{target.name}.lock"):
             if not _opens(target):
@@ -207,10 +205,12 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _content_key(source: Path, cache: Path) -> str:
-    """A name for the content of a checkpoint, the same wherever it lies."""
+def _content_key(source: Path, format_version: int, cache: Path) -> str:
+    """A name for a conversion of the content of a checkpoint, the same wherever it lies."""
+    import hashlib
+
     paths = {path for pattern in _DESCRIPTIONS + _SAFETENSORS + _PYTORCH for path in source.glob(pattern)}
-    digest = hashlib.sha256(f"format {FORMAT_VERSION}\n".encode())
+    digest = hashlib.sha256(f"format {format_version}\n".encode())
     for path in sorted(paths):
         digest.update(f"{path.name} {_file_digest(path, cache / 'digests')}\n".encode())
     return digest.hexdigest()[:32]
@@ -218,6 +218,9 @@ def _content_key(source: Path, cache: Path) -> str:
 
 def _file_digest(path: Path, memory: Path) -> str:
     """SHA-256 of a file, remembered while the file is unchanged: reading gigabytes at every start takes seconds."""
+    import hashlib
+    import secrets
+
     status = path.stat()
     state = [str(path.resolve()), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     note = memory / hashlib.sha256(json.dumps(state).encode()).hexdigest()

@@ -19,7 +19,7 @@ from .errors import ConfigError, ContextLengthError, InputError
 from .generation import DEFAULT_NEW_TOKENS, DEFAULTS, GenerationConfig, text_logits, token_steps
 from .progress import progress_bar
 from .streamers import BaseStreamer, Streamer
-from .weights import CLASSIFIERS, MAX_THREADS, PackedModel, load_core, open_packed
+from .weights import CLASSIFIERS, MAX_THREADS, PackedModel, load_core, open_packed, resolve_kv_dtype
 
 if TYPE_CHECKING:
     from . import _core
@@ -81,17 +81,26 @@ class GPTBigCodeForCausalLM:
         core: The compiled model.
     """
 
-    def __init__(self, packed: PackedModel, generation_config: GenerationConfig, num_threads: int = 0) -> None:
+    def __init__(
+        self,
+        packed: PackedModel,
+        generation_config: GenerationConfig,
+        num_threads: int = 0,
+        prefill_threads: int = 0,
+        kv_dtype: str = "auto",
+    ) -> None:
         """
         Args:
             packed: An opened converted model.
             generation_config: Defaults for `generate`.
             num_threads: 0 = as many as `_core.default_num_threads` says.
+            prefill_threads: For more than 16 new tokens at once; 0 = `num_threads`.
+            kv_dtype: As in `from_pretrained`.
         """
         self.config: GPTBigCodeConfig = packed.config
         self.generation_config = generation_config
         self.dtype: str = packed.dtype
-        self.core: _core.Model = load_core(packed, num_threads)
+        self.core: _core.Model = load_core(packed, num_threads, prefill_threads, kv_dtype)
 
     @classmethod
     def from_pretrained(
@@ -100,6 +109,8 @@ class GPTBigCodeForCausalLM:
         *,
         dtype: Any = "auto",
         num_threads: int | None = None,
+        prefill_threads: int | None = None,
+        kv_dtype: Any = "auto",
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
@@ -113,6 +124,11 @@ class GPTBigCodeForCausalLM:
             dtype: ``"int8"``, ``"int4"``, ``"bfloat16"``, ``"float32"`` or the torch dtype of that name; ``"auto"`` is
                 what a converted model is stored in, and int8 for a plain checkpoint.
             num_threads: Default: the environment variable GPTBIGCODE_CPU_NUM_THREADS, or else what suits the machine.
+            prefill_threads: For more than 16 new tokens at once, which profit from threads that share a core (SMT), where
+                single steps wait for the memory. Default: `num_threads`. The results are the same.
+            kv_dtype: Storage type of the keys and values of past tokens: ``"int8"``, ``"bfloat16"``, ``"float16"``,
+                ``"float32"`` or the torch dtype of that name; ``"auto"`` is int8 for int8 and int4 models, and the dtype of
+                the others.
             revision: Branch, tag or commit on the Hub.
             token: Access token for the Hub.
             cache_dir: Where downloads are kept.
@@ -123,12 +139,14 @@ class GPTBigCodeForCausalLM:
             ConfigError: The checkpoint asks for something that is not supported, or it is a classifier and writes no text.
             CheckpointError: The checkpoint's tensors are not those of its configuration.
             FormatError: A converted model is damaged.
-            InputError: An unknown dtype or a bad number of threads.
+            InputError: An unknown dtype or kv_dtype, or a bad number of threads.
             KernelError: ``GPTBIGCODE_CPU_ISA`` names a kernel set that this CPU cannot run.
         """
         from . import hub
 
-        threads, dtype = _num_threads(num_threads), _dtype_name(dtype)
+        threads, dtype, kv_dtype = _num_threads(num_threads), _dtype_name(dtype), _plain_name(kv_dtype)
+        for_prefill = 0 if prefill_threads is None else _checked_threads("prefill_threads", prefill_threads)
+        resolve_kv_dtype(kv_dtype, dtype)  # a mistake shows before anything is fetched or converted
         source = hub.resolve(
             pretrained_model_name_or_path,
             revision=revision,
@@ -146,7 +164,7 @@ class GPTBigCodeForCausalLM:
         special = {name: getattr(packed.config, name) for name in ("eos_token_id", "bos_token_id", "pad_token_id")}
         given = GenerationConfig.from_pretrained(directory).set_options()
         defaults = {name: value for name, value in special.items() if value is not None and value != -1}
-        return cls(packed, GenerationConfig(**(defaults | given)), threads)
+        return cls(packed, GenerationConfig(**(defaults | given)), threads, for_prefill, kv_dtype)
 
     @property
     def device(self) -> str:
@@ -154,9 +172,19 @@ class GPTBigCodeForCausalLM:
         return "cpu"
 
     @property
+    def kv_dtype(self) -> str:
+        """Storage type of keys and values."""
+        return self.core.kv_dtype
+
+    @property
     def num_threads(self) -> int:
-        """Threads that compute."""
+        """Threads that compute steps of up to 16 tokens."""
         return self.core.num_threads
+
+    @property
+    def prefill_threads(self) -> int:
+        """Threads that compute longer prompts."""
+        return self.core.prefill_threads
 
     def __call__(self, input_ids: Any, attention_mask: Any = None, token_type_ids: Any = None) -> CausalLMOutput:
         """Logits at every position.
@@ -360,8 +388,13 @@ def _require_language_model(directory: Path) -> None:
         raise ConfigError(f"{directory} is a {classifiers[0]}; this class runs language models, which write text")
 
 
+def _plain_name(dtype: Any) -> str:
+    """The name of a dtype, without torch's prefix."""
+    return str(dtype).removeprefix("torch.")
+
+
 def _dtype_name(dtype: Any) -> str:
-    name = str(dtype).removeprefix("torch.")
+    name = _plain_name(dtype)
     if name not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {name!r}")
     return name
@@ -380,14 +413,13 @@ def default_num_threads() -> int:
 
 def _num_threads(argument: int | None) -> int:
     """The requested number of threads; 0 = the core decides."""
-    value: object = argument
-    origin = "num_threads"
-    if argument is None:
-        text = os.environ.get(THREADS_VARIABLE, "").strip()
-        if not text:
-            return 0
-        origin = THREADS_VARIABLE
-        value = int(text) if text.isdecimal() else text
+    if argument is not None:
+        return _checked_threads("num_threads", argument)
+    text = os.environ.get(THREADS_VARIABLE, "").strip()
+    return _checked_threads(THREADS_VARIABLE, int(text) if text.isdecimal() else text) if text else 0
+
+
+def _checked_threads(origin: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_THREADS:
         raise InputError(f"{origin} must be an integer from 1 to {MAX_THREADS}, not {value!r}")
     return value

@@ -27,6 +27,8 @@ def pipeline(
     *,
     dtype: Any = "auto",
     num_threads: int | None = None,
+    prefill_threads: int | None = None,
+    kv_dtype: Any = "auto",
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
@@ -43,13 +45,16 @@ def pipeline(
         **options: Fields of `GenerationConfig` for all calls.
 
     Raises:
-        InputError: An unknown task or option, a model object without a tokenizer, or one with `dtype` or `num_threads`,
-            which it has already.
+        InputError: An unknown task or option, a model object without a tokenizer, or one with `dtype`, `num_threads` or
+            `prefill_threads` or `kv_dtype`, which it has already.
     """
     if task != TASK:
         raise InputError(f"unknown task {task!r}; this package offers {TASK!r}")
-    if isinstance(model, GPTBigCodeForCausalLM) and (str(dtype) != "auto" or num_threads is not None):
-        raise InputError("dtype and num_threads belong to from_pretrained; a model object has both already")
+    threads_given = num_threads is not None or prefill_threads is not None
+    if isinstance(model, GPTBigCodeForCausalLM) and (threads_given or str(dtype) != "auto" or str(kv_dtype) != "auto"):
+        raise InputError(
+            "dtype, num_threads, prefill_threads and kv_dtype belong to from_pretrained; a model object has them already"
+        )
     source: dict[str, Any] = {"revision": revision, "token": token}
     source |= {"cache_dir": cache_dir, "local_files_only": local_files_only}
     if tokenizer is None:
@@ -59,7 +64,9 @@ def pipeline(
     if not isinstance(tokenizer, GPTBigCodeTokenizer):
         tokenizer = AutoTokenizer.from_pretrained(tokenizer, **source)
     if not isinstance(model, GPTBigCodeForCausalLM):
-        model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, num_threads=num_threads, **source)
+        model = AutoModelForCausalLM.from_pretrained(
+            model, dtype=dtype, num_threads=num_threads, prefill_threads=prefill_threads, kv_dtype=kv_dtype, **source
+        )
     return TextGenerationPipeline(model, tokenizer, **options)
 
 

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 WEIGHTS_NAME = "model.safetensors"
 QUANT_METHOD = "gptbigcode-cpu"
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = {"int8": 1, "int4": 2, "bfloat16": 1, "float32": 1}
 ALIGNMENT = 64
 PAD_PREFIX = "__pad__."
 MAX_THREADS = 1024  # the core's bound
+KV_DTYPES = ("auto", "int8", "bfloat16", "float16", "float32")
 
 # Storage type of the linear layers -> storage type of the token embedding and the LM head.
 HEAD_DTYPES = {"int8": "int8", "int4": "int8", "bfloat16": "bfloat16", "float32": "float32"}
@@ -178,10 +179,11 @@ def packed_dtype(config: GPTBigCodeConfig, path: Path) -> str:
         raise FormatError(f"{path} is not a converted model: its config.json has no quantization_config of {QUANT_METHOD}")
     quantization = config.quantization_config
     version, dtype, head_dtype = (quantization.get(key) for key in ("format_version", "dtype", "head_dtype"))
-    if version != FORMAT_VERSION:
-        raise FormatError(f"{path} has format version {version!r}, this package reads {FORMAT_VERSION}; convert it again")
     if not isinstance(dtype, str) or dtype not in HEAD_DTYPES:
         raise FormatError(f"{path} has the unknown dtype {dtype!r}; known are {', '.join(HEAD_DTYPES)}")
+    if version != FORMAT_VERSIONS[dtype]:
+        expected = f"{dtype} version {FORMAT_VERSIONS[dtype]}"
+        raise FormatError(f"{path} has format version {version!r}, this package reads {expected}; convert it again")
     if head_dtype != HEAD_DTYPES[dtype]:
         raise FormatError(f"{path} has head_dtype {head_dtype!r}; with dtype {dtype} it must be {HEAD_DTYPES[dtype]!r}")
     return dtype
@@ -212,35 +214,67 @@ def _problems(config: GPTBigCodeConfig, dtype: str, entries: Mapping[str, Tensor
             yield f"{name} begins at byte {entry.begin}, which is not a multiple of {ALIGNMENT}"
 
 
-def check_num_threads(num_threads: int) -> None:
+def check_num_threads(num_threads: int, name: str = "num_threads") -> None:
     """Refuse a number of threads that the core would not take; 0 = default.
+
+    Args:
+        num_threads: The number.
+        name: What the message calls it.
 
     Raises:
         InputError: It is no integer from 0 to `MAX_THREADS`.
     """
     if isinstance(num_threads, bool) or not isinstance(num_threads, int) or not 0 <= num_threads <= MAX_THREADS:
-        raise InputError(f"num_threads must be an integer from 1 to {MAX_THREADS}, or 0 for the default, not {num_threads!r}")
+        raise InputError(f"{name} must be an integer from 1 to {MAX_THREADS}, or 0 for the default, not {num_threads!r}")
 
 
-def load_core(packed: PackedModel, num_threads: int = 0) -> _core.Model:
+def kernel_name() -> str:
+    """The kernel set that this process computes with.
+
+    Raises:
+        KernelError: ``GPTBIGCODE_CPU_ISA`` names one that is unknown or that this CPU cannot run.
+    """
+    from gptbigcode_cpu import _core
+
+    try:
+        return _core.select_kernel()
+    except ValueError as error:
+        raise KernelError(str(error)) from error
+
+
+def resolve_kv_dtype(kv_dtype: str, dtype: str) -> str:
+    """The storage type of keys and values that `kv_dtype` means for a model stored in `dtype`.
+
+    Raises:
+        InputError: `kv_dtype` is none of `KV_DTYPES`.
+    """
+    if kv_dtype not in KV_DTYPES:
+        raise InputError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}, not {kv_dtype!r}")
+    if kv_dtype == "auto":
+        return "int8" if dtype in ("int8", "int4") else dtype
+    return kv_dtype
+
+
+def load_core(packed: PackedModel, num_threads: int = 0, prefill_threads: int = 0, kv_dtype: str = "auto") -> _core.Model:
     """The compute core on the mapped weights of a model.
 
     Args:
         packed: The model; its mapping stays alive as long as the result.
         num_threads: 0 = one for each performance core.
+        prefill_threads: For calls of more than 16 new tokens; 0 = `num_threads`.
+        kv_dtype: Storage type of keys and values, one of `KV_DTYPES`; ``"auto"`` = int8 for integer weights, else theirs.
 
     Raises:
-        InputError: A bad number of threads.
+        InputError: A bad number of threads or an unknown `kv_dtype`.
         KernelError: ``GPTBIGCODE_CPU_ISA`` names a kernel set that is unknown or that this CPU cannot run.
         FormatError: The core rejects a tensor.
     """
     from gptbigcode_cpu import _core
 
     check_num_threads(num_threads)
-    try:
-        isa = _core.select_kernel()
-    except ValueError as error:
-        raise KernelError(str(error)) from error
+    check_num_threads(prefill_threads, "prefill_threads")
+    kv_dtype = resolve_kv_dtype(kv_dtype, packed.dtype)
+    isa = kernel_name()
     config = packed.config
     try:
         return _core.Model(
@@ -256,7 +290,9 @@ def load_core(packed: PackedModel, num_threads: int = 0) -> _core.Model:
             activation=config.activation_function,
             layer_norm_epsilon=config.layer_norm_epsilon,
             attention_scale=config.attention_scale,
+            kv_dtype=kv_dtype,
             num_threads=num_threads,
+            prefill_threads=prefill_threads,
             isa=isa,
         )
     except ValueError as error:

@@ -75,14 +75,15 @@ def converted(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureR
 
 @pytest.fixture(scope="session")
 def core_model() -> Callable[..., Any]:
-    """``core_model(converted_directory, isa="", num_threads=1)``: the compiled model on its own, with any kernel set."""
+    """``core_model(converted_directory, isa="", num_threads=1, kv_dtype="auto")``: the compiled model, with any kernel set."""
 
-    def load(directory: Path, isa: str = "", num_threads: int = 1) -> Any:
+    def load(directory: Path, isa: str = "", num_threads: int = 1, kv_dtype: str = "auto") -> Any:
         from gptbigcode_cpu import _core
         from gptbigcode_cpu.weights import open_packed
 
         packed = open_packed(directory)
         config = packed.config
+        automatic = "int8" if packed.dtype in ("int8", "int4") else packed.dtype
         return _core.Model(
             packed.tensors,
             dtype=packed.dtype,
@@ -96,6 +97,7 @@ def core_model() -> Callable[..., Any]:
             activation=config.activation_function,
             layer_norm_epsilon=config.layer_norm_epsilon,
             attention_scale=config.attention_scale,
+            kv_dtype=automatic if kv_dtype == "auto" else kv_dtype,
             num_threads=num_threads,
             isa=isa,
         )

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gptbigcode_cpu import AutoTokenizer
+from gptbigcode_cpu._core import kernel_names
 from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.tensor_file import map_tensor_file
 
@@ -81,7 +83,20 @@ def test_checkpoint_depends_on_its_seed_only(checkpoint: Path, tmp_path: Path) -
 
 
 def test_peers_measures_what_is_installed_and_names_the_rest(checkpoint: Path, tmp_path: Path) -> None:
-    flags = ["--threads", "1", "--prompt-tokens", "8", "--new-tokens", "4", "--depth", "16", "--rounds", "2"]
+    flags = [
+        "--threads",
+        "1",
+        "--prompt-tokens",
+        "8",
+        "--new-tokens",
+        "4",
+        "--depths",
+        "0,16",
+        "--rows",
+        "1,3",
+        "--rounds",
+        "2",
+    ]
     engines = ["--engine", "gptbigcode-cpu:int8", "--engine", "gptbigcode-cpu:int4", "--engine", "ctranslate2:int8"]
     absent = tmp_path / "python"
     absent.write_text("#!/bin/sh\necho 'No module named engine' >&2\nexit 1\n")
@@ -95,17 +110,73 @@ def test_peers_measures_what_is_installed_and_names_the_rest(checkpoint: Path, t
     assert [*found["measurements"]] == ["gptbigcode-cpu:int8", "gptbigcode-cpu:int4"]
     for rounds in found["measurements"].values():
         assert len(rounds) == 2
-        assert all(min(measured.values()) > 0 for measured in rounds)
+        for measured in rounds:
+            assert {*measured} == {
+                *("build", "prefill_tokens_per_s", "decode_tokens_per_s", "step_s"),
+                *("first_token_from_exec_s", "time_to_first_token_s", "peak_rss_bytes"),
+            }
+            assert [*measured["prefill_tokens_per_s"]] == [*measured["decode_tokens_per_s"]] == ["0", "16"]
+            assert [*measured["step_s"]] == ["1", "3"]
+            assert measured["build"] in kernel_names()
+            assert 0 < measured["first_token_from_exec_s"] < 60
     order = [line.rpartition(" ")[2] for line in shown.stderr.splitlines() if line.startswith("round")]
     assert order == ["gptbigcode-cpu:int8", "gptbigcode-cpu:int4"] * 2, "engines take turns"
 
 
-def test_table_has_median_spread_and_ratio() -> None:
+def test_peers_refuses_wrong_options(checkpoint: Path, tmp_path: Path) -> None:
+    for flags, says in (
+        (["--python", "lama=/usr/bin/python3"], "--python knows gptbigcode-cpu, llama-cpp"),
+        (["--depths", "0,-1"], "invalid list of numbers value"),
+        (["--rows", "0"], "invalid list of numbers value"),
+        (["--json", "--markdown"], "not allowed with"),
+    ):
+        shown = tool("peers", checkpoint, *flags)
+        assert shown.returncode == 2
+        assert says in shown.stderr
+    assert "holds no model.safetensors" in tool("peers", tmp_path).stderr
+
+
+def measurement(speed: float) -> dict[str, Any]:
+    """What a worker says, with all speeds given, half of them at depth 16."""
+    speeds = {"0": speed, "16": speed / 2}
+    return {
+        "build": "b1",
+        "prefill_tokens_per_s": speeds,
+        "decode_tokens_per_s": speeds,
+        "step_s": {"1": 1 / speed, "4": 2 / speed},
+        "first_token_from_exec_s": 1 / speed,
+        "time_to_first_token_s": 1.0,
+        "peak_rss_bytes": 1e9,
+    }
+
+
+def test_tables_have_median_spread_and_ratios_within_rounds() -> None:
     peers = load("peers")
     assert peers.summary([10, 30, 20], [5, 10, 20]) == (20, 10, 30, 2)
-    rounds = [
-        {"prefill_tokens_per_s": p, "decode_tokens_per_s": 1, "time_to_first_token_s": 1, "peak_rss_bytes": 1e9} for p in (1, 3)
+    shallow = [{**measurement(3.0), "prefill_tokens_per_s": {"0": 3.0}, "decode_tokens_per_s": {"0": 3.0}, "step_s": {}}] * 2
+    measurements = {"a": [measurement(10), measurement(30)], "b": [measurement(20), measurement(20)], "c": shallow}
+
+    speeds = peers.speed_table(measurements, (0, 16))
+    assert speeds[0] == [
+        "engine",
+        "depth",
+        *["prefill tokens/s", "ratio", "of empty"],
+        *["decode tokens/s", "ratio", "of empty"],
     ]
-    text = peers.table({"a": rounds, "b": rounds[::-1]}, {"c": "not installed"})
-    assert "2.0 (1.0-3.0)" in text
-    assert text.splitlines()[-1].split(maxsplit=1) == ["c", "skipped: not installed"]
+    # The median of 20 / 10 and 20 / 30, not the ratio of medians, which is 1.
+    assert speeds[2] == ["b", "0", *["20.0 (20.0-20.0)", "1.33", "100%"] * 2]
+    assert speeds[4] == ["a", "16", *["10.0 (5.0-15.0)", "1.00", "50%"] * 2]
+    assert [line[:2] for line in speeds[1:]] == [["a", "0"], ["b", "0"], ["c", "0"], ["a", "16"], ["b", "16"]]
+    assert "of empty" not in peers.speed_table(measurements, (0,))[0]
+
+    assert peers.start_table(measurements)[2] == ["b", "0.05 s (0.05-0.05)", "1.00 s", "1.00 GB", "b1"]
+    rows = peers.rows_table(measurements, (1, 4))
+    assert rows == [
+        ["engine", "step of 1", "4 / 1"],
+        ["a", "66.67 ms (33.33-100.00)", "2.00"],
+        ["b", "50.00 ms (50.00-50.00)", "2.00"],
+    ]
+
+    markdown = peers.as_markdown(rows).splitlines()
+    assert markdown[:2] == ["| engine | step of 1 | 4 / 1 |", "| --- | ---: | ---: |"]
+    assert len({len(line) for line in peers.as_text(speeds).splitlines()}) == 1, "columns are aligned"

@@ -74,15 +74,21 @@ def read_int8(data: bytes, n: int, k: int) -> tuple[Array, Array]:
 
 
 def read_int4(data: bytes, n: int, k: int) -> tuple[Array, Array]:
-    blocks = np.frombuffer(data, np.uint8).reshape(-(-n // 16), -(-k // 128), 1120)
-    column, row = np.arange(128)[None, :], np.arange(16)[:, None]
-    group, inside = column // 32, column % 32
-    pair = blocks[:, :, group * 256 + inside % 16 // 4 * 64 + row * 4 + inside % 4]
-    codes = np.where(inside < 16, pair & 15, pair >> 4).astype(int) - 8
-    multipliers = blocks[:, :, 1024:1088].view(np.int8).astype(int)[:, :, group * 16 + row]
-    assert np.abs(multipliers).max() <= 127
-    steps = bfloat16(blocks[:, :, 1088:].copy().view("<u2"))[..., None] * multipliers
-    return rows_and_columns(steps * codes, n, k), steps_of(np.abs(steps), n, k)
+    codebook = np.array([-15, -13, -10, -8, -6, -4, -3, -1, 0, 1, 3, 5, 7, 9, 11, 14])
+    blocks = -(-k // 128)
+    tiles = np.frombuffer(data, np.uint8).reshape(-(-n // 16), blocks * 1152 + 64)
+    column, row = np.arange(blocks * 128)[None, :], np.arange(16)[:, None]
+    block, group, inside = column // 128 * 1152, column % 128 // 16, column % 16
+    pair = tiles[:, block + group * 128 + inside % 8 // 4 * 64 + row * 4 + inside % 4]
+    codes = np.where(inside < 8, pair & 15, pair >> 4)
+    group_bytes = tiles[:, block + 1024 + group * 16 + row]
+    multipliers, offsets = group_bytes.view(np.int8).astype(int) >> 2, group_bytes % 4 - np.array(1)
+    assert np.abs(multipliers).max() <= 31
+    scales = tiles[:, blocks * 1152 :].copy().view("<f4")[..., None]
+    matrix = (scales * (multipliers * (codebook[codes] + offsets)).astype(np.float32)).reshape(-1, blocks * 128)
+    assert not matrix[n:].any()
+    assert not matrix[:, -(-k // 16) * 16 :].any()
+    return matrix[:n, :k], np.abs(scales * multipliers).reshape(-1, blocks * 128)[:n, :k]
 
 
 def read_tiles(values: Array, n: int, k: int) -> Array:
@@ -112,7 +118,7 @@ def test_a_reader_made_from_the_document(
     head_dtype = {"int4": "int8"}.get(dtype, dtype)
     assert json.loads((out / "config.json").read_text())["quantization_config"] == {
         "quant_method": "gptbigcode-cpu",
-        "format_version": 1,
+        "format_version": 2 if dtype == "int4" else 1,
         "dtype": dtype,
         "head_dtype": head_dtype,
     }
@@ -140,7 +146,12 @@ def test_a_reader_made_from_the_document(
                 assert (kind, shape) == ("BF16", [-(-n // 16), k, 16])
                 assert np.allclose(read_tiles(bfloat16(np.frombuffer(data, "<u2")), n, k), source, rtol=2**-8, atol=0)
             else:
-                size, reader, bound = {"int8": (2080, read_int8, 0.5), "int4": (1120, read_int4, 1.0)}[packing]
-                assert (kind, shape) == ("U8", [-(-n // 16), -(-k // 128), size])
+                tiles, blocks = -(-n // 16), -(-k // 128)
+                # Neighbours in int4's codebook are up to 3 apart; a little may be clipped.
+                expected_shape, reader, bound = {
+                    "int8": ([tiles, blocks, 2080], read_int8, 0.5),
+                    "int4": ([tiles, blocks * 1152 + 64], read_int4, 2.5),
+                }[packing]
+                assert (kind, shape) == ("U8", expected_shape)
                 weights, steps = reader(data, n, k)
                 assert (np.abs(weights - source) <= bound * steps * (1 + 1e-5)).all(), name

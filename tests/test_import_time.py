@@ -41,6 +41,26 @@ def test_import_is_fast_and_light(statement: str, tmp_path: Path) -> None:
     assert min(seconds for seconds, _ in runs) < 0.060  # the best of several: others may use the machine
 
 
+GENERATE = """
+import sys
+from gptbigcode_cpu.cli import run
+assert run(["generate", "--max-new-tokens", "1", "--json", "def add(a, b):"]) == 0
+print(*sys.modules, file=sys.stderr)
+"""
+
+
+def test_the_command_loads_only_what_it_uses() -> None:
+    """From exec to the first token of a small model, most of the time is imports."""
+    run = subprocess.run([sys.executable, "-c", GENERATE], check=True, capture_output=True, text=True)
+    modules = {*run.stderr.splitlines()[-1].split()}
+    # Of other commands, of downloads and of conversions.
+    unused = {"importlib.metadata", "statistics", "hashlib", "secrets", "zipfile", "email", "numpy.random", "numpy.testing"}
+    assert not modules & ((HEAVY | unused) - {"click", "tokenizers"})
+    own = {name for name in modules if name.startswith("gptbigcode_cpu")}
+    assert not own & {f"gptbigcode_cpu.{name}" for name in ("convert", "pipelines")}
+    assert len(modules) < 320  # of which numpy, click and tokenizers are 200
+
+
 def test_every_public_name_exists() -> None:
     import gptbigcode_cpu
 

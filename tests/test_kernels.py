@@ -1,4 +1,4 @@
-"""Every kernel set returns the bits that the scalar one returns, for any number of threads; packing keeps its promises."""
+"""Every kernel set returns the bits that the scalar one returns, for any number of threads."""
 
 from __future__ import annotations
 
@@ -9,32 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
-from oracle.random_models import to_bfloat16
+from oracle.arrays import Floats, assert_same_bits, random_floats
 
 from gptbigcode_cpu import _core
 
 DTYPES = ["float32", "bfloat16", "int8", "int4"]
 OTHERS = [name for name in _core.supported_kernel_names() if name != "scalar"]
-BLOCK, GROUP = 128, 32
+BLOCK = 128
 SIZES = [*range(1, 34), 63, 64, 65, 97, 127, 128, 129, 257]
 ROWS = [*range(1, 18), 33, 65]
-
-Floats = NDArray[np.float32]
-
-
-def assert_same_bits(actual: Floats, expected: Floats, what: object = "") -> None:
-    different = actual.view(np.uint32) != expected.view(np.uint32)
-    if different.any():
-        at = tuple(np.argwhere(different)[0])
-        message = f"{what}: {different.sum()} of {different.size} differ, first at {at}: {actual[at]!r} != {expected[at]!r}"
-        raise AssertionError(message)
-
-
-def random_floats(seed: int, *shape: int) -> Floats:
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 def check_linear(weight: Floats, x: Floats, dtype: str, bias: Floats | None, num_threads: int = 1) -> None:
@@ -202,156 +186,7 @@ def test_layer_norm_values(k: int) -> None:
     np.testing.assert_allclose(_core.layer_norm(x, weight, bias, 1e-5, "scalar"), expected, rtol=1e-5, atol=1e-5)
 
 
-# Packing
-
-
-def bfloat16_values(bits: NDArray[np.uint16]) -> Floats:
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-@pytest.mark.parametrize(("n", "k"), [(1, 1), (15, 127), (16, 128), (17, 129), (40, 300)])
-def test_float_packing_keeps_the_values(n: int, k: int) -> None:
-    weight = random_floats(n, n, k)
-    assert_same_bits(_core.unpack_weight(_core.pack_weight(weight, "float32"), "float32", n, k), weight)
-    nearest = bfloat16_values(to_bfloat16(weight))
-    assert_same_bits(_core.unpack_weight(_core.pack_weight(weight, "bfloat16"), "bfloat16", n, k), nearest)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_packing_takes_every_source_type(dtype: str) -> None:
-    weight = random_floats(1, 20, 140)
-    half, brain = weight.astype(np.float16), to_bfloat16(weight)
-    for source, values in ((half, half.astype(np.float32)), (brain, bfloat16_values(brain))):
-        np.testing.assert_array_equal(_core.pack_weight(source, dtype), _core.pack_weight(values, dtype))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_packing_matches_tile_shape_and_rows_can_be_packed_in_parts(dtype: str) -> None:
-    weight = random_floats(1, 75, 200)
-    whole = _core.pack_weight(weight, dtype, 3)
-    assert whole.shape == tuple(_core.tile_shape(dtype, 75, 200))
-    parts = [_core.pack_weight(weight[begin : begin + 32], dtype, 1) for begin in range(0, 75, 32)]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
-
-
-def quantised_parts(packed: NDArray[np.uint8], dtype: str) -> tuple[NDArray[np.int64], Floats]:
-    """Codes ``[n, k]`` and steps ``[n, k]`` read as docs/format.md says, by other code than the core's."""
-    tiles, blocks, _ = packed.shape
-    codes = np.zeros((tiles, 16, blocks, BLOCK), np.int64)
-    if dtype == "int8":
-        quads = packed[..., :2048].reshape(tiles, blocks, 32, 16, 4).astype(np.int64) - 128
-        codes = quads.transpose(0, 3, 1, 2, 4).reshape(tiles * 16, blocks * BLOCK)
-        multipliers = np.ones((tiles, blocks, 4, 16), np.int64)
-    else:
-        quads = packed[..., :1024].reshape(tiles, blocks, 4, 4, 16, 4).astype(np.int64)
-        both = np.stack([quads & 15, quads >> 4], axis=3) - 8  # [tile, block, group, half, j, row, i]
-        codes = both.transpose(0, 5, 1, 2, 3, 4, 6).reshape(tiles * 16, blocks * BLOCK)
-        multipliers = packed[..., 1024:1088].view(np.int8).reshape(tiles, blocks, 4, 16).astype(np.int64)
-    scales = bfloat16_values(np.ascontiguousarray(packed[..., -32:]).view(np.uint16))  # [tile, block, row]
-    steps = scales[:, :, None, :] * multipliers.astype(np.float32)
-    return codes, steps.transpose(0, 3, 1, 2).repeat(GROUP, 3).reshape(tiles * 16, blocks * BLOCK)
-
-
-@pytest.mark.parametrize("dtype", ["int8", "int4"])
-@pytest.mark.parametrize(("n", "k"), [(1, 1), (16, 128), (17, 129), (40, 300)])
-def test_the_bytes_are_those_of_the_format(dtype: str, n: int, k: int) -> None:
-    weight = random_floats(n, n, k)
-    packed = _core.pack_weight(weight, dtype)
-    codes, steps = quantised_parts(packed, dtype)
-    low, high = (-127, 127) if dtype == "int8" else (-8, 7)
-    assert codes.min() >= low
-    assert codes.max() <= high
-    assert not codes[n:].any()
-    assert not codes[:, k:].any()
-    np.testing.assert_array_equal(_core.unpack_weight(packed, dtype, n, k), (codes * steps)[:n, :k].astype(np.float32))
-
-
-def weights_to_pack() -> st.SearchStrategy[Floats]:
-    element = st.floats(-1e4, 1e4, width=32) | st.sampled_from([0.0, -0.0, 1.0, 1e-40, 1e-31, 3e15])
-    shape = st.tuples(st.integers(1, 4), st.sampled_from([1, 31, 32, 33, 128, 130, 256]))
-
-    def build(args: tuple[tuple[int, int], list[float], int, bool]) -> Floats:
-        (n, k), values, seed, constant = args
-        random = np.random.default_rng(seed)
-        if constant:
-            return np.full((n, k), values[0], np.float32)
-        weight = random.standard_normal((n, k), dtype=np.float32) * np.float32(values[0] if abs(values[0]) > 1e-30 else 1)
-        spots = random.integers(0, n * k, len(values))
-        weight.reshape(-1)[spots] = values
-        return weight
-
-    return st.tuples(shape, st.lists(element, min_size=1, max_size=6), st.integers(0, 2**32 - 1), st.booleans()).map(build)
-
-
-@settings(max_examples=150, deadline=None)
-@given(weights_to_pack())
-def test_int8_error_and_round_trip(weight: Floats) -> None:
-    n, k = weight.shape
-    packed = _core.pack_weight(weight, "int8")
-    values = _core.unpack_weight(packed, "int8", n, k)
-    blocks = np.pad(np.abs(weight), ((0, 0), (0, -k % BLOCK))).reshape(n, -1, BLOCK).max(-1).repeat(BLOCK, 1)[:, :k]
-    # Half a step of the absolute maximum / 127, the scale rounded up to 8 bits; what is below 1e-30 counts as zero.
-    assert (np.abs(values - weight) <= blocks / 127 * (0.5 + 2**-7) * (1 + 1e-5) + 1e-30).all()
-    assert not values[weight == 0].any()
-    again = _core.unpack_weight(_core.pack_weight(values, "int8"), "int8", n, k)
-    np.testing.assert_array_equal(again, values)
-
-
-@settings(max_examples=150, deadline=None)
-@given(weights_to_pack())
-def test_int4_error(weight: Floats) -> None:
-    n, k = weight.shape
-    values = _core.unpack_weight(_core.pack_weight(weight, "int4"), "int4", n, k)
-    assert np.isfinite(values).all()
-    pad = ((0, 0), (0, -k % BLOCK))
-    groups = np.pad(weight, pad).reshape(n, -1, GROUP)
-    error = (np.pad(values, pad).reshape(n, -1, GROUP) - groups).astype(np.float64)
-    blocks = np.abs(groups).reshape(n, -1, BLOCK).max(-1).repeat(BLOCK // GROUP, 1)
-    largest = np.abs(groups).max(-1)
-    # A group's step is about largest / 6 at most and off by half a multiplier, which is 1/254 of the block's largest step.
-    bound = largest / 4 + blocks / 120
-    assert (np.abs(error).max(-1) <= bound + 1e-29).all()
-
-
-@pytest.mark.parametrize("dtype", ["int8", "int4"])
-@pytest.mark.parametrize("value", [1.0, -1.0, 0.3, -7e5, 2e-20])
-def test_constants_survive(dtype: str, value: float) -> None:
-    weight = np.full((16, 256), value, np.float32)
-    values = _core.unpack_weight(_core.pack_weight(weight, dtype), dtype, 16, 256)
-    np.testing.assert_allclose(values, weight, rtol=2**-7)
-
-
-@pytest.mark.parametrize("dtype", ["int8", "int4"])
-def test_zero_rows_have_no_scale_and_zero_codes(dtype: str) -> None:
-    weight = random_floats(1, 16, 256)
-    weight[3] = 0
-    packed = _core.pack_weight(weight, dtype)
-    codes, _ = quantised_parts(packed, dtype)
-    assert not codes[3].any()
-    assert not np.ascontiguousarray(packed[..., -32:]).view(np.uint16)[..., 3].any()
-
-
-def test_int4_beats_plain_rounding() -> None:
-    weight = random_floats(1, 64, 512)
-    weight[:, ::37] *= 6
-    values = _core.unpack_weight(_core.pack_weight(weight, "int4"), "int4", 64, 512)
-    groups = weight.reshape(-1, GROUP)
-    step = np.abs(groups).max(1, keepdims=True) / 7
-    plain = np.round(groups / step) * step
-    assert np.square(values.reshape(-1, GROUP) - groups).mean() < 0.95 * np.square(plain - groups).mean()
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("source", ["float32", "float16", "bfloat16"])
-def test_values_that_are_not_finite_are_refused_with_their_place(dtype: str, value: float, source: str) -> None:
-    weight = random_floats(1, 40, 150)
-    weight[33, 149] = value
-    with np.errstate(all="ignore"):
-        # Not to_bfloat16, whose rounding is for finite values.
-        stored: Any = (weight.view(np.uint32) >> 16).astype(np.uint16) if source == "bfloat16" else weight.astype(source)
-    with pytest.raises(ValueError, match=r"(NaN|infinite) element at row 33, column 149"):
-        _core.pack_weight(stored, dtype, 3)
+# Arguments
 
 
 def test_bad_arguments_are_value_errors() -> None:

@@ -1,17 +1,21 @@
-"""What opening a model costs: milliseconds, hardly any memory of its own, and one copy of the weights for all processes."""
+"""What an open model costs: milliseconds, little memory, one copy of the weights for all processes, and no CPU when idle."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from gptbigcode_cpu import AutoModelForCausalLM
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads Linux's memory accounts")
 
@@ -80,3 +84,13 @@ def test_opening_is_cheap_and_processes_share_the_weights(
         assert answer["used"] < 50e6, "weights were copied"
         assert answer["shared"] > 0.95 * size
     assert min(answer["seconds"] for answer in answers) < 0.1
+
+
+def test_an_idle_model_uses_no_cpu(converted: Callable[..., Path]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(converted("int8"), num_threads=2)
+    model.generate([[1, 2, 3]], max_new_tokens=4)
+    time.sleep(0.05)  # threads spin for less than that after the last step
+    before = os.times()
+    time.sleep(0.5)
+    after = os.times()
+    assert after.user + after.system - before.user - before.system < 0.1

@@ -203,6 +203,27 @@ class TestOpening:
         assert AutoModelForCausalLM.from_pretrained(directory).generation_config.eos_token_ids == (0,)  # of config.json
 
 
+class TestKVDtype:
+    @pytest.mark.parametrize(("dtype", "expected"), [("int4", "int8"), ("int8", "int8"), ("bfloat16", "bfloat16")])
+    def test_auto_follows_the_weights(self, converted: Callable[[str], Path], dtype: str, expected: str) -> None:
+        assert AutoModelForCausalLM.from_pretrained(converted(dtype)).kv_dtype == expected
+
+    def test_argument(self, converted: Callable[[str], Path]) -> None:
+        logits = {}
+        for kv_dtype in ("auto", "int8", "torch.float16", "float32"):
+            model = AutoModelForCausalLM.from_pretrained(converted("int8"), kv_dtype=kv_dtype)
+            assert kv_dtype in ("auto", f"torch.{model.kv_dtype}", model.kv_dtype)
+            logits[kv_dtype] = model([ROW]).logits
+        assert np.array_equal(logits["auto"], logits["int8"])
+        assert not np.array_equal(logits["int8"], logits["float32"])
+        np.testing.assert_allclose(logits["torch.float16"], logits["float32"], atol=0.5)
+
+    @pytest.mark.parametrize("value", ["int4", "", None, "torch.float64"])
+    def test_bad_argument(self, converted: Callable[[str], Path], value: Any) -> None:
+        with pytest.raises(InputError, match="kv_dtype must be one of auto, int8, bfloat16, float16, float32"):
+            AutoModelForCausalLM.from_pretrained(converted("int8"), kv_dtype=value)
+
+
 class TestThreads:
     def test_argument_and_variable(self, converted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
         directory = converted("int8")
@@ -221,6 +242,25 @@ class TestThreads:
     def test_bad_argument(self, converted: Callable[[str], Path], value: Any) -> None:
         with pytest.raises(InputError, match="num_threads must be an integer from 1 to 1024"):
             AutoModelForCausalLM.from_pretrained(converted("int8"), num_threads=value)
+        with pytest.raises(InputError, match="prefill_threads must be an integer from 1 to 1024"):
+            AutoModelForCausalLM.from_pretrained(converted("int8"), prefill_threads=value)
+
+    @pytest.mark.parametrize(("threads", "prefill_threads"), [(1, 3), (3, 1)])
+    def test_prompts_may_have_threads_of_their_own(
+        self, converted: Callable[[str], Path], threads: int, prefill_threads: int
+    ) -> None:
+        def running() -> int:
+            return len(list(Path("/proc/self/task").iterdir()))
+
+        before = running()
+        model = AutoModelForCausalLM.from_pretrained(converted("int8"), num_threads=threads, prefill_threads=prefill_threads)
+        assert (model.num_threads, model.prefill_threads) == (threads, prefill_threads)
+        plain = AutoModelForCausalLM.from_pretrained(converted("int8"), num_threads=1)
+        assert (plain.num_threads, plain.prefill_threads) == (1, 1)
+        assert running() - before == 2, "the caller and two more"
+        for count in (1, 16, 17, 70):  # on either side of what a prompt is
+            ids = np.random.default_rng(count).integers(0, 8192, (1, count))
+            assert np.array_equal(model(ids).logits, plain(ids).logits), count
 
     def test_number_of_threads_changes_nothing(self, converted: Callable[[str], Path]) -> None:
         ids = np.random.default_rng(1).integers(0, 8192, (2, 70))

@@ -65,3 +65,26 @@ def test_float32_gives_the_perplexity_of_transformers(
     expected = oracle["eval/losses"][::EVERY]
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5)
     assert np.exp(actual.mean()) == pytest.approx(np.exp(expected.mean()), rel=1e-5)
+
+
+def log_probabilities(core: Any, tokens: NDArray[np.int32]) -> NDArray[np.float64]:
+    from gptbigcode_cpu import _core
+
+    logits = core.forward([_core.KVCache(core)], [tokens], [len(tokens)]).astype(np.float64)
+    logits -= logits.max(1, keepdims=True)
+    result: NDArray[np.float64] = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return result
+
+
+@pytest.mark.parametrize(("kv_dtype", "limit"), [("int8", 0.001), ("bfloat16", 0.0002), ("float16", 1e-5)])
+def test_a_smaller_cache_hardly_moves_the_distributions(
+    kv_dtype: str, limit: float, windows: NDArray[np.int32], converted: Callable[..., Path], core_model: Any
+) -> None:
+    """Mean Kullback-Leibler divergence over full contexts, from a float32 cache under float32 weights."""
+    exact, smaller = (core_model(converted("float32"), num_threads=2, kv_dtype=name) for name in ("float32", kv_dtype))
+    divergences = []
+    for text in windows.reshape(-1)[: 3 * 2048].reshape(3, 2048):
+        expected, actual = log_probabilities(exact, text), log_probabilities(smaller, text)
+        divergences.append((np.exp(expected) * (expected - actual)).sum(1).mean())
+    print(f"{kv_dtype}: {np.mean(divergences):.6f} nats")
+    assert 0 < np.mean(divergences) < limit

@@ -127,7 +127,7 @@ class TestCompletion:
             pipeline(model=converted("int8"), temprature=1.0)
         with pytest.raises(InputError, match="tokenizer"):
             pipeline(model=pipe.model)
-        for given in ({"dtype": "int8"}, {"num_threads": 1}):
+        for given in ({"dtype": "int8"}, {"num_threads": 1}, {"prefill_threads": 1}, {"kv_dtype": "int8"}):
             with pytest.raises(InputError, match="belong to from_pretrained"):
                 pipeline(model=pipe.model, tokenizer=pipe.tokenizer, **given)
 

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -165,6 +171,126 @@ def test_frequencies(options: dict[str, Any]) -> None:
     assert not counts[~kept].any()
     # Eleven degrees of freedom at most: above 31.3 once in a thousand; the seed is fixed.
     assert chi_square(counts[kept], probabilities[kept]) < 31.3
+
+
+# Scores with many ties, excluded and extreme ones; a vocabulary from one token to a few groups of the passes over it.
+SCORES = st.lists(
+    st.sampled_from([-np.inf, -3e38, -50.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.25, 3e38]), min_size=1, max_size=300
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    SCORES,
+    st.integers(0, 2**64 - 1),
+    st.sampled_from([0.2, 1.0, 1e-300, 1e300]),
+    st.sampled_from([0, 1, 2, 5, 70, 500]),
+    st.sampled_from([1e-9, 0.35, 0.9, 1.0]),
+    st.sampled_from([0.0, 0.1, 1.0]),
+)
+def test_ties_exclusions_and_extremes(
+    scores: list[float], seed: int, temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    logits = np.array(scores, np.float32)
+    options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    if np.isneginf(logits).all():
+        with pytest.raises(ValueError, match="every token is excluded"):
+            draws(logits, 1, seed=seed, **options)
+        return
+    assert _core.Sampler().sample(logits, NONE) == logits.argmax()
+    chosen = draws(logits, 20, seed=seed, **options)
+    assert np.isfinite(logits[chosen]).all()
+    if temperature == 1e300:  # everything that is not excluded weighs the same; transformers keeps the first of equals
+        return
+    scaled = logits.astype(np.float64) / max(temperature, 1e-30)
+    weights = reference_weights(scaled, top_k=top_k, top_p=top_p, min_p=min_p)
+    assert (weights[chosen] > 0).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 300), st.data(), st.sampled_from([{}, {"temperature": 1.0}, {"temperature": 1.0, "top_k": 3}]))
+def test_nan_is_refused_wherever_it_is(size: int, data: st.DataObject, options: dict[str, Any]) -> None:
+    logits = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+    logits[data.draw(st.integers(0, size - 1))] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        _core.Sampler(**options).sample(logits, NONE)
+
+
+@pytest.mark.parametrize("top_k", [1, 50, 768, 769, 5000])
+def test_top_k_of_a_large_vocabulary(top_k: int) -> None:
+    """The best tokens are those of a stable sort, wherever they lie; coarse scores make ties at the border."""
+    for spread, seed in itertools.product([2.0, 400.0], range(3)):
+        logits = np.round(spread * np.random.default_rng(seed).standard_normal(49152)).astype(np.float32)
+        best = np.argsort(-logits, kind="stable")[:top_k]
+        # At this temperature all kept tokens are as likely.
+        chosen = draws(logits, 300, temperature=1e30, top_k=top_k, seed=seed)
+        assert np.isin(chosen, best).all()
+        assert len({*chosen.tolist()}) > min(top_k, 200) / 2
+
+
+def test_frequencies_of_a_large_vocabulary() -> None:
+    logits = (2 * np.random.default_rng(4).standard_normal(5001)).astype(np.float32)
+    sets: list[dict[str, Any]] = [{}, {"top_p": 0.9}, {"top_p": 0.2}, {"min_p": 0.01}, {"top_k": 60, "top_p": 0.8}]
+    for options in sets:
+        probabilities = reference_weights(logits, **options)
+        counts = np.bincount(draws(logits, 20_000, seed=12, **options), minlength=len(logits))
+        assert not counts[probabilities == 0].any()
+        # In bins of about equal probability, so that each expects many draws.
+        order = np.argsort(-probabilities, kind="stable")
+        bins = np.minimum(np.floor(12 * (np.cumsum(probabilities[order]) - probabilities[order])), 11).astype(int)
+        expected, found = (np.bincount(bins, values[order], minlength=12) for values in (probabilities, counts))
+        kept = expected > 0
+        assert chi_square(found[kept].astype(np.int64), expected[kept] / expected[kept].sum()) < 31.3
+
+
+DRAWS = """
+import json, numpy as np
+from gptbigcode_cpu import _core
+random = np.random.default_rng(5)
+options = [{}, {"top_p": 0.9}, {"top_p": 0.3}, {"min_p": 0.02}, {"top_k": 50, "top_p": 0.95}, {"repetition_penalty": 1.3}]
+tokens = []
+for size, spread, option in ((s, w, o) for s in (1, 63, 3000, 49152) for w in (0.5, 3) for o in options):
+    logits = (spread * random.standard_normal(size)).astype(np.float32)
+    sampler = _core.Sampler(temperature=0.8, seed=size, **option)
+    tokens += [sampler.sample(logits, np.arange(size // 2, dtype=np.int32)) for _ in range(30)]
+print(json.dumps(tokens))
+"""
+
+
+def test_every_instruction_set_draws_the_same() -> None:
+    runs = {}
+    for isa in _core.supported_kernel_names():
+        command, environment = [sys.executable, "-c", DRAWS], os.environ | {"GPTBIGCODE_CPU_ISA": isa}
+        runs[isa] = json.loads(subprocess.run(command, check=True, capture_output=True, env=environment).stdout)
+    assert all(run == runs["scalar"] for run in runs.values())
+
+
+def best_seconds(function: Callable[[], object]) -> float:
+    times = []
+    for _ in range(200):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@pytest.mark.parametrize(
+    ("options", "bound"),
+    [
+        ({"temperature": 0.0}, 2.0),
+        ({"temperature": 0.0, "repetition_penalty": 1.1, "logit_bias": {5: 1.0}}, 3.0),
+        ({"top_k": 50, "top_p": 0.95}, 3.0),
+        ({"top_p": 0.95}, 5.0),
+    ],
+    ids=str,
+)
+def test_a_token_costs_a_few_passes_over_the_vocabulary(options: dict[str, Any], bound: float) -> None:
+    """In units of numpy's vectorised exponential of the logits; anything that is done per token in scalar code costs ten."""
+    random = np.random.default_rng(6)
+    logits = (2 * random.standard_normal(49152)).astype(np.float32)
+    context = random.integers(0, 49152, 2000).astype(np.int32)
+    sampler = _core.Sampler(**({"temperature": 0.8} | options))
+    assert best_seconds(lambda: sampler.sample(logits, context)) < bound * best_seconds(lambda: np.exp(logits))
 
 
 def test_successive_draws_are_independent() -> None:

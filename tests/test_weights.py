@@ -102,6 +102,8 @@ def test_an_unknown_kernel_is_a_kernel_error(good: Path, monkeypatch: pytest.Mon
 def test_a_bad_number_of_threads_is_the_callers_error(good: Path, num_threads: Any) -> None:
     with pytest.raises(InputError, match="num_threads must be an integer"):
         load_core(open_packed(good), num_threads)
+    with pytest.raises(InputError, match="prefill_threads must be an integer"):
+        load_core(open_packed(good), prefill_threads=num_threads)
 
 
 def test_no_such_directory(tmp_path: Path) -> None:
@@ -147,7 +149,8 @@ def test_a_plain_checkpoint(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> 
         ({"dtype": ["int8"]}, "unknown dtype"),
         ({"head_dtype": "int4"}, "head_dtype"),
         ({"quant_method": "gptq"}, "not a converted model"),
-        ({"dtype": "int4"}, "expected U8"),
+        ({"dtype": "int4"}, "format version 1, this package reads int4 version 2"),
+        ({"dtype": "int4", "format_version": 2}, "expected U8"),
     ],
 )
 def test_wrong_quantization_config(model: Path, change: dict[str, Any], message: str) -> None:

@@ -24,6 +24,14 @@ inline void relax() {
 // About 30 us: pause takes 10 to 40 ns on the CPUs of the last ten years.
 constexpr int kSpins = 1500;
 
+// More than the threads a model can be given.
+constexpr unsigned kTeams = 2048;
+
+int next_epoch(int epoch, int team) {  // unsigned: wraps after two million regions, and only equality matters
+  return static_cast<int>((static_cast<unsigned>(epoch) / kTeams + 1) * kTeams + static_cast<unsigned>(team));
+}
+int team_of(int epoch) { return static_cast<int>(static_cast<unsigned>(epoch) % kTeams); }
+
 }  // namespace
 
 ThreadPool::ThreadPool(int num_threads)
@@ -32,21 +40,21 @@ ThreadPool::ThreadPool(int num_threads)
   try {
     for (int t = 1; t < size_; ++t) threads_.emplace_back([this, t] { work(t); });
   } catch (...) {
-    stopping_ = true;
-    epoch_.fetch_add(1, std::memory_order_release);
-    epoch_.notify_all();
-    for (auto& thread : threads_) thread.join();
+    stop();
     throw;
   }
 }
 
 ThreadPool::~ThreadPool() {
-  if (getpid() != owner_) {  // after fork() there is nobody to join
+  if (getpid() == owner_) {
+    stop();
+  } else {  // after fork() there is nobody to join
     for (auto& thread : threads_) thread.detach();
-    return;
   }
-  stopping_ = true;
-  epoch_.fetch_add(1, std::memory_order_release);
+}
+
+void ThreadPool::stop() {
+  epoch_.store(next_epoch(epoch_.load(std::memory_order_relaxed), 0), std::memory_order_release);
   epoch_.notify_all();
   for (auto& thread : threads_) thread.join();
 }
@@ -59,36 +67,29 @@ void ThreadPool::wait_while(const std::atomic<int>& value, int old) const {
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
 
-void ThreadPool::barrier() {
-  const int phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    phase_.notify_all();
-  } else {
-    wait_while(phase_, phase);
-  }
-}
-
-void ThreadPool::start(Task task, void* context) {
+void ThreadPool::start(int team, Task task, void* context) {
   if (getpid() != owner_) {
     throw std::runtime_error(
         "the process was forked after the model was loaded, and threads do not survive fork(); load the model in the child");
   }
   task_ = task;
   context_ = context;
-  if (size_ > 1) {
-    epoch_.fetch_add(1, std::memory_order_release);
+  team_ = team;
+  if (team > 1) {
+    epoch_.store(next_epoch(epoch_.load(std::memory_order_relaxed), team), std::memory_order_release);
     epoch_.notify_all();
   }
   task(context, 0);
-  if (size_ > 1) barrier();
+  barrier();
 }
 
 void ThreadPool::work(int thread) {
-  for (int epoch = 0;; ++epoch) {
+  for (int epoch = 0;;) {
     wait_while(epoch_, epoch);
-    if (stopping_) return;
+    epoch = epoch_.load(std::memory_order_acquire);
+    const int team = team_of(epoch);
+    if (team == 0) return;
+    if (thread >= team) continue;  // not in this region
     task_(context_, thread);
     barrier();
   }

@@ -1,5 +1,5 @@
-// A fixed team of threads for parallel regions with barriers. Threads spin for some microseconds (a decode step has a
-// barrier every few tens of microseconds), then park on a futex, so that an idle engine uses no CPU.
+// Threads for parallel regions with barriers. They spin for some microseconds (a decode step has a barrier every few tens of
+// microseconds), then park on a futex, so that an idle engine uses no CPU.
 #pragma once
 
 #include <sys/types.h>
@@ -21,29 +21,50 @@ class ThreadPool {
 
   int size() const { return size_; }
 
-  // Calls region(thread) on every thread, 0 being the caller, and returns when all are done. One caller at a time.
+  // Calls region(thread) on `team` threads, 0 being the caller, and returns when all are done. One caller at a time.
   // The region must not throw.
   template <class Region>
+  void run(int team, Region&& region) {
+    start(team, [](void* context, int thread) { (*static_cast<std::remove_reference_t<Region>*>(context))(thread); }, &region);
+  }
+  template <class Region>
   void run(Region&& region) {
-    start([](void* context, int thread) { (*static_cast<std::remove_reference_t<Region>*>(context))(thread); }, &region);
+    run(size_, region);
   }
 
-  // Inside a region, called by every thread: nobody passes before all have arrived; what was written before is visible after.
-  void barrier();
+  // Inside a region, called by every thread of the team: nobody passes before all have arrived; what was written before is
+  // visible after. The last to arrive first calls `alone`, while the others wait: cheaper than a second barrier for short work.
+  template <class Alone>
+  void barrier(Alone&& alone) {
+    const int phase = phase_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < team_) {
+      wait_while(phase_, phase);
+      return;
+    }
+    alone();
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.store(phase + 1, std::memory_order_release);
+    phase_.notify_all();
+  }
+  void barrier() {
+    barrier([] {});
+  }
 
  private:
   using Task = void (*)(void*, int);
-  void start(Task task, void* context);
+  void start(int team, Task task, void* context);
+  void stop();
   void work(int thread);
   void wait_while(const std::atomic<int>& value, int old) const;
 
   const int size_;
   const int spins_;
   const pid_t owner_;  // threads do not survive fork()
+  // Written between regions only: threads outside the team look at nothing but epoch_.
   Task task_ = nullptr;
   void* context_ = nullptr;
-  bool stopping_ = false;
-  alignas(64) std::atomic<int> epoch_{0};
+  int team_ = 0;
+  alignas(64) std::atomic<int> epoch_{0};  // regions started * 2048 + size of the team; team 0: stop
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> phase_{0};
   std::vector<std::thread> threads_;

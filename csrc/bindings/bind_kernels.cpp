@@ -5,6 +5,7 @@
 #include "bindings/bindings.h"
 #include "kernels/limits.h"
 #include "kernels/pack.h"
+#include "model/attention.h"
 #include "model/linear.h"
 
 namespace gptbigcode {
@@ -27,14 +28,15 @@ void check_sizes(int64_t n, int64_t k) {
 const std::byte* check_packed(const py::array& packed, DType dtype, int64_t n, int64_t k) {
   check_sizes(n, k);
   const std::vector<int64_t> shape = tile_shape(dtype, n, k);
-  require(packed.ndim() == 3 && std::equal(shape.begin(), shape.end(), packed.shape()), "the packed weight has the wrong shape");
+  require(packed.ndim() == static_cast<py::ssize_t>(shape.size()) && std::equal(shape.begin(), shape.end(), packed.shape()),
+          "the packed weight has the wrong shape");
   require(py::isinstance(packed.dtype(), py::type::of(new_packed(dtype, {0, 0, 0}).dtype())) &&
               packed.dtype().equal(new_packed(dtype, {0, 0, 0}).dtype()) && (packed.flags() & py::array::c_style) != 0,
           "the packed weight has the wrong type or is not contiguous");
   return static_cast<const std::byte*>(packed.data());
 }
 
-py::array pack_weight(const py::array& weight, const std::string& dtype_name, int num_threads) {
+py::array pack_weight(const py::array& weight, const std::string& dtype_name, int num_threads, const std::string& isa) {
   const DType dtype = parse_dtype(dtype_name);
   require(weight.ndim() == 2 && (weight.flags() & py::array::c_style) != 0, "a weight must be a C-contiguous matrix");
   const int64_t n = weight.shape(0), k = weight.shape(1);
@@ -52,6 +54,7 @@ py::array pack_weight(const py::array& weight, const std::string& dtype_name, in
       .n = n,
       .k = k,
       .dtype = dtype,
+      .kernels = &select_kernels(isa.c_str()),
       .out = static_cast<std::byte*>(out.mutable_data()),
   };
   const int threads = resolve_num_threads(num_threads);
@@ -90,8 +93,10 @@ FloatArray linear(const py::array& packed, const std::string& dtype_name, int64_
   for (int64_t row = 0; row < m; ++row) quantize_row(kernels, layer, input, row, m, blocks.data());
   ThreadPool pool(threads);
   WorkQueue queue;
-  pool.run(
-      [&](int) { run_linear(kernels, layer, {.x = input, .blocks = blocks.data(), .m = m, .out = output}, pool.size(), queue); });
+  AlignedBuffer<float> scratch;
+  scratch.reserve(static_cast<size_t>(pool.size() * kLinearScratch));
+  const LinearCall call{.x = input, .blocks = blocks.data(), .m = m, .out = output};
+  pool.run([&](int thread) { run_linear(kernels, layer, call, pool.size(), queue, scratch.data() + thread * kLinearScratch); });
   return out;
 }
 
@@ -106,6 +111,39 @@ FloatArray layer_norm(const FloatArray& x, const FloatArray& weight, const Float
   for (int64_t row = 0; row < x.shape(0); ++row) {
     kernels.layer_norm(x.data() + row * k, k, weight.data(), bias.data(), epsilon, out.mutable_data() + row * k);
   }
+  return out;
+}
+
+FloatArray attention(const FloatArray& qkv, int64_t n_kv_head, const std::string& kv_dtype, float scale, int64_t n_queries,
+                     const std::optional<FloatArray>& bias, const std::string& isa, int num_threads) {
+  require(qkv.ndim() == 3 && n_kv_head > 0 && qkv.shape(1) > 2 * n_kv_head,
+          "qkv must be [tokens, heads + 2 * n_kv_head, head_dim]");
+  const int64_t tokens = qkv.shape(0), n_head = qkv.shape(1) - 2 * n_kv_head, head_dim = qkv.shape(2);
+  require(n_head % n_kv_head == 0 && head_dim > 0, "the number of heads must be a multiple of n_kv_head");
+  require(n_queries > 0 && n_queries <= tokens, "n_queries must be in 1..tokens");
+  require(!bias || (bias->ndim() == 2 && bias->shape(0) == qkv.shape(1) && bias->shape(1) == head_dim),
+          "bias must be [heads + 2 * n_kv_head, head_dim]");
+  const KVLayout layout{.n_layer = 1, .n_kv_head = n_kv_head, .head_dim = head_dim, .dtype = parse_kv_dtype(kv_dtype)};
+  const Kernels& kernels = select_kernels(isa.c_str());
+  FloatArray out({n_queries, n_head, head_dim});
+  const float *input = qkv.data(), *bias_values = bias ? bias->data() : nullptr;
+  float* output = out.mutable_data();
+  const int threads = resolve_num_threads(num_threads);
+  const py::gil_scoped_release unlocked;
+  KVCache cache(layout);
+  cache.reserve(tokens);
+  std::vector<Attention::Row> rows;
+  rows.reserve(static_cast<size_t>(tokens));
+  for (int64_t position = 0; position < tokens; ++position) rows.push_back({&cache, position});
+  Attention step(kernels, layout, n_head, scale, threads);
+  step.plan(rows);
+  const int64_t width = qkv.shape(1) * head_dim, first = tokens - n_queries;
+  for (int64_t row = 0; row < tokens; ++row) step.write(0, row, input + row * width, bias_values);
+  step.plan({rows.begin() + first, rows.end()});
+  ThreadPool pool(threads);
+  WorkQueue queue;
+  pool.run([&](int thread) { step.attend(0, input + first * width, thread, queue); });
+  for (int64_t row = 0; row < n_queries; ++row) step.finish(row, bias_values, output + row * n_head * head_dim);
   return out;
 }
 
@@ -128,11 +166,13 @@ void register_kernels(py::module_& module) {
         return py::tuple(py::cast(tile_shape(parse_dtype(dtype), n, k)));
       },
       py::arg("dtype"), py::arg("n"), py::arg("k"));
-  module.def("pack_weight", &pack_weight, py::arg("weight"), py::arg("dtype"), py::arg("num_threads") = 0);
+  module.def("pack_weight", &pack_weight, py::arg("weight"), py::arg("dtype"), py::arg("num_threads") = 0, py::arg("isa") = "");
   module.def("unpack_weight", &unpack_weight, py::arg("packed"), py::arg("dtype"), py::arg("n"), py::arg("k"));
   module.def("linear", &linear, py::arg("packed"), py::arg("dtype"), py::arg("n"), py::arg("x"), py::arg("bias") = py::none(),
              py::arg("isa") = "", py::arg("num_threads") = 1);
   module.def("layer_norm", &layer_norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("epsilon"), py::arg("isa") = "");
+  module.def("attention", &attention, py::arg("qkv"), py::arg("n_kv_head"), py::arg("kv_dtype"), py::arg("scale"),
+             py::arg("n_queries"), py::arg("bias") = py::none(), py::arg("isa") = "", py::arg("num_threads") = 1);
   module.def("activate", &activate, py::arg("name"), py::arg("x"), py::arg("isa") = "");
   module.def("activation_names", &activation_names);
   module.def(

@@ -12,7 +12,7 @@ namespace {
 // A model and the arrays its weights point into.
 class PyModel {
  public:
-  PyModel(const py::dict& tensors, const ModelConfig& config, int num_threads, const std::string& isa)
+  PyModel(const py::dict& tensors, const ModelConfig& config, int num_threads, int prefill_threads, const std::string& isa)
       : tensors_(py::reinterpret_steal<py::dict>(PyDict_Copy(tensors.ptr()))) {
     std::unordered_map<std::string, TensorView> views;
     for (const auto& [key, value] : tensors_) {
@@ -27,6 +27,7 @@ class PyModel {
     }
     const Kernels& kernels = select_kernels(isa.c_str());
     const int threads = resolve_num_threads(num_threads);
+    const int for_prefill = prefill_threads == 0 ? threads : resolve_num_threads(prefill_threads);
     const py::gil_scoped_release unlocked;
     model_ = std::make_shared<Model>(
         config,
@@ -34,7 +35,7 @@ class PyModel {
           const auto found = views.find(name);
           return found == views.end() ? nullptr : &found->second;
         },
-        kernels, threads);
+        kernels, threads, for_prefill);
   }
   ~PyModel() {  // NOLINT(bugprone-exception-escape): pybind11 throws only if Python's own state is broken
     const py::gil_scoped_release unlocked;  // joins the threads
@@ -75,18 +76,33 @@ FloatArray forward(PyModel& model, const std::vector<PyCache*>& caches, const st
   }
   FloatArray logits({rows, model->config().vocab_size});
   float* out = logits.mutable_data();
-  const py::gil_scoped_release unlocked;
-  model->forward(runs, out);
+  try {
+    const py::gil_scoped_release unlocked;
+    model->forward(runs, out, [] {
+      const py::gil_scoped_acquire locked;
+      return PyErr_CheckSignals() != 0;  // Ctrl-C, or any handler that raises
+    });
+  } catch (const Stopped&) {
+    throw py::error_already_set();
+  }
   return logits;
 }
 
 }  // namespace
 
 void register_model(py::module_& module) {
+  module.def(
+      "kv_bytes_per_token",
+      [](const std::string& kv_dtype, int64_t n_layer, int64_t n_kv_head, int64_t head_dim) {
+        require(n_layer > 0 && n_kv_head > 0 && head_dim > 0, "n_layer, n_kv_head and head_dim must be positive");
+        return KVLayout{n_layer, n_kv_head, head_dim, parse_kv_dtype(kv_dtype)}.block_size() / kKvBlock;
+      },
+      py::arg("kv_dtype"), py::arg("n_layer"), py::arg("n_kv_head"), py::arg("head_dim"));
   py::class_<PyModel, std::shared_ptr<PyModel>>(module, "Model")
       .def(py::init([](const py::dict& tensors, const std::string& dtype, int64_t vocab_size, int64_t n_positions, int64_t n_embd,
                        int64_t n_layer, int64_t n_head, int64_t n_kv_head, int64_t n_inner, const std::string& activation,
-                       float layer_norm_epsilon, float attention_scale, int num_threads, const std::string& isa) {
+                       float layer_norm_epsilon, float attention_scale, const std::string& kv_dtype, int num_threads,
+                       int prefill_threads, const std::string& isa) {
              const ModelConfig config{
                  .vocab_size = vocab_size,
                  .n_positions = n_positions,
@@ -99,16 +115,19 @@ void register_model(py::module_& module) {
                  .layer_norm_epsilon = layer_norm_epsilon,
                  .attention_scale = attention_scale,
                  .dtype = parse_dtype(dtype),
+                 .kv_dtype = parse_kv_dtype(kv_dtype),
              };
-             return std::make_shared<PyModel>(tensors, config, num_threads, isa);
+             return std::make_shared<PyModel>(tensors, config, num_threads, prefill_threads, isa);
            }),
            py::arg("tensors"), py::kw_only(), py::arg("dtype"), py::arg("vocab_size"), py::arg("n_positions"), py::arg("n_embd"),
            py::arg("n_layer"), py::arg("n_head"), py::arg("n_kv_head"), py::arg("n_inner"), py::arg("activation"),
-           py::arg("layer_norm_epsilon"), py::arg("attention_scale"), py::arg("num_threads") = 0, py::arg("isa") = "")
+           py::arg("layer_norm_epsilon"), py::arg("attention_scale"), py::arg("kv_dtype"), py::arg("num_threads") = 0,
+           py::arg("prefill_threads") = 0, py::arg("isa") = "")
       .def_property_readonly("isa", [](const PyModel& model) { return std::string(model->kernels().name); })
       .def_property_readonly("num_threads", [](const PyModel& model) { return model->num_threads(); })
-      .def_property_readonly("kv_bytes_per_token",
-                             [](const PyModel& model) { return model->kv_layout().block_size() * sizeof(float) / kKvBlock; })
+      .def_property_readonly("prefill_threads", [](const PyModel& model) { return model->prefill_threads(); })
+      .def_property_readonly("kv_dtype", [](const PyModel& model) { return std::string(kv_dtype_name(model->config().kv_dtype)); })
+      .def_property_readonly("kv_bytes_per_token", [](const PyModel& model) { return model->kv_layout().block_size() / kKvBlock; })
       .def("forward", &forward, py::arg("caches"), py::arg("tokens"), py::arg("logits_to_keep"));
 
   py::class_<PyCache>(module, "KVCache")

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "base/float_bits.h"
+
 // NOLINTBEGIN(bugprone-reserved-identifier): the names are Intel's
 namespace gptbigcode {
 namespace {
@@ -48,8 +50,15 @@ inline Vector load_bytes(const void* p) {
 
 inline __m128i _mm_loadu_si128(const __m128i* p) { return load_bytes<__m128i>(p); }
 inline __m256i _mm256_loadu_si256(const __m256i* p) { return load_bytes<__m256i>(p); }
+inline __m128i _mm_load_si128(const __m128i* p) { return load_bytes<__m128i>(p); }
 inline __m512i _mm512_loadu_si512(const void* p) { return load_bytes<__m512i>(p); }
+inline __m512i _mm512_load_si512(const void* p) { return load_bytes<__m512i>(p); }
+inline void _mm512_store_si512(void* p, __m512i a) { std::memcpy(p, &a, sizeof(a)); }
+inline __m512i _mm512_broadcast_i32x4(__m128i a) {
+  return as<__m512i>(each<I8x64>([&](int i) { return a.lane[i % 16]; }));
+}
 inline __m512 _mm512_loadu_ps(const float* p) { return load_bytes<__m512>(p); }
+inline void _mm_storeu_si128(__m128i* p, __m128i a) { std::memcpy(p, &a, sizeof(a)); }
 inline void _mm512_storeu_si512(void* p, __m512i a) { std::memcpy(p, &a, sizeof(a)); }
 inline void _mm512_storeu_ps(float* p, __m512 a) { std::memcpy(p, &a, sizeof(a)); }
 inline __m512 _mm512_castsi512_ps(__m512i a) { return as<__m512>(a); }
@@ -90,6 +99,13 @@ inline __m512 _mm512_min_ps(__m512 a, __m512 b) {
 inline __m512 _mm512_fmadd_ps(__m512 a, __m512 b, __m512 c) {
   return each<__m512>([&](int i) { return std::fma(a.lane[i], b.lane[i], c.lane[i]); });
 }
+inline __m512 _mm512_shuffle_f32x4(__m512 a, __m512 b, int order) {  // fours of lanes: two of a, two of b
+  return each<__m512>([&](int i) { return (i < 8 ? a : b).lane[(order >> i / 4 * 2 & 3) * 4 + i % 4]; });
+}
+inline __m512 _mm512_permute_ps(__m512 a, int order) {  // within fours of lanes
+  return each<__m512>([&](int i) { return a.lane[i / 4 * 4 + (order >> i % 4 * 2 & 3)]; });
+}
+inline float _mm512_cvtss_f32(__m512 a) { return a.lane[0]; }
 constexpr int _CMP_LT_OQ = 17;
 inline __mmask16 _mm512_cmp_ps_mask(__m512 a, __m512 b, int /*less*/) {
   unsigned mask = 0;
@@ -107,6 +123,26 @@ inline __m512i _mm512_add_epi32(__m512i a, __m512i b) {
   const auto x = as<U32x16>(a), y = as<U32x16>(b);
   return as<__m512i>(each<U32x16>([&](int i) { return x.lane[i] + y.lane[i]; }));
 }
+inline __m512i _mm512_sub_epi32(__m512i a, __m512i b) {
+  const auto x = as<U32x16>(a), y = as<U32x16>(b);
+  return as<__m512i>(each<U32x16>([&](int i) { return x.lane[i] - y.lane[i]; }));
+}
+inline __m512i _mm512_mullo_epi32(__m512i a, __m512i b) {
+  const auto x = as<U32x16>(a), y = as<U32x16>(b);
+  return as<__m512i>(each<U32x16>([&](int i) { return x.lane[i] * y.lane[i]; }));
+}
+inline __m512i _mm512_add_epi8(__m512i a, __m512i b) {
+  const auto x = as<U8x64>(a), y = as<U8x64>(b);
+  return as<__m512i>(each<U8x64>([&](int i) { return static_cast<uint8_t>(x.lane[i] + y.lane[i]); }));
+}
+inline __m512i _mm512_shuffle_epi8(__m512i a, __m512i index) {  // within each 128 bits; an index with its high bit set gives zero
+  const auto x = as<U8x64>(a), j = as<U8x64>(index);
+  return as<__m512i>(
+      each<U8x64>([&](int i) { return (j.lane[i] & 128) != 0 ? uint8_t{0} : x.lane[i / 16 * 16 + (j.lane[i] & 15)]; }));
+}
+inline __m512i _mm512_srai_epi32(__m512i a, unsigned count) {
+  return each<__m512i>([&](int i) { return a.lane[i] >> count; });
+}
 inline __m512i _mm512_and_si512(__m512i a, __m512i b) {
   return each<__m512i>([&](int i) { return a.lane[i] & b.lane[i]; });
 }
@@ -123,6 +159,12 @@ inline __m512i _mm512_cvtepu16_epi32(__m256i a) {
 }
 inline __m512i _mm512_cvtepi8_epi32(__m128i a) {
   return each<__m512i>([&](int i) { return static_cast<int32_t>(a.lane[i]); });
+}
+inline __m512 _mm512_cvtph_ps(__m256i a) {
+  return each<__m512>([&](int i) { return from_float16(a.lane[i]); });
+}
+inline __m128i _mm512_cvtepi32_epi8(__m512i a) {
+  return each<__m128i>([&](int i) { return static_cast<int8_t>(a.lane[i] & 0xff); });
 }
 inline __m512i _mm512_madd_epi16(__m512i a, __m512i b) {
   const auto x = as<I16x32>(a), y = as<I16x32>(b);

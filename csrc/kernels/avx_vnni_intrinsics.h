@@ -11,7 +11,7 @@
 namespace gptbigcode {
 namespace {
 
-inline __m256i emulated_dpbusd(__m256i sum, __m256i a, __m256i b) {
+inline __m256i dpbusd(__m256i sum, __m256i a, __m256i b) {
   int32_t lanes[8];
   uint8_t x[32];
   int8_t y[32];
@@ -22,19 +22,31 @@ inline __m256i emulated_dpbusd(__m256i sum, __m256i a, __m256i b) {
   __builtin_memcpy(&sum, lanes, 32);
   return sum;
 }
+inline __m256i dpwssd(__m256i sum, __m256i a, __m256i b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+
+constexpr uint32_t kRequiredForAvxVnni = kAvx2 | kFma | kF16c;
 
 }  // namespace
-
-static constexpr uint32_t kRequiredForAvxVnni = kAvx2 | kFma;
 }  // namespace gptbigcode
-
-#define _mm256_dpbusd_avx_epi32(sum, a, b) emulated_dpbusd(sum, a, b)
-#define _mm256_dpwssd_avx_epi32(sum, a, b) _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
 
 #else
 
 namespace gptbigcode {
-static constexpr uint32_t kRequiredForAvxVnni = kAvxVnni | kAvx2 | kFma;
+namespace {
+
+constexpr uint32_t kRequiredForAvxVnni = kAvxVnni | kAvx2 | kFma | kF16c;
+
+// As instructions: from the intrinsics GCC copies every accumulator before and after, and spills some.
+inline __m256i dpbusd(__m256i sum, __m256i u8, __m256i s8) {
+  asm("%{vex%} vpdpbusd %[s8], %[u8], %[sum]" : [sum] "+x"(sum) : [u8] "x"(u8), [s8] "xm"(s8));
+  return sum;
 }
+inline __m256i dpwssd(__m256i sum, __m256i a, __m256i b) {
+  asm("%{vex%} vpdpwssd %[b], %[a], %[sum]" : [sum] "+x"(sum) : [a] "x"(a), [b] "xm"(b));
+  return sum;
+}
+
+}  // namespace
+}  // namespace gptbigcode
 
 #endif

@@ -8,28 +8,37 @@
 namespace gptbigcode {
 
 inline constexpr int kTileRows = 16;  // output features of a tile, and lanes of every reduction
-inline constexpr int kBlock = 128;    // input features that share a float scale
-inline constexpr int kGroup = 32;     // input features that share an int4 multiplier
+inline constexpr int kBlock = 128;    // input features that share a float scale of the activations
+inline constexpr int kGroup = 16;     // input features that share an int4 multiplier and offset
 inline constexpr int kKvBlock = 64;   // tokens of a block of the KV cache, and of one step of the softmax
-inline constexpr size_t kInt8TileBytes = 16 * 128 + 16 * 2;
-inline constexpr size_t kInt4TileBytes = 16 * 128 / 2 + 4 * 16 + 16 * 2;
+inline constexpr int kKvChunk = 512;  // tokens whose attention makes one partial result
+inline constexpr size_t kInt8BlockBytes = kTileRows * kBlock + kTileRows * 2;
+inline constexpr size_t kInt4BlockBytes = kTileRows * kBlock / 2 + kTileRows * kBlock / kGroup;
+inline constexpr size_t kInt4ScaleBytes = kTileRows * 4;  // after the blocks of a tile
 
 enum class DType { kFloat32, kBFloat16, kInt8, kInt4 };
 
-// A block of 128 activations of one token: value = scale * q. The sums are what kernels with unsigned weight codes subtract:
-// sum((code - zero) * q) = sum(code * q) + zero * negative sum. They are kept per pair because AVX2 adds products in pairs.
-struct alignas(32) ActivationBlock {
-  int8_t q[kBlock];               // -127..127
-  int16_t negative_pair_sums[8];  // per group of 32: minus the sum of q over k % 4 in {0, 1}, then over {2, 3}
+// int4: weight = row scale * multiplier * (codebook[code] + offset). A group's byte holds offset + 1 in its two low bits and the
+// multiplier, -31..31, in the six above. Fitted to weights of trained models and to Gaussian and heavy-tailed ones
+// (docs/quantization.md). |codebook + offset| <= 16, so that a group's dot product fits 16 bits: 16 * 16 * 127 = 32512.
+inline constexpr int8_t kInt4Codebook[16] = {-15, -13, -10, -8, -6, -4, -3, -1, 0, 1, 3, 5, 7, 9, 11, 14};
+inline constexpr int kInt4Zero = 16;  // added to codebook entries where an instruction wants unsigned bytes
+inline constexpr int kInt4MaxMultiplier = 31;
+inline constexpr int kInt4MinOffset = -1, kInt4MaxOffset = 2;
+
+// A block of 128 activations of one token: value = scale * q. Kernels with unsigned weight codes subtract zero * sum of q:
+struct alignas(8) ActivationBlock {
+  int8_t q[kBlock];                 // -127..127
+  int32_t starts[kBlock / kGroup];  // what the sums of an int4 group start at, in the kernel set's own form (group_start)
   float scale;
   int32_t negative_sum;  // minus the sum of all 128
-  int32_t padding[2];
 };
-static_assert(sizeof(ActivationBlock) == 160);
+static_assert(sizeof(ActivationBlock) == 168);
 
 // out[m][n] = bias[n] + sum over k of x[m][k] * weight[n][k], added to out if accumulate is set; for n in the given tiles.
-// Quantised: float accumulator, starting at the bias; block after block, fma(float(integer sum), row scale * activation scale, .).
-// Float: fma after fma in the order of k.
+// int8: float accumulator, starting at the bias; block after block, fma(float(integer sum), row scale * activation scale, .).
+// int4: starting at zero; block after block, fma(float(integer sum), activation scale, .); then fma(., row scale, bias).
+// Float: starting at the bias; fma after fma in the order of k.
 struct LinearTask {
   const std::byte* weights;  // tiles as in docs/format.md
   int64_t n, k;
@@ -40,26 +49,70 @@ struct LinearTask {
   float* out;  // [m][out_stride]
   int64_t out_stride;
   bool accumulate;
+  float* scratch;  // kLinearScratch floats of this thread, 64-byte aligned; for int8 and int4 weights
 };
+// Many rows are taken in panels whose activations and partial sums stay in the second-level cache.
+inline constexpr int64_t kPanelRows = 128, kPanelBlocks = 8, kPanelTiles = 16;
+inline constexpr int64_t kLinearScratch = kPanelTiles * kPanelRows * kTileRows;
 using LinearKernel = void (*)(const LinearTask&, int64_t tile_begin, int64_t tile_end);
 
-// Attention of `rows` query heads of one token over the keys and values of one KV head, positions 0..n_tokens-1.
-// Softmax is online, one KV block after another: block maximum, exp, sum in sixteen lanes, rescaling. So a result does not
-// depend on how tokens were grouped into calls.
-struct AttentionTask {
-  const float* const* k_blocks;  // per KV block: [64/16][head_dim][16]
-  const float* const* v_blocks;  // per KV block: [64][padded head_dim]
-  int64_t n_tokens;
-  int64_t head_dim;
-  int64_t rows;
-  const float* q;  // [rows][head_dim]
-  float scale;     // on the scores
-  float* out;      // [rows][head_dim]
-  float* scratch;  // attention_scratch(rows, head_dim) floats, 64-byte aligned
-};
+// ---------------------------------------------------------------- the KV cache and attention over it
+
+enum class KvDType { kFloat32, kBFloat16, kFloat16, kInt8 };
+inline constexpr int kKvDTypes = 4;
+
 static inline int64_t padded_head_dim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+
+// Where the part of a KV block that belongs to one layer and KV head keeps what; keys come first. Offsets are bytes, multiples
+// of 64.
+//   float: keys [64/16][head_dim][16 tokens], values [ceil(head_dim/16)][64 tokens][16 dims]
+//   int8:  keys [64/16][ceil(head_dim/4)][16 tokens][4 dims], code + 128; values [ceil(head_dim/16)][64/4][16 dims][4 tokens];
+//          and for both a float scale per token, the absolute maximum of its elements / 127
+struct KvPart {
+  size_t key_scales, values, value_scales, size;
+};
+static inline KvPart kv_part(KvDType dtype, int64_t head_dim) {
+  const auto narrow = static_cast<size_t>(kKvBlock * (dtype == KvDType::kInt8 ? (head_dim + 3) / 4 * 4 : head_dim));
+  const auto wide = static_cast<size_t>(kKvBlock * padded_head_dim(head_dim));
+  const size_t item = dtype == KvDType::kInt8 ? 1 : dtype == KvDType::kFloat32 ? 4 : 2;
+  const size_t scales = dtype == KvDType::kInt8 ? kKvBlock * sizeof(float) : 0;
+  return {narrow * item, narrow * item + scales, (narrow + wide) * item + scales, (narrow + wide) * item + 2 * scales};
+}
+
+// Keys and values of one token, less what the biases say (null: no bias), into slot 0..63 of a part of a KV block.
+struct KvWrite {
+  std::byte* part;
+  int64_t slot;
+  int64_t head_dim;
+  const float *key, *value;            // [head_dim]
+  const float *key_bias, *value_bias;  // [head_dim] or null
+};
+
+// Attention of some query heads of consecutive tokens of one sequence over one KV head, causal: the token at position p sees
+// positions 0..p. A row is a token and a head.
+//
+// The positions are cut into chunks of 512, always at the same places. In a chunk the softmax is online: one KV block after
+// another, with a running maximum, sixteen sums and the values so far. The results of the chunks are merged from the first to
+// the last. So a result does not depend on how tokens were grouped into calls, or chunks among threads.
+struct AttentionTask {
+  const std::byte* const* blocks;  // every KV block of the sequence
+  size_t part;                     // offset of this layer's and KV head's part in each
+  int64_t head_dim;
+  int64_t tokens, heads;
+  int64_t position;                // of the first token
+  int64_t chunk_begin, chunk_end;  // one chunk, or all from 0 on; merged
+  const float* q;                  // token t, head h: q + t * q_stride + h * head_dim
+  int64_t q_stride;
+  float scale;      // on the scores
+  float* partials;  // token t, head h: partials + t * token_stride + h * head_stride; untouched if it sees nothing
+  int64_t token_stride, head_stride;
+  std::byte* scratch;  // attention_scratch(tokens * heads, head_dim) bytes, 64-byte aligned
+};
+// A partial result: values [padded head_dim], not yet divided by the sum; maximum; sum.
+static inline int64_t partial_size(int64_t head_dim) { return padded_head_dim(head_dim) + 16; }
 static inline int64_t attention_scratch(int64_t rows, int64_t head_dim) {
-  return rows * (padded_head_dim(head_dim) + kKvBlock + 3);
+  constexpr int64_t kQueryBytes = 2, kRowBytes = 16 * 4 + 3 * 4;  // widened codes; sixteen sums, maximum, scale, offset
+  return rows * (padded_head_dim(head_dim) * (4 + kQueryBytes) + kRowBytes) + 4 * 64;
 }
 
 enum class Activation {
@@ -84,9 +137,16 @@ struct Kernels {
   LinearKernel linear_float32, linear_bfloat16, linear_int8, linear_int4;
   // One row of k floats -> blocks at out[0], out[stride], ...; k is padded with zeros to whole blocks.
   void (*quantize)(const float* x, int64_t k, ActivationBlock* out, int64_t stride);
+  // Sixteen rows of weights -> a tile. x: [k][16 rows], k a multiple of 128, 64-byte aligned, overwritten;
+  // scratch: k floats, 64-byte aligned.
+  void (*pack_int4)(float* x, int64_t k, float* scratch, std::byte* out);
   void (*layer_norm)(const float* x, int64_t k, const float* weight, const float* bias, float epsilon, float* out);
   void (*activate)(Activation, float* x, int64_t n);  // in place
-  void (*attention)(const AttentionTask&);
+  // Indexed by KvDType.
+  void (*write_kv[kKvDTypes])(const KvWrite&);
+  void (*attention[kKvDTypes])(const AttentionTask&);
+  // out[head_dim] = the attention that `count` partial results, chunk after chunk, make together, plus the bias (null: none).
+  void (*merge_attention)(float* partials, int64_t count, int64_t head_dim, const float* bias, float* out);
   // The cheapest int8 products of the set, on registers, in independent chains: what no matrix product can exceed.
   // Returns the number of multiply-adds done.
   int64_t (*int8_peak)(int64_t rounds);

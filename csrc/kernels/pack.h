@@ -21,6 +21,7 @@ struct PackTask {
   SourceType source_type;
   int64_t n, k;
   DType dtype;
+  const Kernels* kernels;
   std::byte* out;
 };
 // Throws std::invalid_argument naming row and column of a NaN or an infinity.

@@ -26,6 +26,9 @@ inline f32x16 load(const float* p) {
 inline f32x16 load_bf16(const uint16_t* p) {
   return lanes([&](int i) { return from_bfloat16(p[i]); });
 }
+inline f32x16 load_f16(const uint16_t* p) {
+  return lanes([&](int i) { return from_float16(p[i]); });
+}
 inline f32x16 set1(float x) {
   return lanes([&](int) { return x; });
 }
@@ -59,27 +62,37 @@ inline f32x16 select_less(const f32x16& a, const f32x16& b, const f32x16& x, con
 inline f32x16 pow2_of_magic(const f32x16& t) {
   return lanes([&](int i) { return std::bit_cast<float>((std::bit_cast<uint32_t>(t.lane[i]) + 127u) << 23); });
 }
+template <class Fold>
+inline float reduce(f32x16 v, Fold fold) {
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) v.lane[i] = fold(v.lane[i], v.lane[i + half]);
+  }
+  return v.lane[0];
+}
+inline float reduce_add(const f32x16& v) {
+  return reduce(v, [](float a, float b) { return a + b; });
+}
+inline float reduce_max(const f32x16& v) {
+  return reduce(v, [](float a, float b) { return a > b ? a : b; });
+}
+
+inline int32_t group_start(int32_t, int32_t) { return 0; }  // not needed
 
 #include "kernels/vector_kernels.inc"
 
-inline float scale_of(const std::byte* scales, int r) {
-  const auto* p = reinterpret_cast<const uint16_t*>(scales);
-  return from_bfloat16(p[r]);
-}
-
-// Calls block_sum(tile block, activation block, row) for the integer sum of every block, and adds it up in float.
-template <size_t kTileBytes, class BlockSum>
-void linear_quantized(const LinearTask& task, int64_t tile_begin, int64_t tile_end, BlockSum block_sum) {
+void linear_int8(const LinearTask& task, int64_t tile_begin, int64_t tile_end) {
   const int64_t blocks = (task.k + kBlock - 1) / kBlock;
   for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
     for (int64_t m = 0; m < task.m; ++m) {
       f32x16 sum = initial(task, tile);
       for (int64_t b = 0; b < blocks; ++b) {
-        const std::byte* weights = task.weights + static_cast<size_t>(tile * blocks + b) * kTileBytes;
+        const std::byte* block = task.weights + static_cast<size_t>(tile * blocks + b) * kInt8BlockBytes;
+        const auto* scales = reinterpret_cast<const uint16_t*>(block + kTileRows * kBlock);
         const ActivationBlock& a = task.activations[b * task.m + m];
         for (int r = 0; r < kTileRows; ++r) {
-          const float scale = scale_of(weights + kTileBytes - 2 * kTileRows, r) * a.scale;
-          sum.lane[r] = std::fma(static_cast<float>(block_sum(weights, a, r)), scale, sum.lane[r]);
+          int32_t dot = 0;
+          for (int k = 0; k < kBlock; ++k) dot += (std::to_integer<int>(block[k / 4 * 64 + r * 4 + k % 4]) - 128) * a.q[k];
+          sum.lane[r] = std::fma(static_cast<float>(dot), from_bfloat16(scales[r]) * a.scale, sum.lane[r]);
         }
       }
       put(task, m, tile, sum);
@@ -87,33 +100,83 @@ void linear_quantized(const LinearTask& task, int64_t tile_begin, int64_t tile_e
   }
 }
 
-void linear_int8(const LinearTask& task, int64_t tile_begin, int64_t tile_end) {
-  linear_quantized<kInt8TileBytes>(task, tile_begin, tile_end, [](const std::byte* weights, const ActivationBlock& a, int r) {
-    int32_t sum = 0;
-    for (int k = 0; k < kBlock; ++k) {
-      const int code = std::to_integer<int>(weights[k / 4 * 64 + r * 4 + k % 4]) - 128;
-      sum += code * a.q[k];
+void linear_int4(const LinearTask& task, int64_t tile_begin, int64_t tile_end) {
+  const int64_t blocks = (task.k + kBlock - 1) / kBlock;
+  const size_t tile_bytes = static_cast<size_t>(blocks) * kInt4BlockBytes + kInt4ScaleBytes;
+  for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
+    const std::byte* weights = task.weights + static_cast<size_t>(tile) * tile_bytes;
+    for (int64_t m = 0; m < task.m; ++m) {
+      f32x16 sum = set1(0.0f);
+      for (int64_t b = 0; b < blocks; ++b) {
+        const std::byte* block = weights + static_cast<size_t>(b) * kInt4BlockBytes;
+        const ActivationBlock& a = task.activations[b * task.m + m];
+        for (int r = 0; r < kTileRows; ++r) {
+          int32_t dot = 0;
+          for (int g = 0; g < kBlock / kGroup; ++g) {
+            const auto byte = std::to_integer<int8_t>(block[kTileRows * kBlock / 2 + g * kTileRows + r]);
+            const int offset = (byte & 3) + kInt4MinOffset, multiplier = byte >> 2;
+            int32_t group = 0;
+            for (int i = 0; i < kGroup / 2; ++i) {  // low nibbles: first half of the group; high nibbles: second half
+              const int codes = std::to_integer<int>(block[g * 128 + i / 4 * 64 + r * 4 + i % 4]);
+              group += (kInt4Codebook[codes & 15] + offset) * a.q[g * kGroup + i];
+              group += (kInt4Codebook[codes >> 4] + offset) * a.q[g * kGroup + 8 + i];
+            }
+            dot += multiplier * group;
+          }
+          sum.lane[r] = std::fma(static_cast<float>(dot), a.scale, sum.lane[r]);
+        }
+      }
+      put(task, m, tile,
+          fma(sum, load(reinterpret_cast<const float*>(weights + tile_bytes - kInt4ScaleBytes)), initial(task, tile)));
     }
-    return sum;
-  });
+  }
 }
 
-void linear_int4(const LinearTask& task, int64_t tile_begin, int64_t tile_end) {
-  linear_quantized<kInt4TileBytes>(task, tile_begin, tile_end, [](const std::byte* weights, const ActivationBlock& a, int r) {
-    const auto* multipliers = reinterpret_cast<const int8_t*>(weights + kTileRows * kBlock / 2);
-    int32_t sum = 0;
-    for (int g = 0; g < kBlock / kGroup; ++g) {
-      int32_t group = 0;
-      for (int i = 0; i < kGroup / 2; ++i) {  // low nibbles: first half of the group; high nibbles: second half
-        const int byte = std::to_integer<int>(weights[g * 256 + i / 4 * 64 + r * 4 + i % 4]);
-        group += ((byte & 15) - 8) * a.q[g * kGroup + i];
-        group += ((byte >> 4) - 8) * a.q[g * kGroup + 16 + i];
-      }
-      sum += multipliers[g * kTileRows + r] * group;
-    }
-    return sum;
-  });
+constexpr int kFloatRowsAtOnce = 1, kInt8RowsAtOnce = 1, kAttentionTiles = 1;
+
+struct Quad {
+  int16_t code[4];
+};
+inline Quad quad_of(const int8_t* codes) { return {codes[0], codes[1], codes[2], codes[3]}; }
+inline void store_quads(Quad* quads, const f32x16& magic) {
+  for (int i = 0; i < 16; ++i) quads[i / 4].code[i % 4] = static_cast<int16_t>(std::bit_cast<uint32_t>(magic.lane[i]) & 0xffu);
 }
+
+struct i32x16 {
+  int32_t lane[16];
+};
+inline i32x16 set1_i32(int32_t x) {
+  i32x16 v{};
+  for (int& lane : v.lane) lane = x;
+  return v;
+}
+inline f32x16 to_float(const i32x16& v) {
+  return lanes([&](int i) { return static_cast<float>(v.lane[i]); });
+}
+
+template <class Code, int kRows>
+inline void dot_codes(const std::byte* tile, const Quad* quads, int64_t stride, int64_t count, i32x16* sum) {
+  const auto* codes = reinterpret_cast<const Code*>(tile);
+  for (int r = 0; r < kRows; ++r) {
+    for (int64_t i = 0; i < count; ++i) {
+      for (int lane = 0; lane < 16; ++lane) {
+        for (int j = 0; j < 4; ++j) sum[r].lane[lane] += codes[i * 64 + lane * 4 + j] * quads[r * stride + i].code[j];
+      }
+    }
+  }
+}
+template <int kRows, int /*kTiles*/>
+inline void dot_keys(const std::byte* tile, int64_t /*tile_stride*/, const Quad* quads, int64_t stride, int64_t count,
+                     i32x16* sum) {
+  dot_codes<uint8_t, kRows>(tile, quads, stride, count, sum);
+}
+template <int kRows, int /*kTiles*/>
+inline void dot_values(const std::byte* tile, int64_t /*tile_stride*/, const Quad* quads, int64_t stride, int64_t count,
+                       i32x16* sum) {
+  dot_codes<int8_t, kRows>(tile, quads, stride, count, sum);
+}
+
+#include "kernels/attention.inc"
 
 int64_t int8_peak(int64_t rounds) {
   constexpr int kChains = 16;
@@ -137,9 +200,12 @@ const Kernels kScalarKernels = {
     .linear_int8 = linear_int8,
     .linear_int4 = linear_int4,
     .quantize = quantize,
+    .pack_int4 = pack_int4,
     .layer_norm = layer_norm,
     .activate = activate,
-    .attention = attention,
+    .write_kv = {write_kv_float<float>, write_kv_float<BFloat16>, write_kv_float<Float16>, write_kv_int8},
+    .attention = {attention<FloatKv<float>>, attention<FloatKv<BFloat16>>, attention<FloatKv<Float16>>, attention<Int8Kv>},
+    .merge_attention = merge_attention,
     .int8_peak = int8_peak,
 };
 

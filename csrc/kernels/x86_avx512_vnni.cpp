@@ -5,10 +5,12 @@
 //   vpdpwssd                 16-bit products in pairs, added up: multiplier of the group times its dot product
 //   vfmadd231ps              float accumulation
 //
-// int4, for one row and one group of 32: the accumulator starts at -8 * sum q and ends as sum of c * q, |.| <= 32 * 8 * 127 =
-// 32512 < 2^15. So its low 16 bits are the signed dot product, and vpdpwssd against (multiplier, 0) adds multiplier * dot.
+// int4, for one row and one group of 16: the accumulator starts at -16 (+ offset) times sum q and ends as the sum of
+// (codebook entry + offset) * q, |.| <= 16 * 16 * 127 = 32512 < 2^15. So its low 16 bits are the signed dot product, and vpdpwssd
+// against (multiplier, 0) adds multiplier * dot.
 // int8: the accumulator starts at -128 * sum q over the block; codes are q + 128.
 
+#include "base/float_bits.h"
 #include "cpu/features.h"
 #include "kernels/avx512_intrinsics.h"
 #include "kernels/kernels.h"
@@ -25,6 +27,7 @@ inline f32x16 load_bf16(const uint16_t* p) {
   const __m512i wide_i32x16 = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(wide_i32x16, 16))};
 }
+inline f32x16 load_f16(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
 inline f32x16 set1(float x) { return {_mm512_set1_ps(x)}; }
 inline void store(float* p, f32x16 a) { _mm512_storeu_ps(p, a.v); }
 inline f32x16 add(f32x16 a, f32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -40,7 +43,22 @@ inline f32x16 select_less(f32x16 a, f32x16 b, f32x16 x, f32x16 y) {
 inline f32x16 pow2_of_magic(f32x16 t) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_castps_si512(t.v), _mm512_set1_epi32(127)), 23))};
 }
+inline float reduce_add(f32x16 a) {
+  __m512 v = _mm512_add_ps(a.v, _mm512_shuffle_f32x4(a.v, a.v, 0x4e));
+  v = _mm512_add_ps(v, _mm512_shuffle_f32x4(v, v, 0xb1));
+  v = _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e));
+  return _mm512_cvtss_f32(_mm512_add_ps(v, _mm512_permute_ps(v, 0xb1)));
+}
+inline float reduce_max(f32x16 a) {
+  __m512 v = _mm512_max_ps(a.v, _mm512_shuffle_f32x4(a.v, a.v, 0x4e));
+  v = _mm512_max_ps(v, _mm512_shuffle_f32x4(v, v, 0xb1));
+  v = _mm512_max_ps(v, _mm512_permute_ps(v, 0x4e));
+  return _mm512_cvtss_f32(_mm512_max_ps(v, _mm512_permute_ps(v, 0xb1)));
+}
 
+inline int32_t group_start(int32_t even, int32_t odd) { return -kInt4Zero * (even + odd); }
+
+// Built on those.
 #include "kernels/vector_kernels.inc"
 
 // ---------------------------------------------------------------- integer dot products of one tile block
@@ -49,90 +67,145 @@ using i32x16 = __m512i;
 
 inline __m512i load_i8x64(const std::byte* p) { return _mm512_loadu_si512(p); }
 
-inline __m512i broadcast_quad(const int8_t* q) {
-  int32_t quad;
-  __builtin_memcpy(&quad, q, 4);
-  return _mm512_set1_epi32(quad);
+inline __m512i broadcast_i32(const void* p) {
+  int32_t value;
+  __builtin_memcpy(&value, p, 4);
+  return _mm512_set1_epi32(value);
 }
 
-// sum[r] = integer sums of the 16 rows of the tile block against row r's activations
-template <int kRows>
-inline void dot_int8(const std::byte* tile, const ActivationBlock* const* activations, i32x16* sum) {
-  for (int r = 0; r < kRows; ++r) sum[r] = _mm512_set1_epi32(activations[r]->negative_sum * 128);
+// sum[r][t] = integer sums of the 16 rows of tile t against row r of the activations
+template <int kRows, int kTiles>
+inline void dot_int8(const std::byte* block, size_t tile_bytes, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int t = 0; t < kTiles; ++t) sum[r][t] = _mm512_set1_epi32(activations[r]->negative_sum * 128);
+  }
 #pragma GCC unroll 2
   for (int quad = 0; quad < kBlock / 4; ++quad) {
-    const __m512i w_u8x64 = load_i8x64(tile + quad * 64);
-    for (int r = 0; r < kRows; ++r) sum[r] = _mm512_dpbusd_epi32(sum[r], w_u8x64, broadcast_quad(activations[r]->q + quad * 4));
+    __m512i w_u8x64[kTiles];
+    for (int t = 0; t < kTiles; ++t) w_u8x64[t] = load_i8x64(block + static_cast<size_t>(t) * tile_bytes + quad * 64);
+    for (int r = 0; r < kRows; ++r) {
+      const __m512i a = broadcast_i32(activations[r]->q + quad * 4);
+      for (int t = 0; t < kTiles; ++t) sum[r][t] = dpbusd(sum[r][t], w_u8x64[t], a);
+    }
   }
 }
 
-// Where a group's sixteen codes of a quad come from: packed nibbles, or bytes unpacked once for many rows.
-struct Nibbles {
-  static constexpr size_t kGroupBytes = 256;
-  static void load_quad_pair(const std::byte* group, int j, __m512i w[2]) {  // quads j and j + 4
-    const __m512i mask = _mm512_set1_epi8(15);
-    const __m512i packed = load_i8x64(group + j * 64);
-    w[0] = _mm512_and_si512(packed, mask);
-    w[1] = _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask);
-  }
-};
-struct Bytes {
-  static constexpr size_t kGroupBytes = 512;
-  static void load_quad_pair(const std::byte* group, int j, __m512i w[2]) {
-    w[0] = load_i8x64(group + j * 128);
-    w[1] = load_i8x64(group + j * 128 + 64);
-  }
-};
-inline void unpack_nibbles(const std::byte* tile, std::byte* bytes) {
-  for (int pair = 0; pair < kBlock / 8; ++pair) {
-    __m512i w[2];
-    Nibbles::load_quad_pair(tile, pair, w);
-    _mm512_storeu_si512(bytes + pair * 128, w[0]);
-    _mm512_storeu_si512(bytes + pair * 128 + 64, w[1]);
-  }
+// codebook + kInt4Zero, for vpshufb
+inline __m512i codebook_u8x64() {
+  alignas(16) uint8_t table[16];
+  for (int i = 0; i < 16; ++i) table[i] = static_cast<uint8_t>(kInt4Codebook[i] + kInt4Zero);
+  return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+}
+// Quads j and j + 2 of a group
+inline void load_quad_pair(const std::byte* group, int j, __m512i codebook, __m512i w[2]) {
+  const __m512i mask = _mm512_set1_epi8(15), packed = load_i8x64(group + j * 64);
+  w[0] = _mm512_shuffle_epi8(codebook, _mm512_and_si512(packed, mask));
+  w[1] = _mm512_shuffle_epi8(codebook, _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask));
+}
+inline __m512i load_group_bytes(const std::byte* p) {
+  return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+// (multiplier, 0): vpdpwssd takes the low half of a 32-bit dot product
+inline __m512i multiplier_of(__m512i group_bytes) {
+  return _mm512_and_si512(_mm512_srai_epi32(group_bytes, 2), _mm512_set1_epi32(0xffff));
 }
 
-template <class Codes, int kRows>
-inline void dot_int4(const std::byte* codes, const std::byte* multipliers, const ActivationBlock* const* activations, i32x16* sum) {
-  const __m512i eights_i16x32 = _mm512_set1_epi16(8);
-  for (int r = 0; r < kRows; ++r) sum[r] = _mm512_setzero_si512();
+template <int kRows>
+inline void dot_int4(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+  const __m512i codebook = codebook_u8x64();
+  const std::byte* bytes = block + kTileRows * kBlock / 2;
+  for (int r = 0; r < kRows; ++r) sum[r][0] = _mm512_setzero_si512();
 #pragma GCC unroll 1
   for (int g = 0; g < kBlock / kGroup; ++g) {
-    const std::byte* group = codes + static_cast<size_t>(g) * Codes::kGroupBytes;
+    const __m512i group_bytes = load_group_bytes(bytes + g * kTileRows);
+    // minus (offset - zero), with a high half of zero: what the group's sum of activations is multiplied with
+    const __m512i offset =
+        _mm512_sub_epi32(_mm512_set1_epi32(kInt4Zero - kInt4MinOffset), _mm512_and_si512(group_bytes, _mm512_set1_epi32(3)));
     __m512i dot_i32x16[kRows];
     for (int r = 0; r < kRows; ++r) {
-      int32_t pair_sums;
-      __builtin_memcpy(&pair_sums, activations[r]->negative_pair_sums + 2 * g, 4);
-      dot_i32x16[r] = _mm512_madd_epi16(_mm512_set1_epi32(pair_sums), eights_i16x32);
+      const __m512i sums = _mm512_srai_epi32(broadcast_i32(activations[r]->starts + g), 4);  // over kInt4Zero
+      dot_i32x16[r] = _mm512_madd_epi16(sums, offset);
     }
-#pragma GCC unroll 1  // unrolled, GCC hoists products over sums and spills
-    for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < 2; ++j) {
       __m512i w[2];
-      Codes::load_quad_pair(group, j, w);
+      load_quad_pair(block + g * 128, j, codebook, w);
       for (int r = 0; r < kRows; ++r) {
         const int8_t* q = activations[r]->q + g * kGroup + j * 4;
-        dot_i32x16[r] = _mm512_dpbusd_epi32(dot_i32x16[r], w[0], broadcast_quad(q));
-        dot_i32x16[r] = _mm512_dpbusd_epi32(dot_i32x16[r], w[1], broadcast_quad(q + 16));
+        dot_i32x16[r] = dpbusd(dot_i32x16[r], w[0], broadcast_i32(q));
+        dot_i32x16[r] = dpbusd(dot_i32x16[r], w[1], broadcast_i32(q + 8));
       }
     }
-    const __m128i m_i8x16 = _mm_loadu_si128(reinterpret_cast<const __m128i*>(multipliers + g * kTileRows));
-    const __m512i multiplier = _mm512_and_si512(_mm512_cvtepi8_epi32(m_i8x16), _mm512_set1_epi32(0xffff));
-    for (int r = 0; r < kRows; ++r) sum[r] = _mm512_dpwssd_epi32(sum[r], dot_i32x16[r], multiplier);
+    const __m512i multiplier = multiplier_of(group_bytes);
+    for (int r = 0; r < kRows; ++r) sum[r][0] = dpwssd(sum[r][0], dot_i32x16[r], multiplier);
+  }
+}
+
+struct Int4Expanded {
+  alignas(64) std::byte codes[kTileRows * kBlock];              // codebook + offset + zero, [32 quads][16 rows][4]
+  alignas(64) int32_t multipliers[kBlock / kGroup][kTileRows];  // (multiplier, 0)
+};
+inline void expand_int4(const std::byte* block, Int4Expanded& out) {
+  const __m512i codebook = codebook_u8x64(), four_times = _mm512_set1_epi32(0x01010101);
+  const std::byte* bytes = block + kTileRows * kBlock / 2;
+  for (int g = 0; g < kBlock / kGroup; ++g, bytes += kTileRows) {
+    const __m512i group_bytes = load_group_bytes(bytes);
+    // the offset in all four bytes of a lane
+    const __m512i offsets = _mm512_add_epi8(_mm512_mullo_epi32(_mm512_and_si512(group_bytes, _mm512_set1_epi32(3)), four_times),
+                                            _mm512_set1_epi8(kInt4MinOffset));
+    for (int j = 0; j < 2; ++j) {
+      __m512i w[2];
+      load_quad_pair(block + g * 128, j, codebook, w);
+      _mm512_store_si512(out.codes + g * 256 + j * 64, _mm512_add_epi8(w[0], offsets));
+      _mm512_store_si512(out.codes + g * 256 + j * 64 + 128, _mm512_add_epi8(w[1], offsets));
+    }
+    _mm512_store_si512(out.multipliers[g], multiplier_of(group_bytes));
+  }
+}
+
+template <int kRows, int kTiles>
+inline void dot_expanded(const Int4Expanded* blocks, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int t = 0; t < kTiles; ++t) sum[r][t] = _mm512_setzero_si512();
+  }
+#pragma GCC unroll 1
+  for (int g = 0; g < kBlock / kGroup; ++g) {
+    __m512i dot_i32x16[kRows][kTiles];
+    for (int r = 0; r < kRows; ++r) {
+      const __m512i start = broadcast_i32(activations[r]->starts + g);
+      for (int t = 0; t < kTiles; ++t) dot_i32x16[r][t] = start;
+    }
+    for (int quad = 0; quad < 4; ++quad) {
+      __m512i w_u8x64[kTiles];
+      for (int t = 0; t < kTiles; ++t) w_u8x64[t] = load_i8x64(blocks[t].codes + g * 256 + quad * 64);
+      for (int r = 0; r < kRows; ++r) {
+        const __m512i a = broadcast_i32(activations[r]->q + g * kGroup + quad * 4);
+        for (int t = 0; t < kTiles; ++t) dot_i32x16[r][t] = dpbusd(dot_i32x16[r][t], w_u8x64[t], a);
+      }
+    }
+    for (int t = 0; t < kTiles; ++t) {
+      const __m512i multiplier = _mm512_load_si512(blocks[t].multipliers[g]);
+      for (int r = 0; r < kRows; ++r) sum[r][t] = dpwssd(sum[r][t], dot_i32x16[r][t], multiplier);
+    }
   }
 }
 
 inline f32x16 to_float(i32x16 v) { return {_mm512_cvtepi32_ps(v)}; }
 
-constexpr int kRowsAtOnce = 8;      // thirty-two registers: 16 accumulators, 2 weights, constants
+constexpr int kRowsAtOnce = 6;  // thirty-two registers: 6 rows x 2 tiles of sums and of a group's sums, 2 weights
+constexpr int kTilesAtOnce = 2;
 constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
 
 #include "kernels/quantized_linear.inc"
+#include "kernels/x86_avx512_vnni_attention.inc"
+
+// Built on those products.
+#include "kernels/attention.inc"
 
 int64_t int8_peak(int64_t rounds) {
   constexpr int kChains = 10;
   __m512i sum[kChains] = {}, a = _mm512_setzero_si512();
   for (int64_t round = 0; round < rounds; ++round) {
-    for (auto& s : sum) s = _mm512_dpbusd_epi32(s, a, a);
+    for (auto& s : sum) s = dpbusd(s, a, a);
   }
   for (auto& s : sum) asm volatile("" : : "m"(s));
   return rounds * kChains * 64;
@@ -145,12 +218,15 @@ const Kernels kAvx512VnniKernels = {
     .required = kRequiredForAvx512Vnni,
     .linear_float32 = linear_float<float>,
     .linear_bfloat16 = linear_float<uint16_t>,
-    .linear_int8 = linear_int8,
-    .linear_int4 = linear_int4,
+    .linear_int8 = linear_quantized<Int8>,
+    .linear_int4 = linear_quantized<Int4>,
     .quantize = quantize,
+    .pack_int4 = pack_int4,
     .layer_norm = layer_norm,
     .activate = activate,
-    .attention = attention,
+    .write_kv = {write_kv_float<float>, write_kv_float<BFloat16>, write_kv_float<Float16>, write_kv_int8},
+    .attention = {attention<FloatKv<float>>, attention<FloatKv<BFloat16>>, attention<FloatKv<Float16>>, attention<Int8Kv>},
+    .merge_attention = merge_attention,
     .int8_peak = int8_peak,
 };
 

@@ -3,25 +3,24 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/aligned_buffer.h"
 #include "kernels/kernels.h"
-#include "model/weights.h"
 
 namespace gptbigcode {
 
-// Per layer and KV head: keys [4][head_dim][16 tokens], then values [64 tokens][padded head_dim].
+KvDType parse_kv_dtype(const std::string& name);  // throws std::invalid_argument
+const char* kv_dtype_name(KvDType dtype);
+
+// A block holds one part per layer and KV head, as kernels.h lays it out.
 struct KVLayout {
   int64_t n_layer, n_kv_head, head_dim;
-  explicit KVLayout(const ModelConfig& config);
-  size_t keys_size() const { return static_cast<size_t>(kKvBlock * head_dim); }
-  size_t values_size() const { return static_cast<size_t>(kKvBlock * padded_head_dim(head_dim)); }
-  size_t block_size() const { return static_cast<size_t>(n_layer * n_kv_head) * (keys_size() + values_size()); }  // in floats
-  size_t keys_offset(int64_t layer, int64_t head) const {
-    return static_cast<size_t>(layer * n_kv_head + head) * (keys_size() + values_size());
-  }
-  size_t values_offset(int64_t layer, int64_t head) const { return keys_offset(layer, head) + keys_size(); }
+  KvDType dtype;
+  size_t part_size() const { return kv_part(dtype, head_dim).size; }
+  size_t part_offset(int64_t layer, int64_t head) const { return static_cast<size_t>(layer * n_kv_head + head) * part_size(); }
+  size_t block_size() const { return part_offset(n_layer, 0); }  // bytes
 };
 
 class KVCache {
@@ -29,7 +28,7 @@ class KVCache {
   explicit KVCache(const KVLayout& layout) : layout_(layout) {}
 
   int64_t size() const { return size_; }
-  size_t nbytes() const { return blocks_.size() * layout_.block_size() * sizeof(float); }
+  size_t nbytes() const { return blocks_.size() * layout_.block_size(); }
   KVCache fork() const { return *this; }
   void truncate(int64_t n_tokens);  // 0 <= n_tokens <= size()
 
@@ -37,13 +36,10 @@ class KVCache {
   void reserve(int64_t n_tokens);
   void grow(int64_t n_tokens) { size_ += n_tokens; }  // after reserve
   const KVLayout& layout() const { return layout_; }
-  float* block(int64_t index) const { return blocks_[static_cast<size_t>(index)]->data(); }
-
-  // k, v: [head_dim] for one position of a reserved block
-  void write(int64_t layer, int64_t head, int64_t position, const float* k, const float* v) const;
+  std::byte* block(int64_t index) const { return blocks_[static_cast<size_t>(index)]->data(); }
 
  private:
-  using Block = AlignedBuffer<float>;
+  using Block = AlignedBuffer<std::byte>;
   std::shared_ptr<Block> new_block() const;
 
   KVLayout layout_;

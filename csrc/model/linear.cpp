@@ -8,7 +8,7 @@ void quantize_row(const Kernels& kernels, const Linear& layer, const float* x, i
   if (is_quantized(layer.dtype)) kernels.quantize(x + row * layer.k, layer.k, blocks + row, m);
 }
 
-void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& call, int threads, WorkQueue& queue) {
+void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& call, int team, WorkQueue& queue, float* scratch) {
   const LinearTask task{
       .weights = layer.weights,
       .n = layer.n,
@@ -20,19 +20,23 @@ void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& c
       .out = call.out,
       .out_stride = layer.n,
       .accumulate = call.accumulate,
+      .scratch = scratch,
   };
   const LinearKernel kernel = layer.dtype == DType::kInt4      ? kernels.linear_int4
                               : layer.dtype == DType::kInt8    ? kernels.linear_int8
                               : layer.dtype == DType::kFloat32 ? kernels.linear_float32
                                                                : kernels.linear_bfloat16;
-  const int64_t tiles = (layer.n + kTileRows - 1) / kTileRows;
-  // Eight chunks a thread: small enough to even out unequal threads, long enough to be one stream of weights.
-  const int64_t chunk = std::max<int64_t>(1, tiles / (8 * threads));
-  for (int64_t first, last; queue.take(tiles, chunk, &first, &last);) {
-    kernel(task, first, last);
-    if (call.activation != nullptr) {
-      const int64_t begin = first * kTileRows, end = std::min(layer.n, last * kTileRows);
-      for (int64_t row = 0; row < call.m; ++row) kernels.activate(*call.activation, call.out + row * layer.n + begin, end - begin);
+  // Eight chunks a thread: small enough to even out unequal threads, long enough to be one stream of weights. Where the output
+  // is quantised, a chunk is whole blocks of it.
+  const int64_t unit = call.out_blocks == nullptr ? kTileRows : kBlock, units = (layer.n + unit - 1) / unit;
+  const int64_t chunk = std::max<int64_t>(1, units / (8 * team));
+  for (int64_t first, last; queue.take(units, chunk, &first, &last);) {
+    const int64_t begin = first * unit, end = std::min(layer.n, last * unit);
+    kernel(task, begin / kTileRows, (end + kTileRows - 1) / kTileRows);
+    for (int64_t row = 0; row < call.m; ++row) {
+      float* out = call.out + row * layer.n + begin;
+      if (call.activation != nullptr) kernels.activate(*call.activation, out, end - begin);
+      if (call.out_blocks != nullptr) kernels.quantize(out, end - begin, call.out_blocks + begin / kBlock * call.m + row, call.m);
     }
   }
 }

@@ -38,8 +38,10 @@ struct LinearCall {
   float* out = nullptr;  // [m][n]
   bool accumulate = false;
   const Activation* activation = nullptr;  // applied to the output
+  ActivationBlock* out_blocks = nullptr;   // if set, the output quantised, [ceil(n/128)][m]
 };
-// Called by every thread of the pool; the caller places the barriers before (input ready, queue reset) and after.
-void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& call, int threads, WorkQueue& queue);
+// Called by every thread of a team; the caller places the barriers before (input ready, queue reset) and after.
+// scratch: kLinearScratch floats of this thread.
+void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& call, int team, WorkQueue& queue, float* scratch);
 
 }  // namespace gptbigcode

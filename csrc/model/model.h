@@ -1,11 +1,14 @@
 // A model: weights, a kernel set, a team of threads, and the one operation "run these new tokens of these sequences".
 #pragma once
 
+#include <exception>
+#include <functional>
 #include <mutex>
 #include <vector>
 
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
+#include "model/attention.h"
 #include "model/kv_cache.h"
 #include "model/linear.h"
 #include "model/weights.h"
@@ -20,18 +23,26 @@ struct Run {
   int64_t logits_to_keep;  // of its last new tokens
 };
 
+// Asked by the calling thread once per layer of a prefill: whether to give up.
+using StopRequested = std::function<bool()>;
+struct Stopped : std::exception {};
+
 class Model {
  public:
-  Model(const ModelConfig& config, const FindTensor& find, const Kernels& kernels, int num_threads);
+  // prefill_threads: for calls of more than 16 new tokens.
+  Model(const ModelConfig& config, const FindTensor& find, const Kernels& kernels, int num_threads, int prefill_threads);
 
   // Appends every run's tokens to its cache and writes the logits that are asked for, [sum of logits_to_keep][vocab_size].
-  // Throws std::invalid_argument for bad input and std::bad_alloc; the caches are then as before.
-  void forward(const std::vector<Run>& runs, float* logits);
+  // Throws std::invalid_argument for bad input, std::bad_alloc, and Stopped; the caches are then as before.
+  void forward(const std::vector<Run>& runs, float* logits, const StopRequested& stop = nullptr);
 
   const ModelConfig& config() const { return config_; }
   const Kernels& kernels() const { return kernels_; }
-  int num_threads() const { return pool_.size(); }
-  KVLayout kv_layout() const { return KVLayout(config_); }
+  int num_threads() const { return num_threads_; }
+  int prefill_threads() const { return prefill_threads_; }
+  KVLayout kv_layout() const {
+    return {.n_layer = config_.n_layer, .n_kv_head = config_.n_kv_head, .head_dim = config_.head_dim(), .dtype = config_.kv_dtype};
+  }
 
  private:
   // One token of a micro-batch.
@@ -43,28 +54,28 @@ class Model {
   };
   // Scratch of a micro-batch of m rows.
   struct Workspace {
-    AlignedBuffer<float> hidden;                 // [m][n_embd] residual stream
-    AlignedBuffer<float> normed;                 // [m][n_embd] LayerNorm output
-    AlignedBuffer<float> qkv;                    // [m][n_embd + 2 kv_width]
-    AlignedBuffer<float> attended;               // [m][n_embd]
-    AlignedBuffer<float> inner;                  // [m][n_inner]
-    AlignedBuffer<float> attention;              // [threads][attention scratch]
-    AlignedBuffer<const float*> block_pointers;  // [threads][keys, values][KV blocks of the longest sequence]
-    AlignedBuffer<ActivationBlock> blocks;       // [ceil(max(n_embd, n_inner) / 128)][m]
-    std::vector<WorkQueue> queues;               // one per phase, all reset before the micro-batch starts
+    AlignedBuffer<float> hidden;                  // [m][n_embd] residual stream
+    AlignedBuffer<float> normed;                  // [m][n_embd] LayerNorm output
+    AlignedBuffer<float> qkv;                     // [m][n_embd + 2 kv_width]
+    AlignedBuffer<float> attended;                // [m][n_embd]
+    AlignedBuffer<float> inner;                   // [m][n_inner]
+    AlignedBuffer<float> linear;                  // [threads][kLinearScratch]
+    AlignedBuffer<ActivationBlock> blocks;        // [ceil(n_embd / 128)][m]
+    AlignedBuffer<ActivationBlock> inner_blocks;  // [ceil(n_inner / 128)][m]
+    std::vector<WorkQueue> queues;                // one per phase, all reset before the micro-batch starts
   };
   void validate(const std::vector<Run>& runs) const;
   void reserve(int64_t rows);
-  int64_t max_kv_blocks() const { return (config_.n_positions + kKvBlock - 1) / kKvBlock; }
-  void run_rows(const std::vector<Row>& rows);
+  void run_rows(const std::vector<Row>& rows, int team, const StopRequested& stop);
   void embed(const Row& row, float* out) const;
-  void attend(const std::vector<Row>& rows, int64_t layer, int thread, WorkQueue& queue);
 
   const ModelConfig config_;
   const Weights weights_;
   const Kernels& kernels_;
   std::mutex mutex_;  // one forward at a time
+  const int num_threads_, prefill_threads_;
   ThreadPool pool_;
+  Attention attention_;
   Workspace work_;
 };
 

@@ -3,29 +3,74 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <string>
+#include <type_traits>
+#include <utility>
 
 #include "base/error.h"
+#include "cpu/features.h"
+#include "kernels/kernels.h"
 
 namespace gptbigcode {
 namespace {
 
-// exp(x) for x <= 0 by x = n ln 2 + r and a Taylor series; plain IEEE operations only, relative error about 1e-15.
-double exp_nonpositive(double x) {
-  if (!(x > -700.0)) return 0.0;
-  const double n = std::floor(x * 1.4426950408889634 + 0.5);
-  const double r = (x - n * 0.693147180369123816490) - n * 1.90821492927058770002e-10;
-  double sum = 1.0;
-  for (int i = 13; i > 0; --i) sum = 1.0 + sum * r / i;
-  return sum * std::bit_cast<double>(static_cast<uint64_t>(static_cast<int64_t>(n) + 1023) << 52);
+constexpr float kExcluded = -std::numeric_limits<float>::infinity();
+
+// Floats that the compiler keeps in a register, and their bits. Vectors are passed by reference: with AVX2, passing them by value
+// would need another calling convention.
+typedef float Float4 __attribute__((vector_size(16)));
+typedef float Float8 __attribute__((vector_size(32)));
+typedef uint32_t Bits4 __attribute__((vector_size(16)));
+typedef uint32_t Bits8 __attribute__((vector_size(32)));
+template <class Floats>
+using BitsOf = std::conditional_t<sizeof(Floats) == sizeof(Float4), Bits4, Bits8>;
+template <class Floats>
+constexpr int64_t kWidth = sizeof(Floats) / sizeof(float);
+
+template <class Floats>
+[[gnu::always_inline]] inline void load(const float* from, Floats& to) {
+  std::memcpy(&to, from, sizeof(Floats));
 }
 
-constexpr float kExcluded = -std::numeric_limits<float>::infinity();
+// Makes x, which is <= 0, 2^x: 2^n 2^r with |r| <= 1/2 and a polynomial for 2^r, relative error below 2e-7. 0 below -126 and for
+// NaN.
+template <class Floats>
+[[gnu::always_inline]] inline void exp2_nonpositive(Floats& x) {
+  using Bits = BitsOf<Floats>;
+  constexpr float kRound = 0x1.8p23F;  // adding it rounds to an integer, which is then in the low bits
+  const Floats shifted = x + kRound, r = x - (shifted - kRound);
+  Floats power = 0.00132647F * r + 0.00967151F;
+  power = power * r + 0.05550734F;
+  power = power * r + 0.24022242F;
+  power = power * r + 0.69314698F;
+  power = power * r + 1.0F;
+  x = (Floats)(((Bits)power + ((Bits)shifted << 23)) & (Bits)(x >= -126.0F));
+}
+
+// Sum of 16 lanes, in the same order for both widths: the second half is added to the first until one is left.
+template <class Floats, size_t N>
+[[gnu::always_inline]] inline float sum_of(Floats (&lanes)[N]) {
+  for (size_t parts = N / 2; parts > 0; parts /= 2) {
+    for (size_t j = 0; j < parts; ++j) lanes[j] += lanes[j + parts];
+  }
+  Float4 sums = {lanes[0][0], lanes[0][1], lanes[0][2], lanes[0][3]};
+  if constexpr (kWidth<Floats> == 8) sums += Float4{lanes[0][4], lanes[0][5], lanes[0][6], lanes[0][7]};
+  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+}
+
+#if defined(GPTBIGCODE_CPU_X86)
+template <class Pass>
+[[gnu::target("avx2"), gnu::noinline]] void run_avx2(const Pass& pass) {
+  pass.template operator()<Float8>();
+}
+#endif
 
 }  // namespace
 
-Sampler::Sampler(SamplerOptions options) : options_(std::move(options)), random_(options_.seed) {
+Sampler::Sampler(SamplerOptions options)
+    : options_(std::move(options)), avx2_((select_kernels("").required & kAvx2) != 0), random_(options_.seed) {
   require(std::isfinite(options_.temperature) && options_.temperature >= 0, "temperature must be a number >= 0");
   require(options_.top_k >= 0, "top_k must be >= 0");
   require(options_.top_p > 0 && options_.top_p <= 1, "top_p must be in (0, 1]");
@@ -36,95 +81,216 @@ Sampler::Sampler(SamplerOptions options) : options_(std::move(options)), random_
   }
 }
 
+int64_t Sampler::sample(const float* logits, int64_t vocab_size, const int32_t* context, int64_t n_context) {
+  process(logits, vocab_size, context, n_context);
+  const float best = find_maxima();
+  require(best != kExcluded, "every token is excluded");
+  if (options_.temperature == 0.0 || best == std::numeric_limits<float>::infinity()) {
+    const float* group = scores_.data() + kGroup * (std::find(maxima_.data(), maxima_.data() + n_groups_, best) - maxima_.data());
+    return std::find(group, group + kGroup, best) - scores_.data();
+  }
+  ids_.clear();
+  if (options_.top_k > 0 && options_.top_k < vocab_size) keep_top_k();
+  const int64_t index = draw(best);
+  return ids_.empty() ? index : ids_[static_cast<size_t>(index)];
+}
+
 void Sampler::process(const float* logits, int64_t vocab_size, const int32_t* context, int64_t n_context) {
-  scores_.assign(logits, logits + vocab_size);
+  n_groups_ = groups_of(vocab_size);
+  scores_.reserve(static_cast<size_t>(n_groups_ * kGroup));
+  float* scores = scores_.data();
+  std::copy_n(logits, vocab_size, scores);
+  std::fill(scores + vocab_size, scores + n_groups_ * kGroup, kExcluded);
   for (const auto& [id, bias] : options_.logit_bias) {
-    require(id < vocab_size,
-            "logit_bias names token " + std::to_string(id) + " outside the vocabulary of " + std::to_string(vocab_size));
-    scores_[static_cast<size_t>(id)] += bias;
+    if (id >= vocab_size) {
+      throw std::invalid_argument("logit_bias names token " + std::to_string(id) + " outside the vocabulary of " +
+                                  std::to_string(vocab_size));
+    }
+    scores[id] += bias;
   }
   if (options_.repetition_penalty == 1.0) return;
   const auto penalty = static_cast<float>(options_.repetition_penalty);
-  std::vector<int32_t> seen(context, context + n_context);
-  std::sort(seen.begin(), seen.end());
-  seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
-  for (const int32_t id : seen) {
-    require(id >= 0 && id < vocab_size,
-            "context token " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(vocab_size));
-    float& score = scores_[static_cast<size_t>(id)];
-    score = score > 0 ? score / penalty : score * penalty;
+  penalised_.assign(static_cast<size_t>(vocab_size), 0);
+  for (int64_t i = 0; i < n_context; ++i) {
+    const int32_t id = context[i];
+    if (id < 0 || id >= vocab_size) {
+      throw std::invalid_argument("context token " + std::to_string(id) + " is outside the vocabulary of " +
+                                  std::to_string(vocab_size));
+    }
+    if (std::exchange(penalised_[static_cast<size_t>(id)], uint8_t{1}) != 0) continue;
+    scores[id] = scores[id] > 0 ? scores[id] / penalty : scores[id] * penalty;
   }
 }
 
-int64_t Sampler::sample(const float* logits, int64_t vocab_size, const int32_t* context, int64_t n_context) {
-  process(logits, vocab_size, context, n_context);
-  float best = kExcluded;
-  int64_t best_id = -1;
-  for (int64_t i = 0; i < vocab_size; ++i) {
-    const float score = scores_[static_cast<size_t>(i)];
-    require(!std::isnan(score), "the logits contain NaN");
-    if (score > best) {
-      best = score;
-      best_id = i;
+// Fills maxima_ and returns the largest.
+float Sampler::find_maxima() {
+  maxima_.reserve(static_cast<size_t>(n_groups_));
+  uint32_t nan = 0;
+  run([&]<class Floats>() __attribute__((always_inline)) {
+    BitsOf<Floats> unordered = {};
+    for (int64_t g = 0; g < n_groups_; ++g) {
+      Floats lanes[kLanes / kWidth<Floats>];
+      const float* scores = scores_.data() + g * kGroup;
+      std::memcpy(&lanes, scores, sizeof(lanes));
+      for (int64_t i = 0; i < kGroup; i += kLanes) {
+        for (Floats& lane : lanes) {
+          Floats score;
+          load(scores, score);
+          scores += kWidth<Floats>;
+          unordered |= (BitsOf<Floats>)(score != score);
+          lane = score > lane ? score : lane;
+        }
+      }
+      for (int64_t parts = kLanes / kWidth<Floats> / 2; parts > 0; parts /= 2) {
+        for (int64_t j = 0; j < parts; ++j) lanes[j] = lanes[j] > lanes[j + parts] ? lanes[j] : lanes[j + parts];
+      }
+      float best = lanes[0][0];
+      for (int64_t j = 1; j < kWidth<Floats>; ++j) best = lanes[0][j] > best ? lanes[0][j] : best;
+      maxima_.data()[g] = best;
+    }
+    for (int64_t j = 0; j < kWidth<Floats>; ++j) nan |= unordered[j];
+  });
+  require(nan == 0, "the logits contain NaN");
+  return *std::max_element(maxima_.data(), maxima_.data() + n_groups_);
+}
+
+// Reduces the candidates to the top_k best; of equals the first.
+void Sampler::keep_top_k() {
+  const float* scores = scores_.data();
+  const auto wanted = static_cast<std::ptrdiff_t>(options_.top_k);
+  // As many groups as there are tokens wanted have a maximum of at least this, so the wanted ones have that, too.
+  float threshold = std::numeric_limits<float>::lowest();
+  if (wanted <= n_groups_) {
+    weights_.reserve(static_cast<size_t>(n_groups_));
+    float* order = std::copy_n(maxima_.data(), n_groups_, weights_.data()) - n_groups_;
+    std::nth_element(order, order + wanted - 1, order + n_groups_, std::greater<>());
+    threshold = std::max(threshold, order[wanted - 1]);
+  }
+  for (int64_t g = 0; g < n_groups_; ++g) {
+    if (maxima_.data()[g] < threshold) continue;
+    for (int64_t i = g * kGroup; i < (g + 1) * kGroup; ++i) {
+      if (scores[i] >= threshold) ids_.push_back(static_cast<int32_t>(i));
     }
   }
-  require(best_id >= 0, "every token is excluded");
-  if (options_.temperature == 0.0 || best == std::numeric_limits<float>::infinity()) return best_id;
+  if (wanted < std::ssize(ids_)) {
+    const auto better = [&](int32_t a, int32_t b) { return scores[a] != scores[b] ? scores[a] > scores[b] : a < b; };
+    std::nth_element(ids_.begin(), ids_.begin() + wanted, ids_.end(), better);
+    ids_.resize(static_cast<size_t>(wanted));
+    std::sort(ids_.begin(), ids_.end());
+  }
+  n_groups_ = groups_of(std::ssize(ids_));
+  float* kept = scores_.data();
+  for (const int32_t id : ids_) *kept++ = scores[id];  // ids ascend: nothing is overwritten before it is read
+  std::fill(kept, scores_.data() + n_groups_ * kGroup, kExcluded);
+  find_maxima();
+}
 
-  // Weight relative to the best token.
-  const double inverse_temperature = std::min(1.0 / options_.temperature, std::numeric_limits<double>::max());
-  const auto weight = [&](float score) {
-    return exp_nonpositive((static_cast<double>(score) - static_cast<double>(best)) * inverse_temperature);
-  };
-  const auto better = [](const Candidate& a, const Candidate& b) { return a.logit != b.logit ? a.logit > b.logit : a.id < b.id; };
+// The index of the chosen candidate. Candidates propose themselves by their weight; if the proposed one is excluded by top_p or
+// min_p, so are those behind it, and those before it propose again. So accepted ones have the right probabilities, and nothing
+// is sorted.
+int64_t Sampler::draw(float best) {
+  const double total = weigh(best);
+  for (double proposals = total;;) {
+    const int64_t index = pick(static_cast<double>(random_() >> 11) * 0x1p-53 * proposals);
+    const bool probable = static_cast<double>(weights_.data()[index]) >= options_.min_p;
+    if (probable && options_.top_p == 1.0) return index;
+    proposals = keep_before(index);
+    if (probable && proposals < options_.top_p * total) return index;
+  }
+}
 
-  candidates_.clear();
-  for (int64_t i = 0; i < vocab_size; ++i) {
-    const float score = scores_[static_cast<size_t>(i)];
-    if (score != kExcluded) candidates_.push_back({score, static_cast<int32_t>(i)});
-  }
-  size_t sorted = 0;  // candidates in front that are in order
-  const auto sort_front = [&](size_t count) {
-    std::partial_sort(candidates_.begin() + static_cast<std::ptrdiff_t>(sorted),
-                      candidates_.begin() + static_cast<std::ptrdiff_t>(count), candidates_.end(), better);
-    sorted = count;
-  };
-  if (options_.top_k > 0 && static_cast<size_t>(options_.top_k) < candidates_.size()) {
-    sort_front(static_cast<size_t>(options_.top_k));
-    candidates_.resize(static_cast<size_t>(options_.top_k));
-  }
-  weights_.clear();
-  if (options_.top_p < 1.0) {
-    double total = 0;
-    for (const Candidate& c : candidates_) total += weight(c.logit);
-    double before = 0;  // keep a token if those before it do not reach top_p yet
-    size_t kept = 0;
-    while (kept < candidates_.size() && (kept == 0 || before < options_.top_p * total)) {
-      if (kept == sorted) sort_front(std::min(candidates_.size(), std::max<size_t>(64, 4 * sorted)));
-      weights_.push_back(weight(candidates_[kept].logit));
-      before += weights_.back();
-      ++kept;
-    }
-    candidates_.resize(kept);
-  } else {
-    for (const Candidate& c : candidates_) weights_.push_back(weight(c.logit));
-  }
-  if (options_.min_p > 0) {
-    for (double& w : weights_) w = w < options_.min_p ? 0.0 : w;  // the best token's weight is 1
-  }
-
+// Fills weights_ and sums_ and returns the sum of all.
+double Sampler::weigh(float best) {
+  weights_.reserve(static_cast<size_t>(n_groups_ * kGroup));
+  sums_.reserve(static_cast<size_t>(n_groups_));
+  constexpr double kLog2E = 1.4426950408889634;
+  const auto scale = static_cast<float>(std::min(kLog2E / options_.temperature, double{std::numeric_limits<float>::max()}));
   double total = 0;
-  for (const double w : weights_) total += w;
-  const double target = static_cast<double>(random_() >> 11) * 0x1p-53 * total;
-  double sum = 0;
-  size_t last = 0;
-  for (size_t i = 0; i < candidates_.size(); ++i) {
-    if (weights_[i] == 0.0) continue;
-    last = i;
-    sum += weights_[i];
-    if (target < sum) break;
-  }
-  return candidates_[last].id;
+  run([&]<class Floats>() __attribute__((always_inline)) {
+    constexpr int64_t kParts = kLanes / kWidth<Floats>;
+    const Floats maximum = Floats{} + best, factor = Floats{} + scale;
+    for (int64_t g = 0; g < n_groups_; ++g) {
+      const float* scores = scores_.data() + g * kGroup;
+      float* weights = weights_.data() + g * kGroup;
+      Floats sum[kParts] = {};
+      for (int64_t i = 0; i < kGroup; i += kLanes) {
+        for (int64_t part = 0; part < kParts; ++part) {
+          Floats weight;
+          load(scores, weight);
+          weight = (weight - maximum) * factor;
+          exp2_nonpositive(weight);
+          sum[part] += weight;
+          std::memcpy(weights, &weight, sizeof(weight));
+          scores += kWidth<Floats>;
+          weights += kWidth<Floats>;
+        }
+      }
+      sums_.data()[g] = sum_of(sum);
+      total += static_cast<double>(sums_.data()[g]);
+    }
+  });
+  return total;
+}
+
+// The first candidate up to which the weights exceed target, or the last one, if rounding has put the target behind it.
+int64_t Sampler::pick(double target) const {
+  const auto find = [&](const float* weights, int64_t begin, int64_t end) {
+    int64_t last = begin;
+    for (int64_t i = begin; i < end; ++i) {
+      if (weights[i] == 0.0F) continue;
+      last = i;
+      if (target < static_cast<double>(weights[i])) break;
+      target -= static_cast<double>(weights[i]);
+    }
+    return last;
+  };
+  const int64_t group = find(sums_.data(), 0, n_groups_);
+  return find(weights_.data(), group * kGroup, (group + 1) * kGroup);
+}
+
+// Takes the weight of a candidate and of all behind it; of equal scores the first is before the others. Returns what is left.
+double Sampler::keep_before(int64_t index) {
+  const float score = scores_.data()[index];
+  double left = 0;
+  run([&]<class Floats>() __attribute__((always_inline)) {
+    constexpr int64_t kParts = kLanes / kWidth<Floats>;
+    for (int64_t g = 0; g < n_groups_; ++g) {
+      sums_.data()[g] = 0;
+      if (maxima_.data()[g] < score) continue;
+      const float* scores = scores_.data() + g * kGroup;
+      float* weights = weights_.data() + g * kGroup;
+      const auto ties = static_cast<uint32_t>(std::clamp<int64_t>(index - g * kGroup, 0, kGroup));  // that are before the candidate
+      BitsOf<Floats> place;
+      for (uint32_t j = 0; j < kWidth<Floats>; ++j) place[j] = j;
+      Floats sum[kParts] = {};
+      for (int64_t i = 0; i < kGroup; i += kLanes) {
+        for (int64_t part = 0; part < kParts; ++part) {
+          Floats other, weight;
+          load(scores, other);
+          load(weights, weight);
+          weight = (other > score) | ((other == score) & (place < ties)) ? weight : Floats{};
+          sum[part] += weight;
+          std::memcpy(weights, &weight, sizeof(weight));
+          scores += kWidth<Floats>;
+          weights += kWidth<Floats>;
+          place += static_cast<uint32_t>(kWidth<Floats>);
+        }
+      }
+      sums_.data()[g] = sum_of(sum);
+      left += static_cast<double>(sums_.data()[g]);
+    }
+  });
+  return left;
+}
+
+// Calls a pass over the candidates, which the compiler inlines into two functions, one of them with wider vectors. Neither
+// contracts or reorders the arithmetic, so both give the same bits.
+template <class Pass>
+void Sampler::run(const Pass& pass) const {
+#if defined(GPTBIGCODE_CPU_X86)
+  if (avx2_) return run_avx2(pass);
+#endif
+  pass.template operator()<Float4>();
 }
 
 }  // namespace gptbigcode

@@ -1,11 +1,13 @@
 // Chooses the next token. Same seed, logits and context: same tokens on every CPU, so nothing here uses the C library's
-// transcendental functions, whose last bit differs between machines.
+// transcendental functions, whose last bit differs between machines, and sums have an order that no vector width changes.
 #pragma once
 
 #include <cstdint>
 #include <random>
 #include <utility>
 #include <vector>
+
+#include "base/aligned_buffer.h"
 
 namespace gptbigcode {
 
@@ -19,6 +21,8 @@ struct SamplerOptions {
   uint64_t seed = 0;
 };
 
+// Random numbers come from std::mt19937_64 seeded with `seed`, whose output the C++ standard fixes. A token that is
+// drawn takes one number, and one more for each proposal that top_p or min_p excludes.
 class Sampler {
  public:
   explicit Sampler(SamplerOptions options);  // throws std::invalid_argument for a value outside its range
@@ -28,17 +32,30 @@ class Sampler {
   int64_t sample(const float* logits, int64_t vocab_size, const int32_t* context, int64_t n_context);
 
  private:
-  struct Candidate {
-    float logit;
-    int32_t id;
-  };
+  static constexpr int64_t kLanes = 16;  // partial sums, whatever the width of vectors: it decides how sums are rounded
+  static constexpr int64_t kGroup = 64;  // candidates that are summed, skipped or searched together
+
+  static int64_t groups_of(int64_t count) { return (count + kGroup - 1) / kGroup; }
   void process(const float* logits, int64_t vocab_size, const int32_t* context, int64_t n_context);
+  float find_maxima();
+  void keep_top_k();
+  int64_t draw(float best);
+  double weigh(float best);
+  int64_t pick(double target) const;
+  double keep_before(int64_t index);
+  template <class Pass>
+  void run(const Pass& pass) const;
 
   const SamplerOptions options_;
+  const bool avx2_;
   std::mt19937_64 random_;
-  std::vector<float> scores_;
-  std::vector<Candidate> candidates_;
-  std::vector<double> weights_;
+  int64_t n_groups_ = 0;  // of candidates; the last group is filled up with scores of -inf
+  AlignedBuffer<float> scores_;
+  AlignedBuffer<float> maxima_;   // of each group's scores
+  AlignedBuffer<float> weights_;  // probability of each candidate over that of the best; unset where the group's sum is 0
+  AlignedBuffer<float> sums_;     // of each group's weights
+  std::vector<int32_t> ids_;      // of the candidates, ascending; empty: all tokens
+  std::vector<uint8_t> penalised_;
 };
 
 }  // namespace gptbigcode

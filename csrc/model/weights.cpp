@@ -100,6 +100,9 @@ void ModelConfig::validate() const {
   positive(n_inner, "n_inner");
   require(n_embd % n_head == 0, "n_embd is not a multiple of n_head");
   require(n_kv_head == 1 || n_kv_head == n_head, "n_kv_head must be 1 or n_head");
+  constexpr int64_t kWidestInt8Head = 1 << 16;  // sums of 65536 products of codes fit 32 bits
+  require(kv_dtype != KvDType::kInt8 || head_dim() <= kWidestInt8Head,
+          "an int8 KV cache needs heads of at most " + std::to_string(kWidestInt8Head) + " elements");
   require(layer_norm_epsilon >= 0 && std::isfinite(layer_norm_epsilon), "layer_norm_epsilon must be a non-negative number");
   require(std::isfinite(attention_scale), "attention_scale must be finite");
 }

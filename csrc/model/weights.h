@@ -16,6 +16,7 @@ struct ModelConfig {
   float layer_norm_epsilon;
   float attention_scale;  // 1/sqrt(head_dim), or 1
   DType dtype;            // of the linear layers
+  KvDType kv_dtype;       // of the KV cache
 
   int64_t head_dim() const { return n_embd / n_head; }
   int64_t kv_width() const { return n_kv_head * head_dim(); }

@@ -1,6 +1,7 @@
 """The ``gptbigcode-cpu`` command: convert, generate, info, bench and completion.
 
-Every command imports the library inside its body: ``--help`` and shell completion answer without loading numpy.
+Every command imports the library, and what else is slow to import and only it needs, inside its body: ``--help`` and shell
+completion answer without loading numpy, and `generate` starts without what other commands need.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import NoReturn
 
 import click
@@ -30,6 +30,8 @@ small, 12 optional dependency missing, 13 operating system, 130 Ctrl-C."""
 
 def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         click.echo(f"{PROGRAM} {version('gptbigcode-cpu')}")
         ctx.exit()
 

@@ -35,7 +35,7 @@ def convert(
 
     \b
     int8      8.1 bits per weight; perplexity of the 8M demonstration model +0.2 %
-    int4      4.4 bits per weight, the fastest to generate with; +2.7 %
+    int4      4.5 bits per weight, the fastest to generate with; +1.4 %
     bfloat16  as most checkpoints are stored
     float32   for comparisons
 

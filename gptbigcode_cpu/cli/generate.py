@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import secrets
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gptbigcode_cpu.cli.options import debug_option, json_option, load_dtype_option, threads_option
+from gptbigcode_cpu.cli.options import (
+    debug_option,
+    json_option,
+    kv_dtype_option,
+    load_dtype_option,
+    prefill_threads_option,
+    threads_option,
+)
 from gptbigcode_cpu.errors import InputError
 
 if TYPE_CHECKING:
@@ -108,7 +115,7 @@ def _sampling_options(
         raise click.UsageError(f"--temperature 0 always takes the likeliest token, so {flags} would do nothing.")
     if not temperature and not sampling:
         return {"do_sample": False}
-    seed = secrets.randbits(32) if seed is None else seed
+    seed = int.from_bytes(os.urandom(4)) if seed is None else seed
     return {"do_sample": True, **sampling, "temperature": temperature or 1.0, "seed": seed}
 
 
@@ -130,7 +137,9 @@ def _sampling_options(
 @click.option("--repetition-penalty", type=click.FloatRange(min=0, min_open=True), help="Above 1: repeat less.")
 @click.option("--stop", "stops", multiple=True, metavar="TEXT", help="Stop before this text; may be given several times.")
 @load_dtype_option
+@kv_dtype_option
 @threads_option
+@prefill_threads_option
 @click.option("--stats", is_flag=True, help="Print the speed on stderr.")
 @json_option
 @debug_option
@@ -148,7 +157,9 @@ def generate(
     repetition_penalty: float | None,
     stops: tuple[str, ...],
     dtype: str,
+    kv_dtype: str,
     threads: int | None,
+    prefill_threads: int | None,
     stats: bool,
     as_json: bool,
 ) -> None:
@@ -179,7 +190,9 @@ def generate(
     load_start = time.perf_counter()
     directory = hub.resolve(model)
     tokenizer = AutoTokenizer.from_pretrained(directory)  # first, because it is what a checkpoint may lack
-    loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, num_threads=threads)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=dtype, num_threads=threads, prefill_threads=prefill_threads, kv_dtype=kv_dtype
+    )
     load_s = time.perf_counter() - load_start
 
     end_tokens = {*loaded.resolve_options(None, options).eos_token_ids}
@@ -216,8 +229,10 @@ def generate(
             "seed": options.get("seed"),
             "model": model,
             "dtype": loaded.dtype,
+            "kv_dtype": loaded.kv_dtype,
             "isa": loaded.core.isa,
             "threads": loaded.num_threads,
+            "prefill_threads": loaded.prefill_threads,
             "timings": timings,
         }
         click.echo(json.dumps(answer))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +48,7 @@ def _converted_bytes(config: GPTBigCodeConfig, dtype: str) -> int:
 
 
 def _model(name: str, context: int | None) -> dict[str, Any]:
-    from gptbigcode_cpu import hub, weights
+    from gptbigcode_cpu import _core, hub, weights
     from gptbigcode_cpu.config import GPTBigCodeConfig
 
     path = hub.resolve(name, weights=False)
@@ -57,13 +56,20 @@ def _model(name: str, context: int | None) -> dict[str, Any]:
     context = config.n_positions if context is None else context
     if context > config.n_positions:
         raise ContextLengthError(f"--context {context} is more than the model's {config.n_positions} positions")
-    kv_bytes_per_token = 2 * 4 * config.n_layer * config.n_kv_head * config.head_dim  # keys and values in float32
-    kv_bytes = -(-context // _KV_BLOCK) * _KV_BLOCK * kv_bytes_per_token
-    found: dict[str, Any] = {"path": str(path), **{key: getattr(config, key) for key in _SHAPE}}
-    found |= {"context": context, "kv_bytes_per_token": kv_bytes_per_token, "kv_bytes": kv_bytes}
+    blocks = -(-context // _KV_BLOCK)
+
+    def kv_bytes_per_token(dtype: str) -> int:
+        kv_dtype = weights.resolve_kv_dtype("auto", dtype)
+        return _core.kv_bytes_per_token(kv_dtype, config.n_layer, config.n_kv_head, config.head_dim)
+
+    def kv_bytes(dtype: str) -> int:
+        return blocks * _KV_BLOCK * kv_bytes_per_token(dtype)
+
+    found: dict[str, Any] = {"path": str(path), **{key: getattr(config, key) for key in _SHAPE}, "context": context}
     if not weights.is_packed(config):
         sizes = {dtype: _converted_bytes(config, dtype) for dtype in DTYPES}
-        memory = {dtype: size + kv_bytes for dtype, size in sizes.items()}
+        found |= {"kv_bytes_per_token_if_converted": {dtype: kv_bytes_per_token(dtype) for dtype in DTYPES}}
+        memory = {dtype: size + kv_bytes(dtype) for dtype, size in sizes.items()}
         return {**found, "converted": False, "bytes_if_converted": sizes, "memory_bytes_if_converted": memory}
     packed = weights.open_packed(hub.resolve(name))
     return {
@@ -71,7 +77,10 @@ def _model(name: str, context: int | None) -> dict[str, Any]:
         "converted": True,
         "dtype": packed.dtype,
         "bytes": packed.nbytes,
-        "memory_bytes": packed.nbytes + kv_bytes,
+        "kv_dtype": weights.resolve_kv_dtype("auto", packed.dtype),
+        "kv_bytes_per_token": kv_bytes_per_token(packed.dtype),
+        "kv_bytes": kv_bytes(packed.dtype),
+        "memory_bytes": packed.nbytes + kv_bytes(packed.dtype),
     }
 
 
@@ -96,6 +105,8 @@ def info(ctx: click.Context, model: str | None, context: int | None, as_json: bo
     """
     if context is not None and model is None:
         raise click.UsageError("--context needs a MODEL.", ctx)
+    from importlib.metadata import version
+
     found: dict[str, Any] = {"version": version("gptbigcode-cpu"), "cpu": _cpu()}
     if model is not None:
         found["model"] = _model(model, context)
@@ -126,16 +137,13 @@ def _model_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if found["converted"]:
         weights = f"{found['dtype']}, {human_bytes(found['bytes'])} ({found['bytes']:,} bytes)"
+        cache = f"{found['kv_dtype']}, {human_bytes(found['kv_bytes'])}, {found['kv_bytes_per_token']} bytes per token"
         memory = human_bytes(found["memory_bytes"])
     else:
         weights = f"not converted; would be {_by_dtype(found['bytes_if_converted'])}"
+        cache = f"per token {_by_dtype(found['kv_bytes_per_token_if_converted'])}"
         memory = _by_dtype(found["memory_bytes_if_converted"])
-    return [
-        *rows,
-        ("weights", weights),
-        ("KV cache", f"{human_bytes(found['kv_bytes'])}, {found['kv_bytes_per_token']} bytes per token"),
-        ("memory", f"{memory} at {found['context']} tokens"),
-    ]
+    return [*rows, ("weights", weights), ("KV cache", cache), ("memory", f"{memory} at {found['context']} tokens")]
 
 
 def _by_dtype(sizes: dict[str, int]) -> str:

@@ -36,6 +36,14 @@ load_dtype_option = click.option(
     help="Storage type of the weights; auto = as converted, or int8 for a plain checkpoint.",
 )
 
+kv_dtype_option = click.option(
+    "--kv-dtype",
+    type=click.Choice(["auto", "int8", "bfloat16", "float16", "float32"]),
+    default="auto",
+    show_default=True,
+    help="Storage type of the KV cache; auto = int8 for int8 and int4 models, else that of the weights.",
+)
+
 
 def threads_option(function: _F) -> _F:
     """``--threads N``: 0 or absent means the library's default."""
@@ -43,6 +51,15 @@ def threads_option(function: _F) -> _F:
         "--threads",
         type=click.IntRange(min=1),
         help="Number of threads.  [default: the performance cores this process may use]",
+    )(function)
+
+
+def prefill_threads_option(function: _F) -> _F:
+    """``--prefill-threads N``: absent means as many as ``--threads``."""
+    return click.option(
+        "--prefill-threads",
+        type=click.IntRange(min=1),
+        help="Number of threads for prompts of more than 16 tokens.  [default: --threads]",
     )(function)
 
 

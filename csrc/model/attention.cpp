@@ -1,0 +1,139 @@
+#include "model/attention.h"
+
+#include <algorithm>
+
+namespace gptbigcode {
+namespace {
+
+constexpr int64_t kItemRows = 128;  // rows that share every load of keys and values; their state fits the second-level cache
+constexpr int64_t kSplitRows = 32;  // up to this many tokens, the chunks of their caches are items of their own
+constexpr int64_t kPartHeads = 4;   // fewer heads would waste the registers of a kernel
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t chunks_seen(int64_t position) { return position / kKvChunk + 1; }
+
+}  // namespace
+
+Attention::Attention(const Kernels& kernels, const KVLayout& layout, int64_t n_head, float scale, int num_threads)
+    : kernels_(kernels),
+      layout_(layout),
+      n_head_(n_head),
+      scale_(scale),
+      num_threads_(num_threads),
+      scratch_bytes_(static_cast<size_t>(ceil_div(attention_scratch(kItemRows, layout.head_dim), 64) * 64)) {
+  scratch_.reserve(scratch_bytes_ * static_cast<size_t>(num_threads));
+}
+
+void Attention::plan(const std::vector<Row>& rows) {
+  rows_ = rows;
+  items_.clear();
+  blocks_.clear();
+  const auto m = static_cast<int64_t>(rows.size());
+  struct Sequence {
+    int64_t row, tokens;
+    size_t first_block;
+  };
+  std::vector<Sequence> sequences;
+  int64_t most_chunks = 1;
+  for (int64_t row = 0; row < m;) {
+    const Row& first = rows[static_cast<size_t>(row)];
+    int64_t tokens = 1;
+    while (row + tokens < m && rows[static_cast<size_t>(row + tokens)].cache == first.cache) ++tokens;
+    sequences.push_back({row, tokens, blocks_.size()});
+    const int64_t last = first.position + tokens - 1;
+    for (int64_t b = 0; b <= last / kKvBlock; ++b) blocks_.push_back(first.cache->block(b));
+    most_chunks = std::max(most_chunks, chunks_seen(last));
+    row += tokens;
+  }
+
+  // Few tokens: every chunk is an item, and if these are too few, so is every part of the heads. Many tokens: the items are groups
+  // of tokens, which walk the whole cache.
+  const bool split = m <= kSplitRows;
+  chunks_ = split ? most_chunks : 1;
+  int64_t max_tokens = std::max<int64_t>(1, kItemRows / group()), parts = ceil_div(group(), kItemRows);
+  if (split) {
+    int64_t items = 0;
+    for (const Sequence& s : sequences) {
+      items += ceil_div(s.tokens, max_tokens) * layout_.n_kv_head *
+               chunks_seen(rows[static_cast<size_t>(s.row)].position + s.tokens - 1);
+    }
+    parts = std::max(parts, std::min(ceil_div(2 * num_threads_, items), ceil_div(group(), kPartHeads)));
+  } else {
+    max_tokens = std::clamp<int64_t>(m * layout_.n_kv_head / (4 * num_threads_), 1, max_tokens);
+  }
+  for (const Sequence& s : sequences) {
+    add_items(s.row, s.tokens, max_tokens, parts, split, blocks_.data() + s.first_block);
+  }
+  std::stable_sort(items_.begin(), items_.end(), [](const Item& a, const Item& b) { return a.cost > b.cost; });
+  partials_.reserve(static_cast<size_t>(m * n_head_ * chunks_ * partial_size(layout_.head_dim)));
+}
+
+void Attention::add_items(int64_t row, int64_t tokens, int64_t max_tokens, int64_t parts, bool split,
+                          const std::byte* const* blocks) {
+  const int64_t part_heads = ceil_div(group(), parts);
+  for (const int64_t end = row + tokens; row < end; row += max_tokens) {
+    const int64_t count = std::min(max_tokens, end - row);
+    const int64_t seen = rows_[static_cast<size_t>(row + count - 1)].position + 1, chunks = chunks_seen(seen - 1);
+    for (int64_t kv_head = 0; kv_head < layout_.n_kv_head; ++kv_head) {
+      for (int64_t chunk = 0; chunk < chunks; chunk += split ? 1 : chunks) {
+        const int64_t walked = split ? std::min<int64_t>(kKvChunk, seen - chunk * kKvChunk) : seen;
+        for (int64_t head = 0; head < group(); head += part_heads) {
+          const int64_t heads = std::min(part_heads, group() - head);
+          items_.push_back({row, count, kv_head, kv_head * group() + head, heads, chunk, split ? chunk + 1 : chunks, blocks,
+                            walked * count * heads});
+        }
+      }
+    }
+  }
+}
+
+void Attention::write(int64_t layer, int64_t row, const float* qkv, const float* bias) const {
+  const Row& r = rows_[static_cast<size_t>(row)];
+  const auto write_kv = kernels_.write_kv[static_cast<int>(layout_.dtype)];
+  for (int64_t head = 0; head < layout_.n_kv_head; ++head) {
+    const int64_t key = n_embd() + head * layout_.head_dim, value = key + kv_width();
+    write_kv({
+        .part = r.cache->block(r.position / kKvBlock) + layout_.part_offset(layer, head),
+        .slot = r.position % kKvBlock,
+        .head_dim = layout_.head_dim,
+        .key = qkv + key,
+        .value = qkv + value,
+        .key_bias = bias == nullptr ? nullptr : bias + key,
+        .value_bias = bias == nullptr ? nullptr : bias + value,
+    });
+  }
+}
+
+void Attention::attend(int64_t layer, const float* qkv, int thread, WorkQueue& queue) {
+  const auto attention = kernels_.attention[static_cast<int>(layout_.dtype)];
+  for (int64_t i, last; queue.take(static_cast<int64_t>(items_.size()), 1, &i, &last);) {
+    const Item& item = items_[static_cast<size_t>(i)];
+    attention({
+        .blocks = item.blocks,
+        .part = layout_.part_offset(layer, item.kv_head),
+        .head_dim = layout_.head_dim,
+        .tokens = item.tokens,
+        .heads = item.heads,
+        .position = rows_[static_cast<size_t>(item.row)].position,
+        .chunk_begin = item.chunk_begin,
+        .chunk_end = item.chunk_end,
+        .q = qkv + item.row * qkv_width() + item.first_head * layout_.head_dim,
+        .q_stride = qkv_width(),
+        .scale = scale_,
+        .partials = partial(item.row, item.first_head, chunks_ == 1 ? 0 : item.chunk_begin),
+        .token_stride = partial(1, 0, 0) - partial(0, 0, 0),
+        .head_stride = partial(0, 1, 0) - partial(0, 0, 0),
+        .scratch = scratch(thread),
+    });
+  }
+}
+
+void Attention::finish(int64_t row, const float* bias, float* out) {
+  const int64_t chunks = chunks_ == 1 ? 1 : chunks_seen(rows_[static_cast<size_t>(row)].position);
+  for (int64_t head = 0; head < n_head_; ++head) {
+    const float* value_bias = bias == nullptr ? nullptr : bias + n_embd() + kv_width() + head / group() * layout_.head_dim;
+    kernels_.merge_attention(partial(row, head, 0), chunks, layout_.head_dim, value_bias, out + head * layout_.head_dim);
+  }
+}
+
+}  // namespace gptbigcode

@@ -1,0 +1,70 @@
+// Attention of a micro-batch: which part of the work is an item that one thread does, and where partial results lie.
+//
+// For every layer, after c_attn: `write` every row, then `attend` on every thread, then `finish` every row. Rows are the new tokens
+// of the micro-batch, those of one sequence together and in order.
+#pragma once
+
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "kernels/kernels.h"
+#include "model/kv_cache.h"
+#include "model/linear.h"
+
+namespace gptbigcode {
+
+class Attention {
+ public:
+  struct Row {
+    const KVCache* cache;
+    int64_t position;  // of its token
+  };
+  // scale: on the scores
+  Attention(const Kernels& kernels, const KVLayout& layout, int64_t n_head, float scale, int num_threads);
+
+  // Shares out the work of these rows, whose caches have room for them. May throw std::bad_alloc.
+  void plan(const std::vector<Row>& rows);
+
+  // qkv: what c_attn made of a row, [n_embd + 2 kv_width]; bias: its bias, or null. Keys and values are stored without their bias:
+  // that of the keys adds the same to all scores of a query, which the softmax does not see, and `finish` adds that of the values.
+  void write(int64_t layer, int64_t row, const float* qkv, const float* bias) const;
+  // Called by every thread. qkv: [rows][n_embd + 2 kv_width]
+  void attend(int64_t layer, const float* qkv, int thread, WorkQueue& queue);
+  // out: [n_embd]
+  void finish(int64_t row, const float* bias, float* out);
+
+ private:
+  // Consecutive tokens of a sequence, some query heads of one KV head, and one chunk of its cache or all of it.
+  struct Item {
+    int64_t row, tokens;
+    int64_t kv_head, first_head, heads;
+    int64_t chunk_begin, chunk_end;
+    const std::byte* const* blocks;
+    int64_t cost;
+  };
+  void add_items(int64_t row, int64_t tokens, int64_t max_tokens, int64_t parts, bool split, const std::byte* const* blocks);
+  float* partial(int64_t row, int64_t head, int64_t chunk) const {
+    return partials_.data() + ((row * n_head_ + head) * chunks_ + chunk) * partial_size(layout_.head_dim);
+  }
+  std::byte* scratch(int thread) const { return scratch_.data() + static_cast<size_t>(thread) * scratch_bytes_; }
+  int64_t group() const { return n_head_ / layout_.n_kv_head; }
+  int64_t n_embd() const { return n_head_ * layout_.head_dim; }
+  int64_t kv_width() const { return layout_.n_kv_head * layout_.head_dim; }
+  int64_t qkv_width() const { return n_embd() + 2 * kv_width(); }
+
+  const Kernels& kernels_;
+  const KVLayout layout_;
+  const int64_t n_head_;
+  const float scale_;
+  const int num_threads_;
+  const size_t scratch_bytes_;  // of a thread
+
+  std::vector<Row> rows_;
+  std::vector<Item> items_;
+  std::vector<const std::byte*> blocks_;  // of every sequence, one after another
+  int64_t chunks_ = 1;                    // partial results of a row and head: one, or one per chunk
+  AlignedBuffer<float> partials_;         // [rows][n_head][chunks][partial_size]
+  AlignedBuffer<std::byte> scratch_;      // [threads]
+};
+
+}  // namespace gptbigcode
