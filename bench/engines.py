@@ -1,25 +1,19 @@
-"""One engine, one measurement, one process: the worker of ``bench/peers.py``.
+"""The engines that ``bench/peers.py`` compares, behind one interface.
 
-Each engine can prepare a model file from a GPTBigCode checkpoint and measure it. All do the same work: after a warm-up prefill,
-one prefill of N tokens and then M single-token steps, both on top of a cache of D tokens; logits of the last token only.
-
-    python bench/engines.py prepare llama-cpp:q4_0 CHECKPOINT WORK
-    python bench/engines.py measure llama-cpp:q4_0 CHECKPOINT WORK --threads 2
-
-Only the chosen engine and the standard library are imported, so that each can live in an environment of its own.
+Each can make its model from a GPTBigCode checkpoint and run it. Only the engine that is used is imported, so that each can live
+in an environment of its own.
 """
 
 from __future__ import annotations
 
-import argparse
-import ctypes
 import json
-import random
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+CHUNK = 512  # tokens per call while the cache is filled
 
 
 @dataclass(frozen=True)
@@ -29,31 +23,39 @@ class Workload:
     threads: int
     prompt_tokens: int
     new_tokens: int
-    depth: int
+    depths: tuple[int, ...]
+    rows: tuple[int, ...]
 
-    def tokens(self, vocab_size: int, count: int) -> list[int]:
-        """The same pseudo-random token ids for every engine; low ids are special tokens and left out."""
-        generator = random.Random(0)
-        return [generator.randrange(16, vocab_size) for _ in range(count)]
-
-
-def result(workload: Workload, *, first_token_s: float, prefill_s: float, decode_s: float) -> dict[str, float]:
-    """One measurement, under the keys of ``gptbigcode-cpu bench --json``."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    peak = next(line for line in status if line.startswith("VmHWM:"))
-    return {
-        "prefill_tokens_per_s": workload.prompt_tokens / prefill_s,
-        "decode_tokens_per_s": workload.new_tokens / decode_s,
-        "time_to_first_token_s": first_token_s,
-        "peak_rss_bytes": int(peak.split()[1]) * 1024,
-    }
+    @property
+    def context(self) -> int:
+        """Tokens that a sequence holds at most."""
+        return max(self.depths) + max(self.prompt_tokens, self.new_tokens, CHUNK)
 
 
-def seconds(action: Callable[[], object]) -> float:
-    """How long a call takes."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
+class Engine(ABC):
+    """A loaded model with a cache of keys and values."""
+
+    build: str
+    """Version, and what it was built for where the engine can tell."""
+
+    steps_of_many = False
+    """Whether `step` is there."""
+
+    @abstractmethod
+    def forward(self, tokens: list[int]) -> None:
+        """Append tokens to the sequence and compute the logits of the last."""
+
+    @abstractmethod
+    def keep(self, count: int) -> None:
+        """Forget the sequence from position `count` on."""
+
+    @abstractmethod
+    def next_token(self) -> int:
+        """The likeliest token after the last `forward`."""
+
+    def step(self, tokens: list[int]) -> None:
+        """One token for each of as many sequences; they are new after `keep`."""
+        raise NotImplementedError
 
 
 # gptbigcode-cpu
@@ -68,24 +70,36 @@ def prepare_gptbigcode_cpu(dtype: str, checkpoint: Path, work: Path) -> None:
         convert(checkpoint, out, dtype=dtype)
 
 
-def measure_gptbigcode_cpu(dtype: str, checkpoint: Path, work: Path, workload: Workload) -> dict[str, float]:
-    """The measurement behind ``gptbigcode-cpu bench``."""
-    from gptbigcode_cpu.cli.bench import measure
+class GPTBigCodeCPU(Engine):
+    """This package's core."""
 
-    measured = measure(
-        work / f"gptbigcode-cpu-{dtype}",
-        prompt_tokens=workload.prompt_tokens,
-        new_tokens=workload.new_tokens,
-        depth=workload.depth,
-        threads=workload.threads,
-        repeat=1,
-    )
-    return result(
-        workload,
-        first_token_s=measured.time_to_first_token_s,
-        prefill_s=workload.prompt_tokens / measured.prefill_tokens_per_s,
-        decode_s=workload.new_tokens / measured.decode_tokens_per_s,
-    )
+    steps_of_many = True
+
+    def __init__(self, dtype: str, checkpoint: Path, work: Path, workload: Workload) -> None:
+        import numpy as np
+
+        from gptbigcode_cpu._core import KVCache, Sampler
+        from gptbigcode_cpu.weights import load_core, open_packed
+
+        self.model = load_core(open_packed(work / f"gptbigcode-cpu-{dtype}"), workload.threads)
+        self.np, self.sampler, self.build = np, Sampler(), self.model.isa
+        self.cache = KVCache(self.model)
+        self.many = [KVCache(self.model) for _ in range(max(workload.rows, default=0))]
+
+    def forward(self, tokens: list[int]) -> None:
+        self.logits = self.model.forward([self.cache], [self.np.asarray(tokens, self.np.int32)], [1])
+
+    def keep(self, count: int) -> None:
+        self.cache.truncate(count)
+        for cache in self.many:
+            cache.truncate(0)
+
+    def next_token(self) -> int:
+        return self.sampler.sample(self.logits[0], self.np.zeros(0, self.np.int32))
+
+    def step(self, tokens: list[int]) -> None:
+        rows = len(tokens)
+        self.model.forward(self.many[:rows], [*self.np.asarray(tokens, self.np.int32).reshape(rows, 1)], [1] * rows)
 
 
 # llama.cpp
@@ -94,51 +108,17 @@ _LLAMA_FTYPES = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15}
 
 
 def prepare_gguf(_variant: str, checkpoint: Path, work: Path) -> None:
-    """Write the checkpoint as GGUF, weights in bfloat16; needs ``gguf`` and numpy, not llama.cpp."""
+    """Write the checkpoint as GGUF; needs ``gguf`` and numpy, not llama.cpp."""
+    from gguf_file import write_gguf
+
     out = work / "model-bf16.gguf"
-    if out.exists():
-        return
-    import gguf
-    import numpy as np
-
-    config = json.loads((checkpoint / "config.json").read_text())
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.STARCODER, config["n_layer"])
-    temporary = out.with_suffix(".partial")
-    writer = gguf.GGUFWriter(temporary, "starcoder")
-    writer.add_context_length(config["n_positions"])
-    writer.add_embedding_length(config["n_embd"])
-    writer.add_feed_forward_length(config["n_inner"])
-    writer.add_block_count(config["n_layer"])
-    writer.add_head_count(config["n_head"])
-    writer.add_head_count_kv(1)
-    writer.add_layer_norm_eps(config["layer_norm_epsilon"])
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
-    writer.add_tokenizer_model("none")  # token ids go in and come out; no text is needed
-    writer.add_vocab_size(config["vocab_size"])
-
-    weights = checkpoint / "model.safetensors"
-    with weights.open("rb") as file:
-        header_size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(header_size))
-    header.pop("__metadata__", None)
-    for name, entry in header.items():
-        if entry["dtype"] != "BF16":
-            raise SystemExit(f"{name} is {entry['dtype']}; this benchmark reads BF16 checkpoints in one file")
-        start, _ = entry["data_offsets"]
-        bits = np.memmap(weights, np.uint16, "r", 8 + header_size + start, tuple(entry["shape"]))
-        target = names.get_name(name, try_suffixes=(".weight", ".bias")) or name
-        if len(entry["shape"]) == 1 or name == "transformer.wpe.weight":
-            writer.add_tensor(target, (bits.astype(np.uint32) << 16).view(np.float32))
-        else:
-            writer.add_tensor(target, bits.view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    temporary.rename(out)
+    if not out.exists():
+        write_gguf(checkpoint, out)
 
 
 def _quiet_llama() -> Any:
+    import ctypes
+
     import llama_cpp
 
     ignore = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)
@@ -149,6 +129,8 @@ def _quiet_llama() -> Any:
 
 def prepare_llama_cpp(variant: str, checkpoint: Path, work: Path) -> None:
     """Quantise the GGUF file with llama.cpp's own quantiser."""
+    import ctypes
+
     out = work / f"model-{variant}.gguf"
     if out.exists():
         return
@@ -161,54 +143,60 @@ def prepare_llama_cpp(variant: str, checkpoint: Path, work: Path) -> None:
     temporary.rename(out)
 
 
-def measure_llama_cpp(variant: str, checkpoint: Path, work: Path, workload: Workload) -> dict[str, float]:
-    """llama.cpp through ``llama_decode``, as its own ``llama-bench`` calls it."""
-    llama, _keep = _quiet_llama()
-    vocab_size = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
-    depth, longest = workload.depth, max(workload.prompt_tokens, workload.new_tokens, 512)
-    batch = llama.llama_batch_init(longest, 0, 1)
+class LlamaCpp(Engine):
+    """llama.cpp through ``llama_decode``, as its own ``llama-bench`` calls it, with its own cache (float16)."""
 
-    def forward(tokens: list[int], start: int) -> None:
-        batch.n_tokens = len(tokens)
-        for i, token in enumerate(tokens):
-            batch.token[i] = token
-            batch.pos[i] = start + i
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = 0
-            batch.logits[i] = i == len(tokens) - 1
-        if llama.llama_decode(context, batch) != 0:
+    steps_of_many = True
+
+    def __init__(self, variant: str, checkpoint: Path, work: Path, workload: Workload) -> None:
+        self.llama, self._keep = _quiet_llama()
+        llama, rows = self.llama, max(workload.rows, default=1)
+        model = llama.llama_model_load_from_file(bytes(work / f"model-{variant}.gguf"), llama.llama_model_default_params())
+        params = llama.llama_context_default_params()
+        params.n_ctx = workload.context + rows * workload.new_tokens
+        params.n_batch = max(workload.prompt_tokens, CHUNK, rows)
+        params.n_seq_max = rows
+        params.kv_unified = True  # one pool of cells: sequences of any length, as long as all fit
+        params.n_threads = params.n_threads_batch = workload.threads
+        self.context = llama.llama_init_from_model(model, params)
+        if not self.context:
+            raise SystemExit("llama.cpp could not load the model")
+        self.batch = llama.llama_batch_init(params.n_batch, 0, 1)
+        self.held, self.steps = 0, 0
+        flags = llama.llama_print_system_info().decode().partition("CPU :")[2]
+        wanted = [flag.split(" =")[0].strip() for flag in flags.split("|") if flag.strip().endswith("= 1")]
+        self.build = " ".join([f"llama-cpp-python {llama.__version__}", *(flag for flag in wanted if flag.startswith("AVX"))])
+
+    def _decode(self, cells: list[tuple[int, int, int, bool]]) -> None:
+        """Token, position, sequence and whether its logits are wanted, for each."""
+        batch = self.batch
+        batch.n_tokens = len(cells)
+        for i, (token, position, sequence, wanted) in enumerate(cells):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, position, 1, wanted
+            batch.seq_id[i][0] = sequence
+        if self.llama.llama_decode(self.context, batch) != 0:
             raise SystemExit("llama_decode failed")
-        llama.llama_synchronize(context)
+        self.llama.llama_synchronize(self.context)
 
-    def forget(start: int) -> None:
-        llama.llama_memory_seq_rm(llama.llama_get_memory(context), 0, start, -1)
+    def forward(self, tokens: list[int]) -> None:
+        self._decode([(token, self.held + i, 0, i == len(tokens) - 1) for i, token in enumerate(tokens)])
+        self.held += len(tokens)
 
-    prompt = workload.tokens(vocab_size, workload.prompt_tokens)
-    start = time.perf_counter()
-    model = llama.llama_model_load_from_file(bytes(work / f"model-{variant}.gguf"), llama.llama_model_default_params())
-    params = llama.llama_context_default_params()
-    params.n_ctx = depth + longest
-    params.n_batch = longest
-    params.n_threads = params.n_threads_batch = workload.threads
-    context = llama.llama_init_from_model(model, params)
-    if not context:
-        raise SystemExit("llama.cpp could not load the model")
-    forward(prompt, 0)
-    first_token_s = time.perf_counter() - start
-    forget(0)
+    def keep(self, count: int) -> None:
+        memory = self.llama.llama_get_memory(self.context)
+        self.llama.llama_memory_seq_rm(memory, 0, count, -1)
+        if self.steps:
+            self.llama.llama_memory_seq_rm(memory, -1, 0, -1)
+        self.held, self.steps = count, 0
 
-    past, steps = workload.tokens(vocab_size, depth), workload.tokens(vocab_size, workload.new_tokens)
-    for i in range(0, depth, 512):
-        forward(past[i : i + 512], i)
-    prefill_s = seconds(lambda: forward(prompt, depth))
-    forget(depth)
+    def next_token(self) -> int:
+        sampler = self.llama.llama_sampler_init_greedy()
+        token: int = self.llama.llama_sampler_sample(sampler, self.context, -1)
+        return token
 
-    def decode() -> None:
-        for i, token in enumerate(steps):
-            forward([token], depth + i)
-
-    decode_s = seconds(decode)
-    return result(workload, first_token_s=first_token_s, prefill_s=prefill_s, decode_s=decode_s)
+    def step(self, tokens: list[int]) -> None:
+        self._decode([(token, self.steps, sequence, True) for sequence, token in enumerate(tokens)])
+        self.steps += 1
 
 
 # CTranslate2
@@ -223,99 +211,144 @@ def prepare_ctranslate2(variant: str, checkpoint: Path, work: Path) -> None:
         TransformersConverter(str(checkpoint), low_cpu_mem_usage=True).convert(str(out), quantization=variant)
 
 
-def measure_ctranslate2(variant: str, checkpoint: Path, work: Path, workload: Workload) -> dict[str, float]:
-    """CTranslate2 has no call for a step: speeds are differences between runs of ``generate_batch``."""
-    import ctranslate2
+class CTranslate2(Engine):
+    """CTranslate2 has no call for a step and keeps no cache between calls: it is asked for texts, see `measure_texts`."""
 
-    path = work / f"ctranslate2-{variant}"
-    vocabulary = json.loads((path / "vocabulary.json").read_text())
-    past = [vocabulary[i] for i in workload.tokens(len(vocabulary), workload.depth)]
-    prompt = [vocabulary[i] for i in workload.tokens(len(vocabulary), workload.prompt_tokens)]
+    def __init__(self, variant: str, checkpoint: Path, work: Path, workload: Workload) -> None:
+        import ctranslate2
 
-    def generate(tokens: list[str], count: int) -> None:
-        generator.generate_batch([tokens], max_length=count, min_length=count, sampling_topk=1, include_prompt_in_result=False)
+        path = work / f"ctranslate2-{variant}"
+        self.vocabulary: list[str] = json.loads((path / "vocabulary.json").read_text())
+        self.generator = ctranslate2.Generator(str(path), compute_type=variant, intra_threads=workload.threads, inter_threads=1)
+        self.build = f"ctranslate2 {ctranslate2.__version__}"
 
-    start = time.perf_counter()
-    generator = ctranslate2.Generator(str(path), compute_type=variant, intra_threads=workload.threads, inter_threads=1)
-    generate(prompt, 1)
-    first_token_s = time.perf_counter() - start
+    def generate(self, tokens: list[int], count: int) -> int:
+        """Write `count` tokens; returns the last."""
+        prompt = [self.vocabulary[token] for token in tokens]
+        (found,) = self.generator.generate_batch(
+            [prompt], max_length=count, min_length=count, sampling_topk=1, include_prompt_in_result=False
+        )
+        last: int = found.sequences_ids[0][-1]
+        return last
 
-    past_s = seconds(lambda: generate(past, 1)) if past else 0.0
-    prefill_s = seconds(lambda: generate(past + prompt, 1)) - past_s
-    base = past or prompt[:1]
-    base_s = past_s or seconds(lambda: generate(base, 1))
-    decode_s = seconds(lambda: generate(base, workload.new_tokens + 1)) - base_s
-    return result(workload, first_token_s=first_token_s, prefill_s=prefill_s, decode_s=decode_s)
+    def forward(self, tokens: list[int]) -> None:
+        self.token = self.generate(tokens, 1)
+
+    def keep(self, count: int) -> None:
+        assert count == 0
+
+    def next_token(self) -> int:
+        return self.token
 
 
 # transformers
 
 
-def prepare_transformers(variant: str, checkpoint: Path, work: Path) -> None:
+def prepare_transformers(_variant: str, _checkpoint: Path, _work: Path) -> None:
     """transformers reads the checkpoint itself."""
 
 
-def measure_transformers(variant: str, checkpoint: Path, work: Path, workload: Workload) -> dict[str, float]:
+class Transformers(Engine):
     """transformers' own forward pass with a key/value cache."""
-    import torch
-    from transformers import AutoModelForCausalLM, DynamicCache
 
-    torch.set_num_threads(workload.threads)
-    start = time.perf_counter()
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, variant))
+    def __init__(self, variant: str, checkpoint: Path, work: Path, workload: Workload) -> None:
+        import torch
+        import transformers
 
-    def forward(tokens: list[int], cache: DynamicCache) -> DynamicCache:
-        model(torch.tensor([tokens]), past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return cache
+        torch.set_num_threads(workload.threads)
+        self.torch, self.new_cache = torch, transformers.DynamicCache
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, variant))
+        self.cache = self.new_cache()
+        self.build = f"transformers {transformers.__version__}, torch {torch.__version__}"
 
-    def deep_cache() -> DynamicCache:
-        return forward(past, DynamicCache()) if past else DynamicCache()
+    def forward(self, tokens: list[int]) -> None:
+        with self.torch.inference_mode():
+            ids = self.torch.tensor([tokens])
+            self.logits = self.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits
 
-    past = workload.tokens(model.config.vocab_size, workload.depth)
-    prompt = workload.tokens(model.config.vocab_size, workload.prompt_tokens)
-    steps = workload.tokens(model.config.vocab_size, workload.new_tokens)
-    with torch.inference_mode():
-        forward(prompt, DynamicCache())
-        first_token_s = time.perf_counter() - start
-        cache = deep_cache()
-        prefill_s = seconds(lambda: forward(prompt, cache))
-        cache = deep_cache()
-        decode_s = seconds(lambda: [forward([token], cache) for token in steps])
-    return result(workload, first_token_s=first_token_s, prefill_s=prefill_s, decode_s=decode_s)
+    def keep(self, count: int) -> None:
+        if count:
+            self.cache.crop(count - self.cache.get_seq_length())  # a negative number: so many from the end
+        else:
+            self.cache = self.new_cache()
+
+    def next_token(self) -> int:
+        return int(self.logits[0, -1].argmax())
 
 
-PREPARE = {
+# OpenVINO
+
+
+def prepare_openvino(variant: str, checkpoint: Path, work: Path) -> None:
+    """Export with optimum-intel, weights in groups of 64."""
+    from optimum.intel import OVModelForCausalLM, OVWeightQuantizationConfig
+
+    out = work / f"openvino-{variant}"
+    if not out.exists():
+        groups = OVWeightQuantizationConfig(bits=4, group_size=64)
+        model = OVModelForCausalLM.from_pretrained(checkpoint, export=True, compile=False, quantization_config=groups)
+        model.save_pretrained(out)
+
+
+class OpenVINO(Engine):
+    """OpenVINO's CPU plugin on the exported model, with the head for the last token only, as OpenVINO GenAI has it."""
+
+    def __init__(self, variant: str, checkpoint: Path, work: Path, workload: Workload) -> None:
+        import numpy as np
+        import openvino
+        from openvino import opset13
+
+        core = openvino.Core()
+        model = core.read_model(work / f"openvino-{variant}" / "openvino_model.xml")
+        head = model.output("logits").node
+        while head.get_type_name() != "MatMul":
+            head = head.input_value(0).node
+        last, end, one = np.array([-1]), np.array([np.iinfo(np.int32).max]), np.array([1])
+        head.input(0).replace_source_output(opset13.slice(head.input_value(0), last, end, one, one).output(0))
+        model.validate_nodes_and_infer_types()
+        options = {"INFERENCE_NUM_THREADS": workload.threads, "PERFORMANCE_HINT": "LATENCY"}
+        self.request = core.compile_model(model, "CPU", options).create_infer_request()
+        self.np, self.tensor, self.held = np, openvino.Tensor, 0
+        self.build = f"openvino {openvino.__version__}"
+
+    def forward(self, tokens: list[int]) -> None:
+        np, past, self.held = self.np, self.held, self.held + len(tokens)
+        found = self.request.infer(
+            {
+                "input_ids": np.array([tokens]),
+                "attention_mask": np.ones((1, self.held), np.int64),
+                "position_ids": np.arange(past, self.held)[None],
+                "beam_idx": np.zeros(1, np.int32),
+            }
+        )
+        self.logits = found["logits"]
+
+    def keep(self, count: int) -> None:
+        if count == 0:
+            self.request.reset_state()
+        else:
+            for state in self.request.query_state():
+                cached = state.state.data
+                shorter = self.np.take(cached, range(count), cached.shape.index(self.held))
+                state.state = self.tensor(self.np.ascontiguousarray(shorter))
+        self.held = count
+
+    def next_token(self) -> int:
+        return int(self.logits[0, -1].argmax())
+
+
+PREPARE: dict[str, Callable[[str, Path, Path], None]] = {
     "gptbigcode-cpu": prepare_gptbigcode_cpu,
     "gguf": prepare_gguf,
     "llama-cpp": prepare_llama_cpp,
     "ctranslate2": prepare_ctranslate2,
+    "openvino": prepare_openvino,
     "transformers": prepare_transformers,
 }
-MEASURE = {
-    "gptbigcode-cpu": measure_gptbigcode_cpu,
-    "llama-cpp": measure_llama_cpp,
-    "ctranslate2": measure_ctranslate2,
-    "transformers": measure_transformers,
+LOAD: dict[str, Callable[[str, Path, Path, Workload], Engine]] = {
+    "gptbigcode-cpu": GPTBigCodeCPU,
+    "llama-cpp": LlamaCpp,
+    "ctranslate2": CTranslate2,
+    "openvino": OpenVINO,
+    "transformers": Transformers,
 }
-
-
-def main() -> None:
-    """Prepare or measure one engine; a measurement is the last line on stdout, as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["prepare", "measure"])
-    parser.add_argument("engine", help="ENGINE:VARIANT")
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("work", type=Path)
-    for option in ("threads", "prompt-tokens", "new-tokens", "depth"):
-        parser.add_argument(f"--{option}", type=int, default=0)
-    arguments = parser.parse_args()
-    engine, _, variant = arguments.engine.partition(":")
-    if arguments.action == "prepare":
-        PREPARE[engine](variant, arguments.checkpoint, arguments.work)
-        return
-    workload = Workload(arguments.threads, arguments.prompt_tokens, arguments.new_tokens, arguments.depth)
-    print(json.dumps(MEASURE[engine](variant, arguments.checkpoint, arguments.work, workload)))
-
-
-if __name__ == "__main__":
-    main()
