@@ -18,15 +18,8 @@ from gptbigcode_cpu.convert.tokenizer_files import side_files, write_json, write
 from gptbigcode_cpu.convert.write import available_bytes, check_target, header_bytes, pad_to_alignment, replacing
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import resolve
-from gptbigcode_cpu.weights import (
-    FORMAT_VERSIONS,
-    HEAD_DTYPES,
-    QUANT_METHOD,
-    WEIGHTS_NAME,
-    check_num_threads,
-    is_packed,
-    kernel_name,
-)
+from gptbigcode_cpu.tensors import DTYPES, QUANTISED, Role, Scheme
+from gptbigcode_cpu.weights import FORMAT_VERSION, QUANT_METHOD, WEIGHTS_NAME, check_num_threads, is_packed, kernel_name
 
 __all__ = ["ConversionReport", "convert"]
 
@@ -40,9 +33,8 @@ class ConversionReport:
     Attributes:
         source: Directory of the checkpoint.
         out: Directory of the converted model.
-        dtype: Storage type of the linear layers.
-        head_dtype: Storage type of the token embedding and the LM head.
-        n_tensors: Tensors in the converted model.
+        scheme: As what its tensors are stored.
+        n_tensors: Tensors of the checkpoint.
         n_parameters: Their elements.
         source_bytes: Their bytes in the checkpoint.
         output_bytes: Bytes that the converted model needs on disk.
@@ -52,8 +44,7 @@ class ConversionReport:
 
     source: Path
     out: Path
-    dtype: str
-    head_dtype: str
+    scheme: Scheme
     n_tensors: int
     n_parameters: int
     source_bytes: int
@@ -83,7 +74,7 @@ def convert(
     Args:
         source: Directory of a checkpoint, or its id on the Hugging Face Hub.
         out: Directory to create.
-        dtype: ``int8``, ``int4``, ``bfloat16`` or ``float32``.
+        dtype: ``int8``, ``int4``, ``int4-small``, ``bfloat16`` or ``float32`` (docs/quantization.md).
         overwrite: Replace a converted model at `out`.
         num_threads: Threads that quantise; 0 = one for each performance core.
         dry_run: Check everything and report, but write nothing.
@@ -102,8 +93,8 @@ def convert(
         KernelError: ``GPTBIGCODE_CPU_ISA`` names a kernel set that is unknown or that this CPU cannot run.
         MissingDependencyError: The checkpoint is a ``.bin`` file and torch is not installed.
     """
-    if dtype not in HEAD_DTYPES:
-        raise InputError(f"dtype {dtype!r} is unknown; choose one of {', '.join(HEAD_DTYPES)}")
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     check_num_threads(num_threads)
     directory = resolve(
         source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
@@ -115,13 +106,15 @@ def convert(
 
     config = _source_config(directory)
     work = plan(config, read_checkpoint(directory))
-    header, file_bytes = header_bytes((spec.name, *spec.stored_as(dtype)) for spec, _ in work.tensors)
+    scheme = Scheme.default(work.config, dtype)
+    header, file_bytes = header_bytes(
+        (stored.name, stored.kind, stored.shape) for spec, _ in work.tensors for stored in scheme.stored(work.config, spec)
+    )
     output_bytes = file_bytes + sum(path.stat().st_size for path in side_files(directory)) + (64 << 10)
     report = ConversionReport(
         directory,
         out,
-        dtype,
-        HEAD_DTYPES[dtype],
+        scheme,
         len(work.tensors),
         work.n_parameters,
         work.source_bytes,
@@ -138,13 +131,13 @@ def convert(
     kernel_name()  # packs the weights; an unusable one is an error before anything is written
     with replacing(out, overwrite) as temporary:
         write_side_files(directory, temporary, work.config)
-        _write_weights(temporary / WEIGHTS_NAME, work, header, file_bytes, dtype, num_threads, progress)
+        _write_weights(temporary / WEIGHTS_NAME, work, header, file_bytes, scheme, num_threads, progress)
         # Last, because a directory without it is not a model.
         quantization = {
             "quant_method": QUANT_METHOD,
-            "format_version": FORMAT_VERSIONS[dtype],
-            "dtype": dtype,
-            "head_dtype": HEAD_DTYPES[dtype],
+            "format_version": FORMAT_VERSION,
+            "dtype": scheme.dtype,
+            "overrides": dict(scheme.overrides),
         }
         converted = dataclasses.replace(work.config, quantization_config=quantization)
         write_json(temporary / "config.json", converted.to_dict())
@@ -169,19 +162,25 @@ def _is_model(directory: Path) -> bool:
 
 
 def _write_weights(
-    path: Path, work: Plan, header: bytes, file_bytes: int, dtype: str, num_threads: int, progress: Progress | None
+    path: Path, work: Plan, header: bytes, file_bytes: int, scheme: Scheme, num_threads: int, progress: Progress | None
 ) -> None:
     # Loads the core, which a dry run does without.
-    from gptbigcode_cpu.convert.quantize import packed_chunks
+    from gptbigcode_cpu.convert.quantize import column_scales, packed_chunks
 
+    scales = column_scales(work.config, {spec.name: source for spec, source in work.tensors})
     with path.open("wb") as file:
         file.write(header)
         for spec, source in work.tensors:
-            pad_to_alignment(file)
-            for chunk in packed_chunks(work.config, spec, source, dtype, num_threads):
-                if progress is not None:
-                    progress(spec.name, file.tell(), file_bytes)
-                file.write(chunk.data)
+            for stored in scheme.stored(work.config, spec):
+                pad_to_alignment(file)
+                if stored.rows is None:
+                    file.write(scales[spec.name].data)
+                    continue
+                scale = scales[spec.name] if spec.role is Role.HEAD and stored.dtype in QUANTISED else None
+                for chunk in packed_chunks(work.config, stored, source, num_threads, scale):
+                    if progress is not None:
+                        progress(stored.name, file.tell(), file_bytes)
+                    file.write(chunk.data)
         if progress is not None:
             progress("", file_bytes, file_bytes)
         if file.tell() != file_bytes:

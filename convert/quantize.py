@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -12,55 +13,131 @@ from gptbigcode_cpu import _core
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert.read import SourceTensor
 from gptbigcode_cpu.errors import CheckpointError
-from gptbigcode_cpu.weights import HEAD_DTYPES, Role, TensorSpec
+from gptbigcode_cpu.tensors import EMBEDDING, LM_HEAD, StoredTensor
 
 # Source bytes packed at once: enough to keep every thread busy, little against the memory that a conversion may use.
 _CHUNK_BYTES = 16 << 20
 _TILE_ROWS = 16
+# How far the scale of a column may be from the typical one: columns that the head does not use are still looked up.
+_COLUMN_RANGE = 64.0
 
 
 def packed_chunks(
-    config: GPTBigCodeConfig, spec: TensorSpec, source: SourceTensor, dtype: str, num_threads: int
+    config: GPTBigCodeConfig,
+    stored: StoredTensor,
+    source: SourceTensor,
+    num_threads: int,
+    column_scale: NDArray[np.float32] | None = None,
 ) -> Iterator[NDArray[Any]]:
     """The stored form of a tensor, in pieces that follow each other in the file.
 
     Args:
         config: Of the model, for the order of the rows.
-        spec: What the tensor is.
+        stored: What is written.
         source: Where its values are.
-        dtype: Storage type of the linear layers.
         num_threads: 0 = default.
+        column_scale: float32 ``[columns]``; what is packed are the weights over it.
 
     Raises:
         CheckpointError: A value is NaN or infinite, or too large for the type it is stored in.
     """
-    stored_type, _ = spec.stored_as(dtype)
-    packing = dtype if spec.role is Role.LINEAR else HEAD_DTYPES[dtype]
-    order = _row_order(config, spec)
-    row_bytes = max(1, source.nbytes // spec.shape[0])
+    assert stored.rows is not None
+    first, last = stored.rows
+    order = _row_order(config, source)
+    for begin, rows in _row_chunks(source, first, last, order):
+        if stored.dtype is None:
+            yield _convert(rows, source.name, source.dtype, begin, stored.kind)
+        else:
+            yield _pack(rows, source.name, source.dtype, begin, stored.dtype, num_threads, column_scale)
+
+
+def column_scales(config: GPTBigCodeConfig, sources: Mapping[str, SourceTensor]) -> dict[str, NDArray[np.float32]]:
+    """The scales of the columns of token embedding and LM head, by name: what quantised weights are divided by.
+
+    The input of the head is a LayerNorm's output, whose column k has about the magnitude ``sqrt(gain_k^2 + bias_k^2)``. The
+    error that rounding makes there grows with this magnitude, and with that of the weights in the column, which sets the step.
+    Dividing the weights by ``sqrt(magnitude of the weights / magnitude of the input)`` balances the two, as SmoothQuant
+    (arXiv:2211.10438) does from measured activations. A matrix that is only looked up has inputs of magnitude 1.
+
+    Raises:
+        CheckpointError: A value is NaN or infinite.
+    """
+    gain, bias = (_vector(sources[f"transformer.ln_f.{name}"]) for name in ("weight", "bias"))
+    inputs = np.sqrt(gain * gain + bias * bias)
+    found = {}
+    for name in (EMBEDDING, LM_HEAD):
+        if name not in sources:
+            continue
+        looked_up_only = name == EMBEDDING and not config.tie_word_embeddings
+        found[name] = _column_scale(_column_magnitudes(sources[name]), np.ones_like(inputs) if looked_up_only else inputs)
+    return found
+
+
+def _column_scale(weights: NDArray[np.float64], inputs: NDArray[np.float64]) -> NDArray[np.float32]:
+    used = (weights > 0) & (inputs > 0)
+    if not used.any():
+        return np.ones(len(weights), np.float32)
+    ratio = np.full(len(weights), -np.inf)
+    ratio[used] = 0.5 * np.log(weights[used] / inputs[used])
+    ratio[(weights > 0) & (inputs == 0)] = np.inf
+    typical = np.median(ratio[used])
+    limit = np.log(_COLUMN_RANGE)
+    return np.exp(np.clip(ratio, typical - limit, typical + limit)).astype(np.float32)
+
+
+def _column_magnitudes(source: SourceTensor) -> NDArray[np.float64]:
+    """Root mean square of every column."""
+    squares = np.zeros(source.shape[1])
+    for begin, rows in _row_chunks(source, 0, source.shape[0], None):
+        values = _to_float32(rows, source.dtype)
+        _require_finite(values, source.name, begin)
+        squares += np.einsum("ij,ij->j", values, values, dtype=np.float64)
+    return np.sqrt(squares / source.shape[0])
+
+
+def _vector(source: SourceTensor) -> NDArray[np.float64]:
+    with source.open() as values:
+        vector = _to_float32(np.array(values), source.dtype)
+    _require_finite(vector, source.name, 0)
+    return vector.astype(np.float64)
+
+
+def _row_chunks(
+    source: SourceTensor, first: int, last: int, order: NDArray[np.intp] | None
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Rows `first` to `last` of a tensor in the order they are stored, some at a time: number of the first, values."""
+    row_bytes = max(1, source.nbytes // source.shape[0])
     step = max(_TILE_ROWS, _CHUNK_BYTES // row_bytes // _TILE_ROWS * _TILE_ROWS)
     with source.open() as values:
-        for begin in range(0, spec.shape[0], step):
-            chunk = values[begin : begin + step] if order is None else values[order[begin : begin + step]]
-            chunk = np.require(chunk, requirements=("C", "ALIGNED"))
-            if spec.role in (Role.LINEAR, Role.HEAD):
-                yield _pack(chunk, spec.name, source.dtype, begin, packing, num_threads)
-            else:
-                yield _convert(chunk, spec.name, source.dtype, begin, stored_type)
+        for begin in range(first, last, step):
+            end = min(begin + step, last)
+            rows = values[begin:end] if order is None else values[order[begin:end]]
+            yield begin, np.require(rows, requirements=("C", "ALIGNED"))
 
 
-def _row_order(config: GPTBigCodeConfig, spec: TensorSpec) -> NDArray[np.intp] | None:
+def _row_order(config: GPTBigCodeConfig, source: SourceTensor) -> NDArray[np.intp] | None:
     """Rows of ``c_attn`` in the order they are stored, or None where it is the order of the checkpoint.
 
     Without multi-query attention a checkpoint has them as ``[n_head, 3, head_dim]``; stored are ``[3, n_head, head_dim]``.
     """
-    if config.multi_query or ".attn.c_attn." not in spec.name:
+    if config.multi_query or ".attn.c_attn." not in source.name:
         return None
-    rows = np.arange(spec.shape[0]).reshape(config.n_head, 3, config.head_dim)
+    rows = np.arange(source.shape[0]).reshape(config.n_head, 3, config.head_dim)
     return rows.transpose(1, 0, 2).reshape(-1)
 
 
-def _pack(chunk: NDArray[Any], name: str, source_type: str, begin: int, packing: str, num_threads: int) -> NDArray[Any]:
+def _pack(
+    chunk: NDArray[Any],
+    name: str,
+    source_type: str,
+    begin: int,
+    packing: str,
+    num_threads: int,
+    column_scale: NDArray[np.float32] | None,
+) -> NDArray[Any]:
+    if column_scale is not None:
+        chunk = _to_float32(chunk, source_type) / column_scale
+        source_type = "F32"
     try:
         return _core.pack_weight(chunk, packing, num_threads)
     except ValueError:

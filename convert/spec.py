@@ -17,10 +17,9 @@ import numpy as np
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert.read import SourceTensor
 from gptbigcode_cpu.errors import CheckpointError
-from gptbigcode_cpu.weights import Role, TensorSpec, decoder_tensors, head_tensors, required_heads
+from gptbigcode_cpu.tensors import EMBEDDING, LM_HEAD, Role, TensorSpec, decoder_tensors, head_tensors, required_heads
 
 SOURCE_TYPES = ("F32", "F16", "BF16")
-LM_HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 
 # The causal mask and its fill value, which older versions of transformers saved with the weights.
 _BUFFERS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import FormatError, InputError, ModelNotFoundError
-from gptbigcode_cpu.weights import FORMAT_VERSIONS, HEAD_DTYPES, is_packed, open_packed, packed_dtype
+from gptbigcode_cpu.tensors import DTYPES
+from gptbigcode_cpu.weights import FORMAT_VERSION, is_packed, open_packed, packed_scheme
 
 DEMO = "demo"
 DEMO_DIRECTORY = Path(__file__).parent / "demo"
@@ -139,7 +140,7 @@ def packed_dir(
 
     Args:
         name_or_path: See `resolve`.
-        dtype: ``auto`` = as stored, or int8 for a plain checkpoint; else ``int8``, ``int4``, ``bfloat16`` or ``float32``.
+        dtype: ``auto`` = as stored, or int8 for a plain checkpoint; else one of `tensors.DTYPES`.
         num_threads: Threads that convert; 0 = default.
         progress: Called during a conversion with tensor name, bytes done and bytes in all.
         revision: See `resolve`.
@@ -152,12 +153,12 @@ def packed_dir(
         GPTBigCodeError: See `resolve` and `gptbigcode_cpu.convert.convert`.
         OSError: The cache cannot be written and does not hold the conversion.
     """
-    if dtype not in (*HEAD_DTYPES, "auto"):
-        raise InputError(f"dtype {dtype!r} is unknown; choose one of auto, {', '.join(HEAD_DTYPES)}")
+    if dtype not in (*DTYPES, "auto"):
+        raise InputError(f"dtype {dtype!r} is unknown; choose one of auto, {', '.join(DTYPES)}")
     directory = resolve(name_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     config = GPTBigCodeConfig.from_json_file(directory / "config.json")
     if is_packed(config):
-        stored = packed_dtype(config, directory)
+        stored = packed_scheme(config, directory).dtype
         if dtype not in ("auto", stored):
             raise InputError(f"{directory} is stored as {stored}; for {dtype} convert the original checkpoint")
         return directory
@@ -175,7 +176,7 @@ def _cached_conversion(source: Path, dtype: str, num_threads: int, progress: Pro
     from gptbigcode_cpu.convert import convert
 
     cache = conversion_cache()
-    target = cache / f"{dtype}-{_content_key(source, FORMAT_VERSIONS[dtype], cache)}"
+    target = cache / f"{dtype}-{_content_key(source, cache)}"
     if not _opens(target):
         with _locked(cache / f"{target.name}.lock"):
             if not _opens(target):
@@ -205,12 +206,12 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _content_key(source: Path, format_version: int, cache: Path) -> str:
+def _content_key(source: Path, cache: Path) -> str:
     """A name for a conversion of the content of a checkpoint, the same wherever it lies."""
     import hashlib
 
     paths = {path for pattern in _DESCRIPTIONS + _SAFETENSORS + _PYTORCH for path in source.glob(pattern)}
-    digest = hashlib.sha256(f"format {format_version}\n".encode())
+    digest = hashlib.sha256(f"format {FORMAT_VERSION}\n".encode())
     for path in sorted(paths):
         digest.update(f"{path.name} {_file_digest(path, cache / 'digests')}\n".encode())
     return digest.hexdigest()[:32]

@@ -19,14 +19,15 @@ from .errors import ConfigError, ContextLengthError, InputError
 from .generation import DEFAULT_NEW_TOKENS, DEFAULTS, GenerationConfig, text_logits, token_steps
 from .progress import progress_bar
 from .streamers import BaseStreamer, Streamer
-from .weights import CLASSIFIERS, MAX_THREADS, PackedModel, load_core, open_packed, resolve_kv_dtype
+from .tensors import CLASSIFIERS
+from .weights import MAX_THREADS, PackedModel, load_core, open_packed, resolve_kv_dtype
 
 if TYPE_CHECKING:
     from . import _core
 
 logger = logging.getLogger(__name__)
 
-DTYPES = ("auto", "int8", "int4", "bfloat16", "float32")
+DTYPES = ("auto", "int8", "int4", "int4-small", "bfloat16", "float32")
 THREADS_VARIABLE = "GPTBIGCODE_CPU_NUM_THREADS"
 
 
@@ -121,7 +122,7 @@ class GPTBigCodeForCausalLM:
         Args:
             pretrained_model_name_or_path: A directory with a checkpoint or a converted model, a Hub id, or ``"demo"``
                 for the tiny demonstration model inside this package.
-            dtype: ``"int8"``, ``"int4"``, ``"bfloat16"``, ``"float32"`` or the torch dtype of that name; ``"auto"`` is
+            dtype: ``"int8"``, ``"int4"``, ``"int4-small"``, ``"bfloat16"``, ``"float32"`` or the torch dtype of that name; ``"auto"`` is
                 what a converted model is stored in, and int8 for a plain checkpoint.
             num_threads: Default: the environment variable GPTBIGCODE_CPU_NUM_THREADS, or else what suits the machine.
             prefill_threads: For more than 16 new tokens at once, which profit from threads that share a core (SMT), where

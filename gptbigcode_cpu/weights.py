@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,106 +12,27 @@ from numpy.typing import NDArray
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import FormatError, InputError, KernelError, ModelNotFoundError
 from gptbigcode_cpu.tensor_file import TensorEntry, TensorFileError, map_tensor_file
+from gptbigcode_cpu.tensors import (
+    DTYPES,
+    LM_HEAD,
+    QUANTISED,
+    Scheme,
+    StoredTensor,
+    decoder_tensors,
+    head_tensors,
+    required_heads,
+)
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
 
 WEIGHTS_NAME = "model.safetensors"
 QUANT_METHOD = "gptbigcode-cpu"
-FORMAT_VERSIONS = {"int8": 1, "int4": 2, "bfloat16": 1, "float32": 1}
+FORMAT_VERSION = 3
 ALIGNMENT = 64
 PAD_PREFIX = "__pad__."
 MAX_THREADS = 1024  # the core's bound
 KV_DTYPES = ("auto", "int8", "bfloat16", "float16", "float32")
-
-# Storage type of the linear layers -> storage type of the token embedding and the LM head.
-HEAD_DTYPES = {"int8": "int8", "int4": "int8", "bfloat16": "bfloat16", "float32": "float32"}
-_PACKED_TYPES = {"int8": "U8", "int4": "U8", "bfloat16": "BF16", "float32": "F32"}
-_POSITION_TYPES = {"int8": "F16", "int4": "F16", "bfloat16": "BF16", "float32": "F32"}
-
-# Architectures whose head classifies instead of writing text -> the tensors of that head.
-CLASSIFIERS = {
-    "GPTBigCodeForSequenceClassification": frozenset({"score.weight"}),
-    "GPTBigCodeForTokenClassification": frozenset({"classifier.weight", "classifier.bias"}),
-}
-
-
-class Role(enum.Enum):
-    """What a tensor is for, which decides how it is stored."""
-
-    LINEAR = "linear"
-    """A matrix of a block, packed in ``dtype``."""
-    HEAD = "head"
-    """Token embedding and LM head, packed in ``head_dtype``."""
-    POSITION = "position"
-    """The position table, 16 or 32 bits and not tiled."""
-    PLAIN = "plain"
-    """Biases, LayerNorm and classification heads, float32."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """A tensor that a model has: its name in transformers, its shape there, and its role."""
-
-    name: str
-    shape: tuple[int, ...]
-    role: Role
-
-    def stored_as(self, dtype: str) -> tuple[str, tuple[int, ...]]:
-        """Safetensors type and shape of this tensor in a model converted to `dtype`."""
-        from gptbigcode_cpu import _core
-
-        if self.role is Role.PLAIN:
-            return "F32", self.shape
-        if self.role is Role.POSITION:
-            return _POSITION_TYPES[dtype], self.shape
-        packing = dtype if self.role is Role.LINEAR else HEAD_DTYPES[dtype]
-        rows, columns = self.shape
-        return _PACKED_TYPES[packing], tuple(_core.tile_shape(packing, rows, columns))
-
-
-def decoder_tensors(config: GPTBigCodeConfig) -> Iterator[TensorSpec]:
-    """The tensors of every GPTBigCode model in the order in which a forward pass needs them, without heads."""
-    width, inner = config.n_embd, config.n_inner
-    attention_rows = width + 2 * config.n_kv_head * config.head_dim
-    yield TensorSpec("transformer.wte.weight", (config.vocab_size, width), Role.HEAD)
-    yield TensorSpec("transformer.wpe.weight", (config.n_positions, width), Role.POSITION)
-    for layer in range(config.n_layer):
-        prefix = f"transformer.h.{layer}."
-        for name in ("ln_1.weight", "ln_1.bias"):
-            yield TensorSpec(prefix + name, (width,), Role.PLAIN)
-        yield TensorSpec(prefix + "attn.c_attn.weight", (attention_rows, width), Role.LINEAR)
-        yield TensorSpec(prefix + "attn.c_attn.bias", (attention_rows,), Role.PLAIN)
-        yield TensorSpec(prefix + "attn.c_proj.weight", (width, width), Role.LINEAR)
-        yield TensorSpec(prefix + "attn.c_proj.bias", (width,), Role.PLAIN)
-        for name in ("ln_2.weight", "ln_2.bias"):
-            yield TensorSpec(prefix + name, (width,), Role.PLAIN)
-        yield TensorSpec(prefix + "mlp.c_fc.weight", (inner, width), Role.LINEAR)
-        yield TensorSpec(prefix + "mlp.c_fc.bias", (inner,), Role.PLAIN)
-        yield TensorSpec(prefix + "mlp.c_proj.weight", (width, inner), Role.LINEAR)
-        yield TensorSpec(prefix + "mlp.c_proj.bias", (width,), Role.PLAIN)
-    for name in ("transformer.ln_f.weight", "transformer.ln_f.bias"):
-        yield TensorSpec(name, (width,), Role.PLAIN)
-
-
-def head_tensors(config: GPTBigCodeConfig) -> dict[str, TensorSpec]:
-    """The tensors of every head that a model can have, by name."""
-    specs = (
-        TensorSpec("lm_head.weight", (config.vocab_size, config.n_embd), Role.HEAD),
-        TensorSpec("score.weight", (config.num_labels, config.n_embd), Role.PLAIN),
-        TensorSpec("classifier.weight", (config.num_labels, config.n_embd), Role.PLAIN),
-        TensorSpec("classifier.bias", (config.num_labels,), Role.PLAIN),
-    )
-    return {spec.name: spec for spec in specs}
-
-
-def required_heads(config: GPTBigCodeConfig) -> frozenset[str]:
-    """Names of the head tensors that a model of this architecture cannot do without."""
-    for architecture, heads in CLASSIFIERS.items():
-        if architecture in config.architectures:
-            return heads
-    return frozenset() if config.tie_word_embeddings else frozenset({"lm_head.weight"})
-
 
 @dataclass(frozen=True)
 class PackedModel:
@@ -121,18 +41,21 @@ class PackedModel:
     Attributes:
         path: The directory.
         config: Its ``config.json``.
-        dtype: Storage type of the linear layers.
-        head_dtype: Storage type of the token embedding and the LM head.
+        scheme: As what its tensors are stored.
         tensors: Name -> read-only view on the mapped file, shapes as in docs/format.md; bfloat16 as uint16.
         nbytes: Bytes of these tensors.
     """
 
     path: Path
     config: GPTBigCodeConfig
-    dtype: str
-    head_dtype: str
+    scheme: Scheme
     tensors: Mapping[str, NDArray[Any]]
     nbytes: int
+
+    @property
+    def dtype(self) -> str:
+        """The name of its scheme: the storage type of most of its matrices."""
+        return self.scheme.dtype
 
 
 def open_packed(path: Path) -> PackedModel:
@@ -147,7 +70,7 @@ def open_packed(path: Path) -> PackedModel:
     if not path.is_dir():
         raise ModelNotFoundError(f"{path} is not a directory; a model is one, with config.json and {WEIGHTS_NAME}")
     config = GPTBigCodeConfig.from_json_file(path / "config.json")
-    dtype = packed_dtype(config, path)
+    scheme = packed_scheme(config, path)
     try:
         file = map_tensor_file(path / WEIGHTS_NAME)
     except FileNotFoundError as error:
@@ -156,12 +79,12 @@ def open_packed(path: Path) -> PackedModel:
         raise ModelNotFoundError(f"{path / WEIGHTS_NAME} cannot be read: {error.strerror}") from error
     except TensorFileError as error:
         raise FormatError(f"{path / WEIGHTS_NAME}: {error}; convert the checkpoint again") from error
-    problems = list(_problems(config, dtype, file.entries))
+    problems = list(_problems(config, scheme, file.entries))
     if problems:
         shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
         raise FormatError(f"{path / WEIGHTS_NAME} does not fit its config.json: {'; '.join(shown)}")
     tensors = {name: file.array(entry) for name, entry in file.entries.items() if not name.startswith(PAD_PREFIX)}
-    return PackedModel(path, config, dtype, HEAD_DTYPES[dtype], tensors, sum(array.nbytes for array in tensors.values()))
+    return PackedModel(path, config, scheme, tensors, sum(array.nbytes for array in tensors.values()))
 
 
 def is_packed(config: GPTBigCodeConfig) -> bool:
@@ -169,47 +92,53 @@ def is_packed(config: GPTBigCodeConfig) -> bool:
     return config.quantization_config is not None and config.quantization_config.get("quant_method") == QUANT_METHOD
 
 
-def packed_dtype(config: GPTBigCodeConfig, path: Path) -> str:
-    """The storage type of a converted model.
+def packed_scheme(config: GPTBigCodeConfig, path: Path) -> Scheme:
+    """As what the tensors of a converted model are stored.
 
     Raises:
         FormatError: `path` is not a converted model, or one of an unknown version or type.
     """
     if config.quantization_config is None or not is_packed(config):
         raise FormatError(f"{path} is not a converted model: its config.json has no quantization_config of {QUANT_METHOD}")
-    quantization = config.quantization_config
-    version, dtype, head_dtype = (quantization.get(key) for key in ("format_version", "dtype", "head_dtype"))
-    if not isinstance(dtype, str) or dtype not in HEAD_DTYPES:
-        raise FormatError(f"{path} has the unknown dtype {dtype!r}; known are {', '.join(HEAD_DTYPES)}")
-    if version != FORMAT_VERSIONS[dtype]:
-        expected = f"{dtype} version {FORMAT_VERSIONS[dtype]}"
-        raise FormatError(f"{path} has format version {version!r}, this package reads {expected}; convert it again")
-    if head_dtype != HEAD_DTYPES[dtype]:
-        raise FormatError(f"{path} has head_dtype {head_dtype!r}; with dtype {dtype} it must be {HEAD_DTYPES[dtype]!r}")
-    return dtype
+    version, dtype, overrides = (config.quantization_config.get(key) for key in ("format_version", "dtype", "overrides"))
+    if version != FORMAT_VERSION:
+        raise FormatError(f"{path} has format version {version!r}, this package reads {FORMAT_VERSION}; convert it again")
+    if not isinstance(overrides, Mapping):
+        raise FormatError(f"{path} has overrides that are no object of tensor names and dtypes: {overrides!r}")
+    for name in (dtype, *overrides.values()):
+        if not isinstance(name, str) or name not in DTYPES:
+            raise FormatError(f"{path} has the unknown dtype {name!r}; known are {', '.join(DTYPES)}")
+    return Scheme(str(dtype), dict(overrides))
 
 
-def _problems(config: GPTBigCodeConfig, dtype: str, entries: Mapping[str, TensorEntry]) -> Iterator[str]:
+def _problems(config: GPTBigCodeConfig, scheme: Scheme, entries: Mapping[str, TensorEntry]) -> Iterator[str]:
     heads = head_tensors(config)
-    expected = {spec.name: spec for spec in decoder_tensors(config)}
-    required = expected.keys() | required_heads(config)
-    expected |= {name: spec for name, spec in heads.items() if name in required or name in entries}
+    specs = {spec.name: spec for spec in decoder_tensors(config)}
+    required = specs.keys() | required_heads(config)
+    specs |= {name: spec for name, spec in heads.items() if name in required or name in entries}
     if config.tie_word_embeddings:
-        expected.pop("lm_head.weight", None)
-    for name in sorted(required - entries.keys()):
-        yield f"{name} is missing"
+        specs.pop(LM_HEAD, None)
+    expected: dict[str, StoredTensor] = {}
+    for name, spec in specs.items():
+        stored = {part.name: part for part in scheme.stored(config, spec)}
+        expected |= stored
+        if name in required:
+            for part in sorted(stored.keys() - entries.keys()):
+                yield f"{part} is missing"
+    for name in sorted(scheme.overrides.keys() - {name for name, stored in expected.items() if stored.dtype is not None}):
+        if name != LM_HEAD:  # which not every classifier has
+            yield f"{name[:80]!r} has an override, but is no packed tensor"
     for name in sorted(entries.keys() - expected.keys()):
         filler = entries[name]
         if not name.startswith(PAD_PREFIX):
             yield f"{name[:80]!r} is unexpected"
         elif filler.dtype != "U8" or filler.end - filler.begin >= ALIGNMENT:
             yield f"{name[:80]!r} is {filler.dtype} {list(filler.shape)}, which is not a gap between tensors"
-    for name, spec in expected.items():
+    for name, tensor in expected.items():
         if (entry := entries.get(name)) is None:
             continue
-        stored = spec.stored_as(dtype)
-        if (entry.dtype, entry.shape) != stored:
-            yield f"{name} is {entry.dtype} {list(entry.shape)}, expected {stored[0]} {list(stored[1])}"
+        if (entry.dtype, entry.shape) != (tensor.kind, tensor.shape):
+            yield f"{name} is {entry.dtype} {list(entry.shape)}, expected {tensor.kind} {list(tensor.shape)}"
         if entry.begin % ALIGNMENT:
             yield f"{name} begins at byte {entry.begin}, which is not a multiple of {ALIGNMENT}"
 
@@ -251,7 +180,7 @@ def resolve_kv_dtype(kv_dtype: str, dtype: str) -> str:
     if kv_dtype not in KV_DTYPES:
         raise InputError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}, not {kv_dtype!r}")
     if kv_dtype == "auto":
-        return "int8" if dtype in ("int8", "int4") else dtype
+        return "int8" if dtype in QUANTISED else dtype
     return kv_dtype
 
 
@@ -280,6 +209,7 @@ def load_core(packed: PackedModel, num_threads: int = 0, prefill_threads: int = 
         return _core.Model(
             dict(packed.tensors),
             dtype=packed.dtype,
+            dtypes=dict(packed.scheme.overrides),
             vocab_size=config.vocab_size,
             n_positions=config.n_positions,
             n_embd=config.n_embd,

@@ -79,14 +79,15 @@ def core_model() -> Callable[..., Any]:
 
     def load(directory: Path, isa: str = "", num_threads: int = 1, kv_dtype: str = "auto") -> Any:
         from gptbigcode_cpu import _core
-        from gptbigcode_cpu.weights import open_packed
+        from gptbigcode_cpu.weights import open_packed, resolve_kv_dtype
 
         packed = open_packed(directory)
         config = packed.config
-        automatic = "int8" if packed.dtype in ("int8", "int4") else packed.dtype
+        automatic = resolve_kv_dtype("auto", packed.dtype)
         return _core.Model(
             packed.tensors,
             dtype=packed.dtype,
+            dtypes=dict(packed.scheme.overrides),
             vocab_size=config.vocab_size,
             n_positions=config.n_positions,
             n_embd=config.n_embd,

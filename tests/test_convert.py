@@ -16,7 +16,8 @@ from oracle.random_models import full_config, random_state, to_bfloat16, write_s
 from gptbigcode_cpu import _core
 from gptbigcode_cpu.convert import ConversionReport, convert
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, ModelNotFoundError
-from gptbigcode_cpu.weights import HEAD_DTYPES, PackedModel, open_packed
+from gptbigcode_cpu.tensors import Scheme
+from gptbigcode_cpu.weights import PackedModel, open_packed
 
 MakeCheckpoint = Callable[..., Path]
 State = Mapping[str, NDArray[np.float32]]
@@ -26,17 +27,21 @@ C_ATTN = "transformer.h.1.attn.c_attn"
 
 def stored(packed: PackedModel, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The float32 values that a tensor of a converted model stands for."""
+    if name.endswith("attn.c_attn.weight"):
+        stem, width = name.removesuffix("weight"), packed.config.n_embd
+        parts = {"query": (width, width), "key_value": (shape[0] - width, width)}
+        return np.concatenate([stored(packed, f"{stem}{part}.weight", size) for part, size in parts.items()])
     array = packed.tensors[name]
     if array.ndim == 3:
-        dtype = packed.head_dtype if name in ("transformer.wte.weight", "lm_head.weight") else packed.dtype
-        return _core.unpack_weight(array, dtype, *shape)
+        return _core.unpack_weight(array, packed.scheme.dtype_of(name), *shape)
     if array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float32)
 
 
 def assert_holds(packed: PackedModel, state: State) -> None:
-    assert packed.tensors.keys() == state.keys()
+    parts = [name.replace("c_attn.weight", f"c_attn.{part}.weight") for name in state for part in ("query", "key_value")]
+    assert packed.tensors.keys() == set(parts)
     for name, values in state.items():
         assert np.array_equal(stored(packed, name, values.shape), values), name
 
@@ -97,18 +102,76 @@ def test_half_precision_sources_lose_nothing(tmp_path: Path, make_checkpoint: Ma
     assert_holds(packed, state)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4", "bfloat16"])
-def test_each_dtype_packs_what_the_core_packs(tmp_path: Path, make_checkpoint: MakeCheckpoint, dtype: str) -> None:
+INT8_IN_INT4 = {
+    "transformer.wte.weight",
+    "transformer.h.0.attn.c_proj.weight",
+    "transformer.h.0.attn.c_attn.key_value.weight",
+    "transformer.h.1.attn.c_attn.key_value.weight",
+}
+INT8_IN_SMALL = INT8_IN_INT4 - {"transformer.h.1.attn.c_attn.key_value.weight"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "in_int8"), [("int8", set()), ("int4", INT8_IN_INT4), ("int4-small", INT8_IN_SMALL), ("bfloat16", set())]
+)
+def test_each_dtype_packs_what_the_core_packs(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, dtype: str, in_int8: set[str]
+) -> None:
     packed = opened(make_checkpoint(tmp_path / "source", **SMALL), tmp_path / "out", dtype)
-    assert (packed.dtype, packed.head_dtype) == (dtype, HEAD_DTYPES[dtype])
-    for name, values in random_state(full_config(**SMALL)).items():
+    assert (packed.dtype, packed.scheme.overrides) == (dtype, dict.fromkeys(in_int8, "int8"))
+    state = random_state(full_config(**SMALL))
+    for layer in range(2):
+        name = f"transformer.h.{layer}.attn.c_attn."
+        rows = state.pop(f"{name}weight")
+        state[f"{name}query.weight"], state[f"{name}key_value.weight"] = rows[:36], rows[36:]
+    scale = packed.tensors.get("transformer.wte.column_scale")
+    assert packed.tensors.keys() == {*state, *(() if scale is None else ["transformer.wte.column_scale"])}
+    for name, values in state.items():
         if name == "transformer.wpe.weight":
             expected = to_bfloat16(values) if dtype == "bfloat16" else values.astype(np.float16)
         elif values.ndim == 1:
             expected = values
+        elif "wte" in name and scale is not None:
+            expected = _core.pack_weight(values / scale, "int8")
         else:
-            expected = _core.pack_weight(values, packed.head_dtype if "wte" in name else dtype)
+            expected = _core.pack_weight(values, "int8" if name in in_int8 else dtype)
         assert np.array_equal(packed.tensors[name], expected), name
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_column_scales(tmp_path: Path, make_checkpoint: MakeCheckpoint, tied: bool) -> None:
+    fields = SMALL | {"tie_word_embeddings": tied}
+    packed = opened(make_checkpoint(tmp_path / "source", **fields), tmp_path / "out", "int8")
+    state = random_state(full_config(**fields))
+    inputs = np.hypot(state["transformer.ln_f.weight"], state["transformer.ln_f.bias"])
+    for name, head in {"transformer.wte": tied, "lm_head": True}.items():
+        if name == "lm_head" and tied:
+            continue
+        weights = np.sqrt(np.square(state[f"{name}.weight"].astype(np.float64)).mean(0))
+        expected = np.sqrt(weights / (inputs if head else 1))
+        np.testing.assert_allclose(packed.tensors[f"{name}.column_scale"], expected, rtol=1e-5)
+
+
+def test_columns_that_are_zero_or_not_used(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    config = full_config(**SMALL)
+    state = dict(random_state(config))
+    state["transformer.wte.weight"] = state["transformer.wte.weight"].copy()
+    state["transformer.wte.weight"][:, 3] = 0
+    for part in ("weight", "bias"):
+        state[f"transformer.ln_f.{part}"] = state[f"transformer.ln_f.{part}"].copy()
+        state[f"transformer.ln_f.{part}"][5] = 0
+    source = make_checkpoint(tmp_path / "source", **SMALL)
+    write_safetensors(source / "model.safetensors", state)
+    packed = opened(source, tmp_path / "out", "int8")
+    scale = packed.tensors["transformer.wte.column_scale"]
+    assert np.isfinite(scale).all()
+    assert scale.min() > 0
+    assert scale.max() <= 64 * 64 * scale.min()
+    looked_up = _core.unpack_weight(packed.tensors["transformer.wte.weight"], "int8", 270, 36) * scale
+    assert not looked_up[:, 3].any()
+    # The head does not see column 5, so it may be coarse, but a lookup must still find it.
+    column = state["transformer.wte.weight"][:, 5]
+    assert np.corrcoef(looked_up[:, 5], column)[0, 1] > 0.5
 
 
 def test_large_matrices_are_packed_in_pieces(
@@ -337,12 +400,8 @@ def test_the_report_is_right_and_a_dry_run_writes_nothing(tmp_path: Path, make_c
     assert not (tmp_path / "deep").exists()
     done = convert(source, tmp_path / "deep" / "out", dtype="int4")
     assert isinstance(done, ConversionReport)
-    assert (planned.output_bytes, planned.n_tensors, planned.dtype, planned.head_dtype) == (
-        done.output_bytes,
-        28,
-        "int4",
-        "int8",
-    )
+    assert (planned.output_bytes, planned.n_tensors) == (done.output_bytes, 28)
+    assert planned.scheme == done.scheme == Scheme.default(open_packed(tmp_path / "deep" / "out").config, "int4")
     state = random_state(full_config(**SMALL))
     assert planned.n_parameters == sum(values.size for values in state.values())
     assert planned.source_bytes == 4 * planned.n_parameters
@@ -354,7 +413,8 @@ def test_progress_counts_up_to_the_end(tmp_path: Path, make_checkpoint: MakeChec
     calls: list[tuple[str, int, int]] = []
     convert(make_checkpoint(tmp_path / "source", **SMALL), tmp_path / "out", progress=lambda *call: calls.append(call))
     size = (tmp_path / "out" / "model.safetensors").stat().st_size
-    assert {name for name, _, _ in calls} - {""} == open_packed(tmp_path / "out").tensors.keys()
+    written = open_packed(tmp_path / "out").tensors.keys() - {"transformer.wte.column_scale"}  # too small to show
+    assert {name for name, _, _ in calls} - {""} == written
     assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
     assert calls[-1][1:] == (size, size)
     assert all(total == size for _, _, total in calls)

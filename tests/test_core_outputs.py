@@ -44,6 +44,7 @@ def without_last_layers(path: Path, n_layer: int) -> Any:
     return _core.Model(
         dict(model.tensors),
         dtype=model.dtype,
+        dtypes=dict(model.scheme.overrides),
         vocab_size=config.vocab_size,
         n_positions=config.n_positions,
         n_embd=config.n_embd,
@@ -56,6 +57,18 @@ def without_last_layers(path: Path, n_layer: int) -> Any:
         attention_scale=config.attention_scale,
         kv_dtype="int8" if model.dtype == "int8" else model.dtype,
     )
+
+
+def left_by_rounding(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``x [m, k]`` less what it is as int8 with a scale per 128."""
+    rest = x.copy()
+    for begin in range(0, x.shape[1], 128):
+        block = x[:, begin : begin + 128]
+        largest = np.abs(block).max(1, keepdims=True)
+        scale, inverse = largest / np.float32(127), np.float32(127) / largest
+        codes = np.rint(block.astype(np.float64) * inverse).astype(np.float32)
+        rest[:, begin : begin + 128] -= scale * codes
+    return rest
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
@@ -75,8 +88,14 @@ class TestHiddenStates:
     def test_the_last_ones_make_the_logits(self, shape: str, dtype: str, packed: Any, core_model: Any) -> None:
         model = core_model(packed(shape, dtype))
         logits, states = model.forward(fresh_caches(model, 1), random_texts([40]), [40], hidden_states=True)
-        head = open_packed(packed(shape, dtype)).tensors["transformer.wte.weight"]
-        assert_same_bits(logits, _core.linear(head, dtype, 272, states[-1]))
+        tensors = open_packed(packed(shape, dtype)).tensors
+        head, x = tensors["transformer.wte.weight"], states[-1]
+        if dtype == "float32":
+            assert_same_bits(logits, _core.linear(head, dtype, 272, x))
+        else:
+            # What rounding leaves of the input is rounded and multiplied as well.
+            x = x * tensors["transformer.wte.column_scale"]
+            assert_same_bits(logits, _core.linear(head, dtype, 272, x) + _core.linear(head, dtype, 272, left_by_rounding(x)))
 
     def test_those_of_a_block_end_a_shorter_model(self, shape: str, dtype: str, packed: Any, core_model: Any) -> None:
         path = packed(shape, dtype)
@@ -103,6 +122,7 @@ class TestHiddenStates:
         states = model.forward([cache], [second], [0], hidden_states=True)[1]
         tensors = open_packed(path).tensors
         wte = _core.unpack_weight(tensors["transformer.wte.weight"], dtype, 272, states.shape[-1])
+        wte = wte * tensors.get("transformer.wte.column_scale", np.float32(1))
         assert_same_bits(states[0], wte[second] + tensors["transformer.wpe.weight"][9:14].astype(np.float32))
 
     def test_however_the_tokens_are_cut_into_calls(self, shape: str, dtype: str, packed: Any, core_model: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from gptbigcode_cpu.convert import convert
 Array = NDArray[Any]
 # Two blocks along K, rows that do not fill a tile, a width that leaves gaps between tensors.
 SHAPE: dict[str, Any] = {"n_embd": 132, "n_head": 3, "n_inner": 150, "n_positions": 7, "vocab_size": 270, "n_layer": 1}
-PACKED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight", "wte.weight", "lm_head.weight")
+PACKED = ("c_attn.query.weight", "c_attn.key_value.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight", "wte.weight", "lm_head.weight")
 
 
 def read(path: Path) -> dict[str, tuple[str, list[int], bytes]]:
@@ -73,21 +74,22 @@ def read_int8(data: bytes, n: int, k: int) -> tuple[Array, Array]:
     return rows_and_columns(scales * codes, n, k), steps_of(np.repeat(scales, 128, 3), n, k)
 
 
-def read_int4(data: bytes, n: int, k: int) -> tuple[Array, Array]:
+def read_int4(data: bytes, n: int, k: int, width: int) -> tuple[Array, Array]:
+    """`width`: columns that share a multiplier and an offset."""
     codebook = np.array([-15, -13, -10, -8, -6, -4, -3, -1, 0, 1, 3, 5, 7, 9, 11, 14])
-    blocks = -(-k // 128)
-    tiles = np.frombuffer(data, np.uint8).reshape(-(-n // 16), blocks * 1152 + 64)
+    blocks, block_bytes = -(-k // 128), 1024 + 16 * 128 // width
+    tiles = np.frombuffer(data, np.uint8).reshape(-(-n // 16), blocks * block_bytes + 64)
     column, row = np.arange(blocks * 128)[None, :], np.arange(16)[:, None]
-    block, group, inside = column // 128 * 1152, column % 128 // 16, column % 16
+    block, group, inside = column // 128 * block_bytes, column % 128 // 16, column % 16
     pair = tiles[:, block + group * 128 + inside % 8 // 4 * 64 + row * 4 + inside % 4]
     codes = np.where(inside < 8, pair & 15, pair >> 4)
-    group_bytes = tiles[:, block + 1024 + group * 16 + row]
+    group_bytes = tiles[:, block + 1024 + column % 128 // width * 16 + row]
     multipliers, offsets = group_bytes.view(np.int8).astype(int) >> 2, group_bytes % 4 - np.array(1)
     assert np.abs(multipliers).max() <= 31
-    scales = tiles[:, blocks * 1152 :].copy().view("<f4")[..., None]
+    scales = tiles[:, blocks * block_bytes :].copy().view("<f4")[..., None]
     matrix = (scales * (multipliers * (codebook[codes] + offsets)).astype(np.float32)).reshape(-1, blocks * 128)
     assert not matrix[n:].any()
-    assert not matrix[:, -(-k // 16) * 16 :].any()
+    assert not matrix[:, -(-k // width) * width :].any()
     return matrix[:n, :k], np.abs(scales * multipliers).reshape(-1, blocks * 128)[:n, :k]
 
 
@@ -107,7 +109,7 @@ def stored_order(name: str, values: Array, multi_query: bool) -> Array:
 
 
 @pytest.mark.parametrize("multi_query", [True, False])
-@pytest.mark.parametrize("dtype", ["int8", "int4", "bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["int8", "int4", "int4-small", "bfloat16", "float32"])
 def test_a_reader_made_from_the_document(
     tmp_path: Path, make_checkpoint: Callable[..., Path], dtype: str, multi_query: bool
 ) -> None:
@@ -115,18 +117,27 @@ def test_a_reader_made_from_the_document(
     state = random_state(full_config(**fields))
     out = tmp_path / "out"
     convert(make_checkpoint(tmp_path / "source", **fields), out, dtype=dtype)
-    head_dtype = {"int4": "int8"}.get(dtype, dtype)
-    assert json.loads((out / "config.json").read_text())["quantization_config"] == {
-        "quant_method": "gptbigcode-cpu",
-        "format_version": 2 if dtype == "int4" else 1,
-        "dtype": dtype,
-        "head_dtype": head_dtype,
-    }
+    recorded = json.loads((out / "config.json").read_text())["quantization_config"]
+    overrides = recorded.pop("overrides")
+    assert recorded == {"quant_method": "gptbigcode-cpu", "format_version": 3, "dtype": dtype}
+    in_int8 = {"transformer.wte.weight", "lm_head.weight", "transformer.h.0.attn.c_proj.weight"}
+    if multi_query:
+        in_int8.add("transformer.h.0.attn.c_attn.key_value.weight")
+    assert overrides == (dict.fromkeys(in_int8, "int8") if dtype.startswith("int4") else {})
 
+    for name in [name for name in state if name.endswith("c_attn.weight")]:
+        rows = stored_order(name, state.pop(name), multi_query)
+        state[name.replace("weight", "query.weight")] = rows[: SHAPE["n_embd"]]
+        state[name.replace("weight", "key_value.weight")] = rows[SHAPE["n_embd"] :]
     tensors = read(out / "model.safetensors")
+    scales = {}
+    for name in ("transformer.wte", "lm_head") if dtype.startswith("int") else ():
+        kind, shape, data = tensors.pop(f"{name}.column_scale")
+        assert (kind, shape) == ("F32", [SHAPE["n_embd"]])
+        scales[f"{name}.weight"] = np.frombuffer(data, "<f4")
     assert tensors.keys() == state.keys()
     for name, (kind, shape, data) in tensors.items():
-        source = stored_order(name, state[name], multi_query)
+        source = stored_order(name, state[name], multi_query) if name.endswith("bias") else state[name]
         if name == "transformer.wpe.weight":
             assert kind == {"float32": "F32", "bfloat16": "BF16"}.get(dtype, "F16")
             assert shape == list(source.shape)
@@ -138,7 +149,7 @@ def test_a_reader_made_from_the_document(
             assert np.array_equal(np.frombuffer(data, "<f4").reshape(shape), source)
         else:
             n, k = source.shape
-            packing = head_dtype if name in ("transformer.wte.weight", "lm_head.weight") else dtype
+            packing = overrides.get(name, dtype)
             if packing == "float32":
                 assert (kind, shape) == ("F32", [-(-n // 16), k, 16])
                 assert np.array_equal(read_tiles(np.frombuffer(data, "<f4"), n, k), source)
@@ -150,8 +161,11 @@ def test_a_reader_made_from_the_document(
                 # Neighbours in int4's codebook are up to 3 apart; a little may be clipped.
                 expected_shape, reader, bound = {
                     "int8": ([tiles, blocks, 2080], read_int8, 0.5),
-                    "int4": ([tiles, blocks * 1152 + 64], read_int4, 2.5),
+                    "int4": ([tiles, blocks * 1088 + 64], partial(read_int4, width=32), 2.5),
+                    "int4-small": ([tiles, blocks * 1056 + 64], partial(read_int4, width=64), 2.5),
                 }[packing]
                 assert (kind, shape) == ("U8", expected_shape)
                 weights, steps = reader(data, n, k)
+                column_scale = scales.get(name, np.ones(k, np.float32))
+                weights, steps = weights * column_scale, steps * column_scale
                 assert (np.abs(weights - source) <= bound * steps * (1 + 1e-5)).all(), name

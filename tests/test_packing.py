@@ -14,8 +14,9 @@ from oracle.random_models import to_bfloat16
 
 from gptbigcode_cpu import _core
 
-DTYPES = ["float32", "bfloat16", "int8", "int4"]
-BLOCK, GROUP = 128, 16
+DTYPES = ["float32", "bfloat16", "int8", "int4", "int4-small"]
+BLOCK = 128
+GROUPS = {"int4": 32, "int4-small": 64}  # columns that share a multiplier and an offset
 CODEBOOK = np.array([-15, -13, -10, -8, -6, -4, -3, -1, 0, 1, 3, 5, 7, 9, 11, 14])
 Integers = NDArray[np.int64]
 
@@ -89,24 +90,26 @@ def int8_parts(packed: NDArray[np.uint8]) -> Int8Parts:
 
 class Int4Parts(NamedTuple):
     codes: Integers  # [n, k]
-    multipliers: Integers  # [n, k / 16]
-    offsets: Integers  # [n, k / 16]
+    multipliers: Integers  # [n, k / group]
+    offsets: Integers  # [n, k / group]
     scales: Floats  # [n]
+    group: int
 
     def values(self) -> Floats:
-        levels = self.multipliers.repeat(GROUP, 1) * (CODEBOOK[self.codes] + self.offsets.repeat(GROUP, 1))
+        levels = self.multipliers.repeat(self.group, 1) * (CODEBOOK[self.codes] + self.offsets.repeat(self.group, 1))
         return self.scales[:, None] * levels.astype(np.float32)
 
 
-def int4_parts(packed: NDArray[np.uint8]) -> Int4Parts:
+def int4_parts(packed: NDArray[np.uint8], dtype: str) -> Int4Parts:
     tiles, tile_bytes = packed.shape
-    blocks = packed[:, : tile_bytes - 64].reshape(tiles, -1, 1152)
+    group = GROUPS[dtype]
+    blocks = packed[:, : tile_bytes - 64].reshape(tiles, -1, 1024 + BLOCK // group * 16)
     pairs = blocks[..., :1024].reshape(tiles, -1, 8, 2, 16, 4)  # [tile, block, group, j, row, i]
     halves = np.stack([pairs & 15, pairs >> 4], axis=3).astype(np.int64)  # [tile, block, group, half, j, row, i]
     codes = halves.transpose(0, 5, 1, 2, 3, 4, 6).reshape(tiles * 16, -1)
     bytes_ = blocks[..., 1024:].reshape(tiles, -1, 16).transpose(0, 2, 1).reshape(tiles * 16, -1)
     scales = np.ascontiguousarray(packed[:, -64:]).view(np.float32).reshape(-1)
-    return Int4Parts(codes, (bytes_.view(np.int8) >> 2).astype(np.int64), (bytes_ & 3).astype(np.int64) - 1, scales)
+    return Int4Parts(codes, (bytes_.view(np.int8) >> 2).astype(np.int64), (bytes_ & 3).astype(np.int64) - 1, scales, group)
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (16, 128), (17, 129), (40, 300)])
@@ -118,12 +121,13 @@ def test_the_bytes_are_those_of_the_format(n: int, k: int) -> None:
     assert not eight.codes[:, k:].any()
     assert_same_bits(round_trip(weight, "int8"), eight.values()[:n, :k])
 
-    four = int4_parts(_core.pack_weight(weight, "int4"))
-    assert np.abs(four.multipliers).max() <= 31
-    assert np.abs(CODEBOOK[four.codes] + four.offsets.repeat(GROUP, 1)).max() <= 16
-    assert not four.scales[n:].any()
-    assert not four.multipliers[:, -(-k // GROUP) :].any()
-    assert_same_bits(round_trip(weight, "int4"), four.values()[:n, :k])
+    for dtype, group in GROUPS.items():
+        four = int4_parts(_core.pack_weight(weight, dtype), dtype)
+        assert np.abs(four.multipliers).max() <= 31
+        assert np.abs(CODEBOOK[four.codes] + four.offsets.repeat(group, 1)).max() <= 16
+        assert not four.scales[n:].any()
+        assert not four.multipliers[:, -(-k // group) :].any()
+        assert_same_bits(round_trip(weight, dtype), four.values()[:n, :k])
 
 
 def weights_to_pack() -> st.SearchStrategy[Floats]:
@@ -155,39 +159,43 @@ def test_int8_error_and_round_trip(weight: Floats) -> None:
     np.testing.assert_array_equal(round_trip(values, "int8"), values)
 
 
-def int4_group_errors(weight: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def int4_group_errors(weight: Floats, dtype: str) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Largest error of each group, largest weight of each group, largest weight of its row."""
     n, k = weight.shape
-    pad = ((0, 0), (0, -k % GROUP))
-    groups = np.pad(weight, pad).reshape(n, -1, GROUP).astype(np.float64)
-    errors = np.abs(np.pad(round_trip(weight, "int4"), pad).reshape(n, -1, GROUP) - groups)
+    group = GROUPS[dtype]
+    pad = ((0, 0), (0, -k % group))
+    groups = np.pad(weight, pad).reshape(n, -1, group).astype(np.float64)
+    errors = np.abs(np.pad(round_trip(weight, dtype), pad).reshape(n, -1, group) - groups)
     largest = np.abs(groups).max(-1)
     return errors.max(-1), largest, np.broadcast_to(largest.max(1, keepdims=True), largest.shape)
 
 
 @settings(max_examples=150, deadline=None)
-@given(weights_to_pack())
-def test_int4_error(weight: Floats) -> None:
-    error, largest, row = int4_group_errors(weight)
+@given(weights_to_pack(), st.sampled_from(list(GROUPS)))
+def test_int4_error(weight: Floats, dtype: str) -> None:
+    error, largest, row = int4_group_errors(weight, dtype)
     # Neighbours in the codebook are up to 3 apart, which is a fifth of its largest entry, and a group may be off by half a
     # multiplier: 1/62 of the largest scale of its row, up to 16 times.
     assert (error <= largest / 5 + row / 30 + 1e-29).all()
 
 
-def test_int4_codes_are_the_nearest() -> None:
+@pytest.mark.parametrize("dtype", GROUPS)
+def test_int4_codes_are_the_nearest(dtype: str) -> None:
     weight = random_floats(1, 48, 512) * np.float32(10) ** random_floats(2, 48, 1)
     weight[:, ::37] *= 6
-    parts = int4_parts(_core.pack_weight(weight, "int4"))
-    levels = CODEBOOK + parts.offsets.repeat(GROUP, 1)[..., None]  # [n, k, 16]
-    distances = np.abs(parts.scales[:, None, None] * parts.multipliers.repeat(GROUP, 1)[..., None] * levels - weight[..., None])
+    parts = int4_parts(_core.pack_weight(weight, dtype), dtype)
+    levels = CODEBOOK + parts.offsets.repeat(parts.group, 1)[..., None]  # [n, k, 16]
+    steps = parts.scales[:, None, None] * parts.multipliers.repeat(parts.group, 1)[..., None]
+    distances = np.abs(steps * levels - weight[..., None])
     chosen = np.take_along_axis(distances, parts.codes[..., None], 2)
     assert (chosen[..., 0] <= distances.min(2) * (1 + 1e-4)).all()
 
 
-def test_int4_signs_and_offsets_are_the_best() -> None:
+@pytest.mark.parametrize("dtype", GROUPS)
+def test_int4_signs_and_offsets_are_the_best(dtype: str) -> None:
     weight = random_floats(1, 32, 512)
-    parts = int4_parts(_core.pack_weight(weight, "int4"))
-    groups = weight.reshape(32, -1, GROUP, 1).astype(np.float64)
+    parts = int4_parts(_core.pack_weight(weight, dtype), dtype)
+    groups = weight.reshape(32, -1, parts.group, 1).astype(np.float64)
     importance = groups**2 + (groups**2).mean(2, keepdims=True)
 
     def errors(multipliers: Integers, offsets: Integers) -> NDArray[np.float64]:
@@ -202,14 +210,15 @@ def test_int4_signs_and_offsets_are_the_best() -> None:
 
 
 @pytest.mark.parametrize("exponent", [-90, -60, 60, 100])
-def test_int4_scales_with_the_weights(exponent: int) -> None:
+@pytest.mark.parametrize("dtype", GROUPS)
+def test_int4_scales_with_the_weights(dtype: str, exponent: int) -> None:
     weight = random_floats(1, 32, 200)
     factor = np.float32(2.0**exponent)
-    assert_same_bits(round_trip(weight * factor, "int4"), round_trip(weight, "int4") * factor)
+    assert_same_bits(round_trip(weight * factor, dtype), round_trip(weight, dtype) * factor)
 
 
 @pytest.mark.parametrize("size", [1e-29, 1e30])
-@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", ["int8", *GROUPS])
 def test_tiny_and_huge_weights_survive(dtype: str, size: float) -> None:
     weight = random_floats(1, 32, 200)
     error = np.square(round_trip(weight * np.float32(size), dtype) / np.float32(size) - weight).mean()
@@ -220,22 +229,25 @@ def test_tiny_and_huge_weights_survive(dtype: str, size: float) -> None:
 def test_constants_survive(value: float) -> None:
     weight = np.full((16, 256), value, np.float32)
     np.testing.assert_allclose(round_trip(weight, "int8"), weight, rtol=2**-7)
-    np.testing.assert_allclose(round_trip(weight, "int4"), weight, rtol=1e-6)
+    for dtype in GROUPS:
+        np.testing.assert_allclose(round_trip(weight, dtype), weight, rtol=1e-6)
 
 
 def test_zero_rows_and_groups() -> None:
     weight = random_floats(1, 16, 256)
     weight[3] = 0
-    weight[5, 16:32] = 0
+    weight[5, 64:128] = 0
     eight = int8_parts(_core.pack_weight(weight, "int8"))
     assert not eight.codes[3].any()
     assert not eight.scales[3].any()
-    four = int4_parts(_core.pack_weight(weight, "int4"))
-    assert four.scales[3] == 0
-    assert four.multipliers[5, 1] == 0
-    for codes, offsets in ((four.codes[3], four.offsets[3]), (four.codes[5, 16:32], four.offsets[5, 1])):
-        assert (codes == 8).all()
-        assert not offsets.any()
+    for dtype, group in GROUPS.items():
+        four = int4_parts(_core.pack_weight(weight, dtype), dtype)
+        first = 64 // group
+        assert four.scales[3] == 0
+        assert four.multipliers[5, first] == 0
+        for codes, offsets in ((four.codes[3], four.offsets[3]), (four.codes[5, 64:128], four.offsets[5, first])):
+            assert (codes == 8).all()
+            assert not offsets.any()
 
 
 def test_one_outlier_costs_its_row_only() -> None:
@@ -247,14 +259,15 @@ def test_one_outlier_costs_its_row_only() -> None:
     assert abs(after[7, 100] - 1000) < 10
 
 
-def test_int4_beats_plain_rounding() -> None:
-    """Sixteen equal steps up to the largest weight of each group of 16, whose scale is a float."""
+@pytest.mark.parametrize("dtype", GROUPS)
+def test_int4_beats_plain_rounding(dtype: str) -> None:
+    """Sixteen equal steps up to the largest weight of each group of as many columns, whose scale is a float."""
     weight = random_floats(1, 64, 512)
     weight[:, ::37] *= 6
-    groups = weight.reshape(-1, GROUP)
+    groups = weight.reshape(-1, GROUPS[dtype])
     step = np.abs(groups).max(1, keepdims=True) / 7
     plain = np.round(groups / step) * step
-    error = np.square(round_trip(weight, "int4").reshape(-1, GROUP) - groups).mean()
+    error = np.square(round_trip(weight, dtype).reshape(groups.shape) - groups).mean()
     assert error < 0.8 * np.square(plain - groups).mean()
 
 

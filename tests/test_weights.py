@@ -23,7 +23,7 @@ from gptbigcode_cpu.weights import load_core, open_packed
 
 MakeCheckpoint = Callable[..., Path]
 Header = dict[str, Any]
-LINEAR = "transformer.h.0.attn.c_attn.weight"
+LINEAR = "transformer.h.0.attn.c_attn.query.weight"
 BIAS = "transformer.h.0.attn.c_attn.bias"
 
 
@@ -62,7 +62,7 @@ def expect_damage(model: Path, message: str) -> None:
 
 def test_a_good_model_opens(good: Path) -> None:
     packed = open_packed(good)
-    assert (packed.dtype, packed.head_dtype) == ("int8", "int8")
+    assert (packed.dtype, packed.scheme.overrides) == ("int8", {})
     assert not any(name.startswith("__pad__") for name in packed.tensors)
     assert packed.nbytes == sum(array.nbytes for array in packed.tensors.values())
     for array in packed.tensors.values():
@@ -147,10 +147,14 @@ def test_a_plain_checkpoint(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> 
         ({"format_version": None}, "format version None"),
         ({"dtype": "int3"}, "unknown dtype 'int3'"),
         ({"dtype": ["int8"]}, "unknown dtype"),
-        ({"head_dtype": "int4"}, "head_dtype"),
+        ({"overrides": None}, "overrides that are no object"),
+        ({"overrides": {"transformer.wte.weight": "int3"}}, "unknown dtype 'int3'"),
+        ({"overrides": {"transformer.wte.weight": 4}}, "unknown dtype 4"),
+        ({"overrides": {"transformer.wte.weight": "float32"}}, "expected F32"),
+        ({"overrides": {"transformer.h.9.mlp.c_fc.weight": "int8"}}, "has an override, but is no packed tensor"),
+        ({"overrides": {"transformer.wpe.weight": "int8"}}, "has an override, but is no packed tensor"),
         ({"quant_method": "gptq"}, "not a converted model"),
-        ({"dtype": "int4"}, "format version 1, this package reads int4 version 2"),
-        ({"dtype": "int4", "format_version": 2}, "expected U8"),
+        ({"dtype": "int4"}, "expected U8"),
     ],
 )
 def test_wrong_quantization_config(model: Path, change: dict[str, Any], message: str) -> None:
@@ -238,12 +242,12 @@ def test_wrong_dtype(model: Path) -> None:
 
 
 def test_wrong_shape_of_the_right_size(model: Path) -> None:
-    damaged_entry(model, LINEAR, shape=[1, 4, 2080])
-    expect_damage(model, rf"{LINEAR} is U8 \[1, 4, 2080\], expected U8 \[4, 1, 2080\]")
+    damaged_entry(model, LINEAR, shape=[1, 3, 2080])
+    expect_damage(model, rf"{LINEAR} is U8 \[1, 3, 2080\], expected U8 \[3, 1, 2080\]")
 
 
 def test_shape_that_does_not_fill_its_bytes(model: Path) -> None:
-    damaged_entry(model, LINEAR, shape=[5, 1, 2080])
+    damaged_entry(model, LINEAR, shape=[4, 1, 2080])
     expect_damage(model, "does not fill")
 
 
@@ -386,5 +390,5 @@ def test_any_bytes_are_refused_or_map(tmp_path: Path, content: bytes) -> None:
 
 def test_every_stored_shape_is_that_of_the_core(good: Path) -> None:
     packed = open_packed(good)
-    assert packed.tensors[LINEAR].shape == _core.tile_shape("int8", 60, 36)
+    assert packed.tensors[LINEAR].shape == _core.tile_shape("int8", 36, 36)
     assert packed.tensors["transformer.wpe.weight"].dtype == np.float16

@@ -40,6 +40,9 @@ void quantize_int8(const float* x, int8_t* q, uint16_t* scale) {
   }
 }
 
+int shared_groups(DType int4) { return int4 == DType::kInt4 ? kInt4Shared : kInt4SmallShared; }
+int64_t int4_bytes(DType int4) { return static_cast<int64_t>(int4_block_bytes(shared_groups(int4))); }
+
 // Sixteen rows, x: [k][16], for int8 and int4 padded with zeros to whole blocks.
 void pack_tile(const PackTask& task, float* x, int64_t padded_k, float* scratch, std::byte* out) {
   const int64_t k = task.k;
@@ -62,6 +65,7 @@ void pack_tile(const PackTask& task, float* x, int64_t padded_k, float* scratch,
       }
       return;
     case DType::kInt4: task.kernels->pack_int4(x, padded_k, scratch, out); return;
+    case DType::kInt4Small: task.kernels->pack_int4_small(x, padded_k, scratch, out); return;
   }
 }
 
@@ -72,14 +76,16 @@ DType parse_dtype(const std::string& name) {
   if (name == "bfloat16") return DType::kBFloat16;
   if (name == "int8") return DType::kInt8;
   if (name == "int4") return DType::kInt4;
-  throw std::invalid_argument("unknown dtype '" + name + "'; known: float32, bfloat16, int8, int4");
+  if (name == "int4-small") return DType::kInt4Small;
+  throw std::invalid_argument("unknown dtype '" + name + "'; known: float32, bfloat16, int8, int4, int4-small");
 }
 
 std::vector<int64_t> tile_shape(DType dtype, int64_t n, int64_t k) {
   const int64_t tiles = (n + kTileRows - 1) / kTileRows, blocks = (k + kBlock - 1) / kBlock;
   switch (dtype) {
     case DType::kInt8: return {tiles, blocks, static_cast<int64_t>(kInt8BlockBytes)};
-    case DType::kInt4: return {tiles, blocks * static_cast<int64_t>(kInt4BlockBytes) + static_cast<int64_t>(kInt4ScaleBytes)};
+    case DType::kInt4:
+    case DType::kInt4Small: return {tiles, blocks * int4_bytes(dtype) + static_cast<int64_t>(kInt4ScaleBytes)};
     default: return {tiles, k, kTileRows};
   }
 }
@@ -147,11 +153,12 @@ void unpack_row(const std::byte* packed, DType dtype, int64_t row, int64_t k, fl
         out[i] = from_bfloat16(scale) * static_cast<float>(q);
         break;
       }
-      case DType::kInt4: {
-        const std::byte* block = tile + static_cast<size_t>(i / kBlock) * kInt4BlockBytes;
+      case DType::kInt4:
+      case DType::kInt4Small: {
+        const std::byte* block = tile + i / kBlock * int4_bytes(dtype);
         const size_t g = in_block / kGroup, j = in_block % (kGroup / 2);
         const int codes = std::to_integer<int>(block[g * 128 + j / 4 * 64 + r * 4 + j % 4]);
-        const auto byte = std::to_integer<int8_t>(block[kTileRows * kBlock / 2 + g * kTileRows + r]);
+        const auto byte = std::to_integer<int8_t>(block[kTileRows * kBlock / 2 + g / static_cast<size_t>(shared_groups(dtype)) * kTileRows + r]);
         const int8_t entry = kInt4Codebook[in_block % kGroup < kGroup / 2 ? codes & 15 : codes >> 4];
         float scale;
         std::memcpy(&scale, tile + tile_bytes(dtype, k) - static_cast<int64_t>(kInt4ScaleBytes) + r * 4, 4);

@@ -6,9 +6,9 @@
 //   vpsignb, vpabsb          int8 x int8 through vpmaddubsw: |w| * sign(a, w)
 //   vfmadd231ps              float accumulation
 //
-// int4, for one row and one group of 16: u = codebook entry + 16 (+ offset), activations q in -127..127, pairs of k that vpmaddubsw
+// int4, for one row and 32 columns: u = codebook entry + 16 (+ offset), activations q in -127..127, pairs of k that vpmaddubsw
 // adds. Each of a row's two 16-bit lanes starts at -16 (+ offset) times its share of sum q, wraps freely, and ends as the sum of
-// (entry + offset) * q over eight k: |.| <= 8 * 16 * 127 = 16256 < 2^15. vpmaddwd with the group's multiplier in both lanes then
+// (entry + offset) * q over sixteen k: |.| <= 16 * 16 * 127 = 32512 < 2^15. vpmaddwd with the multiplier in both lanes then
 // gives multiplier * dot in 32 bit.
 // int8: |w| * |a| <= 127 * 127 and a pair is <= 32258 < 2^15, so vpmaddubsw cannot saturate.
 
@@ -93,26 +93,33 @@ inline void add_group(const __m256i* lo_i16x16, const __m256i* hi_i16x16, __m256
   }
 }
 
-template <int kRows>
+// What the sums of columns 16g..16g+31 start at: |.| <= 16 * 16 * 127.
+inline __m256i start_of_pair(const ActivationBlock& a, int g) {
+  return _mm256_add_epi16(broadcast_i32(a.starts + g), broadcast_i32(a.starts + g + 1));
+}
+
+template <int kShared, int kRows>
 inline void dot_int4(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+  static_assert(kShared % 2 == 0);
   const __m256i codebook = codebook_u8x32();
   const std::byte* bytes = block + kTileRows * kBlock / 2;
   for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
 #pragma GCC unroll 1
-  for (int g = 0; g < kBlock / kGroup; ++g) {
-    const i32x16 spread = load_group_bytes(bytes + g * kTileRows);
+  for (int g = 0; g < kBlock / kGroup; g += 2) {
+    const i32x16 spread = load_group_bytes(bytes + g / kShared * kTileRows);
     const __m256i offset_lo = offset_of(spread.lo), offset_hi = offset_of(spread.hi);
     __m256i lo_i16x16[kRows], hi_i16x16[kRows];
     for (int r = 0; r < kRows; ++r) {
-      const __m256i pair_sums = _mm256_srai_epi16(broadcast_i32(activations[r]->starts + g), 4);  // over kInt4Zero
+      const __m256i pair_sums = _mm256_srai_epi16(start_of_pair(*activations[r], g), 4);  // over kInt4Zero
       lo_i16x16[r] = _mm256_mullo_epi16(pair_sums, offset_lo);
       hi_i16x16[r] = _mm256_mullo_epi16(pair_sums, offset_hi);
     }
-    for (int j = 0; j < 2; ++j) {
+    for (int j = 0; j < 4; ++j) {
       __m256i w[4];
       load_quad_pair(block + g * 128, j, codebook, w);
-      add_quad<kRows>(w[0], w[1], activations, g * kGroup + j * 4, lo_i16x16, hi_i16x16);
-      add_quad<kRows>(w[2], w[3], activations, g * kGroup + j * 4 + 8, lo_i16x16, hi_i16x16);
+      const int k = g * kGroup + j / 2 * kGroup + j % 2 * 4;
+      add_quad<kRows>(w[0], w[1], activations, k, lo_i16x16, hi_i16x16);
+      add_quad<kRows>(w[2], w[3], activations, k + 8, lo_i16x16, hi_i16x16);
     }
     add_group<kRows>(lo_i16x16, hi_i16x16, multiplier_of(spread.lo), multiplier_of(spread.hi), sum);
   }
@@ -123,14 +130,14 @@ inline void dot_expanded(const Int4Expanded* block, const ActivationBlock* const
   static_assert(kTiles == 1);
   for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
 #pragma GCC unroll 1
-  for (int g = 0; g < kBlock / kGroup; ++g) {
+  for (int g = 0; g < kBlock / kGroup; g += 2) {
     __m256i lo_i16x16[kRows], hi_i16x16[kRows];
-    for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = broadcast_i32(activations[r]->starts + g);
-    for (int quad = 0; quad < 4; ++quad) {
+    for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start_of_pair(*activations[r], g);
+    for (int quad = 0; quad < 8; ++quad) {
       const std::byte* w = block->codes + g * 256 + quad * 64;
       add_quad<kRows>(load_i8x32(w), load_i8x32(w + 32), activations, g * kGroup + quad * 4, lo_i16x16, hi_i16x16);
     }
-    const auto* m = reinterpret_cast<const __m256i*>(block->multipliers[g]);
+    const auto* m = reinterpret_cast<const __m256i*>(block->multipliers[g / 2]);
     add_group<kRows>(lo_i16x16, hi_i16x16, _mm256_load_si256(m), _mm256_load_si256(m + 1), sum);
   }
 }
@@ -167,9 +174,11 @@ const Kernels kAvx2Kernels = {
     .linear_float32 = linear_float<float>,
     .linear_bfloat16 = linear_float<uint16_t>,
     .linear_int8 = linear_quantized<Int8>,
-    .linear_int4 = linear_quantized<Int4>,
+    .linear_int4 = linear_quantized<Int4<kInt4Shared>>,
+    .linear_int4_small = linear_quantized<Int4<kInt4SmallShared>>,
     .quantize = quantize,
-    .pack_int4 = pack_int4,
+    .pack_int4 = pack_int4<kInt4Shared>,
+    .pack_int4_small = pack_int4<kInt4SmallShared>,
     .layer_norm = layer_norm,
     .activate = activate,
     .write_kv = {write_kv_float<float>, write_kv_float<BFloat16>, write_kv_float<Float16>, write_kv_int8},

@@ -110,14 +110,14 @@ inline __m512i multiplier_of(__m512i group_bytes) {
   return _mm512_and_si512(_mm512_srai_epi32(group_bytes, 2), _mm512_set1_epi32(0xffff));
 }
 
-template <int kRows>
+template <int kShared, int kRows>
 inline void dot_int4(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
   const __m512i codebook = codebook_u8x64();
   const std::byte* bytes = block + kTileRows * kBlock / 2;
   for (int r = 0; r < kRows; ++r) sum[r][0] = _mm512_setzero_si512();
 #pragma GCC unroll 1
   for (int g = 0; g < kBlock / kGroup; ++g) {
-    const __m512i group_bytes = load_group_bytes(bytes + g * kTileRows);
+    const __m512i group_bytes = load_group_bytes(bytes + g / kShared * kTileRows);
     // minus (offset - zero), with a high half of zero: what the group's sum of activations is multiplied with
     const __m512i offset =
         _mm512_sub_epi32(_mm512_set1_epi32(kInt4Zero - kInt4MinOffset), _mm512_and_si512(group_bytes, _mm512_set1_epi32(3)));
@@ -142,13 +142,14 @@ inline void dot_int4(const std::byte* block, const ActivationBlock* const* activ
 
 struct Int4Expanded {
   alignas(64) std::byte codes[kTileRows * kBlock];              // codebook + offset + zero, [32 quads][16 rows][4]
-  alignas(64) int32_t multipliers[kBlock / kGroup][kTileRows];  // (multiplier, 0)
+  alignas(64) int32_t multipliers[kBlock / kGroup / 2][kTileRows];  // of 32 columns each: (multiplier, 0)
 };
+template <int kShared>
 inline void expand_int4(const std::byte* block, Int4Expanded& out) {
   const __m512i codebook = codebook_u8x64(), four_times = _mm512_set1_epi32(0x01010101);
   const std::byte* bytes = block + kTileRows * kBlock / 2;
-  for (int g = 0; g < kBlock / kGroup; ++g, bytes += kTileRows) {
-    const __m512i group_bytes = load_group_bytes(bytes);
+  for (int g = 0; g < kBlock / kGroup; ++g) {
+    const __m512i group_bytes = load_group_bytes(bytes + g / kShared * kTileRows);
     // the offset in all four bytes of a lane
     const __m512i offsets = _mm512_add_epi8(_mm512_mullo_epi32(_mm512_and_si512(group_bytes, _mm512_set1_epi32(3)), four_times),
                                             _mm512_set1_epi8(kInt4MinOffset));
@@ -158,7 +159,7 @@ inline void expand_int4(const std::byte* block, Int4Expanded& out) {
       _mm512_store_si512(out.codes + g * 256 + j * 64, _mm512_add_epi8(w[0], offsets));
       _mm512_store_si512(out.codes + g * 256 + j * 64 + 128, _mm512_add_epi8(w[1], offsets));
     }
-    _mm512_store_si512(out.multipliers[g], multiplier_of(group_bytes));
+    _mm512_store_si512(out.multipliers[g / 2], multiplier_of(group_bytes));
   }
 }
 
@@ -183,7 +184,7 @@ inline void dot_expanded(const Int4Expanded* blocks, const ActivationBlock* cons
       }
     }
     for (int t = 0; t < kTiles; ++t) {
-      const __m512i multiplier = _mm512_load_si512(blocks[t].multipliers[g]);
+      const __m512i multiplier = _mm512_load_si512(blocks[t].multipliers[g / 2]);
       for (int r = 0; r < kRows; ++r) sum[r][t] = dpwssd(sum[r][t], dot_i32x16[r][t], multiplier);
     }
   }
@@ -219,9 +220,11 @@ const Kernels kAvx512VnniKernels = {
     .linear_float32 = linear_float<float>,
     .linear_bfloat16 = linear_float<uint16_t>,
     .linear_int8 = linear_quantized<Int8>,
-    .linear_int4 = linear_quantized<Int4>,
+    .linear_int4 = linear_quantized<Int4<kInt4Shared>>,
+    .linear_int4_small = linear_quantized<Int4<kInt4SmallShared>>,
     .quantize = quantize,
-    .pack_int4 = pack_int4,
+    .pack_int4 = pack_int4<kInt4Shared>,
+    .pack_int4_small = pack_int4<kInt4SmallShared>,
     .layer_norm = layer_norm,
     .activate = activate,
     .write_kv = {write_kv_float<float>, write_kv_float<BFloat16>, write_kv_float<Float16>, write_kv_int8},

@@ -61,14 +61,14 @@ inline void add_group(const __m256i* lo_i32x8, const __m256i* hi_i32x8, __m256i 
   }
 }
 
-template <int kRows>
+template <int kShared, int kRows>
 inline void dot_int4(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
   const __m256i codebook = codebook_u8x32(), low_halves = _mm256_set1_epi32(0xffff);
   const std::byte* bytes = block + kTileRows * kBlock / 2;
   for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
 #pragma GCC unroll 1
   for (int g = 0; g < kBlock / kGroup; ++g) {
-    const i32x16 spread = load_group_bytes(bytes + g * kTileRows);
+    const i32x16 spread = load_group_bytes(bytes + g / kShared * kTileRows);
     const __m256i offset_lo = _mm256_and_si256(offset_of(spread.lo), low_halves);
     const __m256i offset_hi = _mm256_and_si256(offset_of(spread.hi), low_halves);
     __m256i lo_i32x8[kRows], hi_i32x8[kRows];
@@ -100,7 +100,7 @@ inline void dot_expanded(const Int4Expanded* block, const ActivationBlock* const
       const std::byte* w = block->codes + g * 256 + quad * 64;
       add_quad<kRows>(load_i8x32(w), load_i8x32(w + 32), activations, g * kGroup + quad * 4, lo_i32x8, hi_i32x8);
     }
-    const auto* m = reinterpret_cast<const __m256i*>(block->multipliers[g]);
+    const auto* m = reinterpret_cast<const __m256i*>(block->multipliers[g / 2]);
     add_group<kRows>(lo_i32x8, hi_i32x8, _mm256_load_si256(m), _mm256_load_si256(m + 1), sum);
   }
 }
@@ -133,9 +133,11 @@ const Kernels kAvxVnniKernels = {
     .linear_float32 = linear_float<float>,
     .linear_bfloat16 = linear_float<uint16_t>,
     .linear_int8 = linear_quantized<Int8>,
-    .linear_int4 = linear_quantized<Int4>,
+    .linear_int4 = linear_quantized<Int4<kInt4Shared>>,
+    .linear_int4_small = linear_quantized<Int4<kInt4SmallShared>>,
     .quantize = quantize,
-    .pack_int4 = pack_int4,
+    .pack_int4 = pack_int4<kInt4Shared>,
+    .pack_int4_small = pack_int4<kInt4SmallShared>,
     .layer_norm = layer_norm,
     .activate = activate,
     .write_kv = {write_kv_float<float>, write_kv_float<BFloat16>, write_kv_float<Float16>, write_kv_int8},

@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t kMicroBatch = 512;  // rows that share one pass over the weights; bounds the scratch memory
 constexpr int64_t kDecodeRows = 16;   // more new tokens than this are a prefill
 constexpr int64_t kAloneRows = 4;     // so few rows are normalised and quantised by one thread faster than by a team with a barrier
+constexpr int64_t kHeadRows = 8;      // so many rows go through the head together with what their quantisation left
 
 }  // namespace
 
@@ -91,12 +92,16 @@ void Model::reserve(int64_t rows) {
   work_.attended.reserve(size(rows * config_.n_embd));
   work_.inner.reserve(size(rows * config_.n_inner));
   work_.linear.reserve(size(pool_.size() * kLinearScratch));
-  work_.blocks.reserve(size((config_.n_embd + kBlock - 1) / kBlock * rows));
+  work_.blocks.reserve(size((config_.n_embd + kBlock - 1) / kBlock * 2 * rows));  // twice: for the head
+  work_.logits.reserve(size(2 * std::min(rows, kHeadRows) * config_.vocab_size));
   work_.inner_blocks.reserve(size((config_.n_inner + kBlock - 1) / kBlock * rows));
 }
 
 void Model::embed(const Row& row, float* out) const {
   unpack_row(weights_.wte.weights, weights_.wte.dtype, row.token, config_.n_embd, out);
+  if (weights_.wte_scale != nullptr) {
+    for (int64_t i = 0; i < config_.n_embd; ++i) out[i] *= weights_.wte_scale[i];
+  }
   const int64_t offset = row.position * config_.n_embd;
   for (int64_t i = 0; i < config_.n_embd; ++i) {
     switch (weights_.wpe_type) {
@@ -120,12 +125,12 @@ void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, i
     if (rows[static_cast<size_t>(r)].logits != nullptr) asked.push_back(r);
   }
   reserve(m);
-  constexpr size_t kPhasesPerLayer = 9;
+  constexpr size_t kPhasesPerLayer = 10;
   std::vector<Attention::Row> attention_rows;
   attention_rows.reserve(rows.size());
   for (const Row& row : rows) attention_rows.push_back({row.cache, row.position});
   attention_.plan(attention_rows);
-  const size_t phases = static_cast<size_t>(config_.n_layer) * kPhasesPerLayer + 3;
+  const size_t phases = static_cast<size_t>(config_.n_layer) * kPhasesPerLayer + 4;
   if (work_.queues.size() != phases) work_.queues = std::vector<WorkQueue>(phases);
   for (WorkQueue& queue : work_.queues) queue.reset();
 
@@ -169,14 +174,15 @@ void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, i
       for_each_row(m, [&](int64_t r) {
         if (i == 0) embed(rows[static_cast<size_t>(r)], hidden + r * n_embd);
         if (states.first != nullptr) std::copy_n(hidden + r * n_embd, n_embd, state(i, r));
-        norm(layer.ln_1, layer.c_attn, r, r, m);
+        norm(layer.ln_1, layer.query, r, r, m);
       });
       if (stopped) return;
-      linear(layer.c_attn, {.x = normed, .blocks = blocks, .m = m, .out = qkv});
-      for_each_row(m, [&](int64_t r) { attention_.write(i, r, qkv + r * qkv_width, layer.c_attn.bias); });
+      linear(layer.query, {.x = normed, .blocks = blocks, .m = m, .out = qkv, .out_stride = qkv_width});
+      linear(layer.key_value, {.x = normed, .blocks = blocks, .m = m, .out = qkv + n_embd, .out_stride = qkv_width});
+      for_each_row(m, [&](int64_t r) { attention_.write(i, r, qkv + r * qkv_width, layer.query.bias); });
       attention_.attend(i, qkv, thread, work_.queues[phase++]);
       for_each_row(m, [&](int64_t r) {
-        attention_.finish(r, layer.c_attn.bias, attended + r * n_embd);
+        attention_.finish(r, layer.query.bias, attended + r * n_embd);
         quantize_row(kernels_, layer.attn_c_proj, attended, r, m, blocks);
       });
       linear(layer.attn_c_proj, {.x = attended, .blocks = blocks, .m = m, .out = hidden, .accumulate = true});
@@ -197,10 +203,43 @@ void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, i
       });
     }
     if (asked.empty()) return;
-    const auto count = static_cast<int64_t>(asked.size());
-    for_each_row(count, [&](int64_t r) { norm(weights_.ln_f, weights_.lm_head, asked[static_cast<size_t>(r)], r, count); });
     // What is asked for lies together in the caller's array, in the order of the rows.
-    linear(weights_.lm_head, {.x = normed, .blocks = blocks, .m = count, .out = rows[static_cast<size_t>(asked[0])].logits});
+    const auto count = static_cast<int64_t>(asked.size());
+    float* logits = rows[static_cast<size_t>(asked[0])].logits;
+    const Linear& head = weights_.lm_head;
+    const auto norm_last = [&](int64_t r) {
+      float* x = normed + r * n_embd;
+      kernels_.layer_norm(hidden + asked[static_cast<size_t>(r)] * n_embd, n_embd, weights_.ln_f.weight, weights_.ln_f.bias,
+                          config_.layer_norm_epsilon, x);
+      return x;
+    };
+    if (!is_quantized(head.dtype)) {
+      for_each_row(count, norm_last);
+      linear(head, {.x = normed, .m = count, .out = logits});
+      return;
+    }
+    // Logits are the most sensitive to the rounding of their input. So what is left of it is quantised and multiplied as well,
+    // in the same pass over the weights if there are few rows.
+    const bool together = count <= kHeadRows;
+    const int64_t row_stride = together ? 2 * count : count, k_blocks = (n_embd + kBlock - 1) / kBlock;
+    ActivationBlock* left = together ? blocks + count : blocks + k_blocks * count;
+    for_each_row(count, [&](int64_t r) {
+      float* x = norm_last(r);
+      for (int64_t i = 0; i < n_embd; ++i) x[i] *= weights_.lm_head_scale[i];
+      kernels_.quantize(x, n_embd, blocks + r, row_stride);
+      for (int64_t i = 0; i < n_embd; ++i) {
+        const ActivationBlock& block = blocks[i / kBlock * row_stride + r];
+        x[i] -= block.scale * static_cast<float>(block.q[i % kBlock]);
+      }
+      kernels_.quantize(x, n_embd, left + r, row_stride);
+    });
+    if (together) {
+      linear(head, {.blocks = blocks, .m = 2 * count, .out = work_.logits.data(), .halves_sum = logits});
+    } else {
+      linear(head, {.blocks = blocks, .m = count, .out = logits});
+      pool_.barrier();
+      linear(head, {.blocks = left, .m = count, .out = logits, .accumulate = true});
+    }
   });
   if (stopped) throw Stopped();
 }

@@ -18,14 +18,15 @@ void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& c
       .x = call.x,
       .m = call.m,
       .out = call.out,
-      .out_stride = layer.n,
+      .out_stride = call.out_stride != 0 ? call.out_stride : layer.n,
       .accumulate = call.accumulate,
       .scratch = scratch,
   };
-  const LinearKernel kernel = layer.dtype == DType::kInt4      ? kernels.linear_int4
-                              : layer.dtype == DType::kInt8    ? kernels.linear_int8
-                              : layer.dtype == DType::kFloat32 ? kernels.linear_float32
-                                                               : kernels.linear_bfloat16;
+  const LinearKernel kernel = layer.dtype == DType::kInt4        ? kernels.linear_int4
+                              : layer.dtype == DType::kInt4Small ? kernels.linear_int4_small
+                              : layer.dtype == DType::kInt8      ? kernels.linear_int8
+                              : layer.dtype == DType::kFloat32   ? kernels.linear_float32
+                                                                 : kernels.linear_bfloat16;
   // Eight chunks a thread: small enough to even out unequal threads, long enough to be one stream of weights. Where the output
   // is quantised, a chunk is whole blocks of it.
   const int64_t unit = call.out_blocks == nullptr ? kTileRows : kBlock, units = (layer.n + unit - 1) / unit;
@@ -34,9 +35,14 @@ void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& c
     const int64_t begin = first * unit, end = std::min(layer.n, last * unit);
     kernel(task, begin / kTileRows, (end + kTileRows - 1) / kTileRows);
     for (int64_t row = 0; row < call.m; ++row) {
-      float* out = call.out + row * layer.n + begin;
+      float* out = call.out + row * task.out_stride + begin;
       if (call.activation != nullptr) kernels.activate(*call.activation, out, end - begin);
       if (call.out_blocks != nullptr) kernels.quantize(out, end - begin, call.out_blocks + begin / kBlock * call.m + row, call.m);
+    }
+    if (call.halves_sum == nullptr) continue;
+    for (int64_t row = 0; row < call.m / 2; ++row) {
+      const float *half = call.out + row * task.out_stride, *other = half + call.m / 2 * task.out_stride;
+      for (int64_t i = begin; i < end; ++i) call.halves_sum[row * layer.n + i] = half[i] + other[i];
     }
   }
 }

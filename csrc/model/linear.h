@@ -10,8 +10,6 @@
 
 namespace gptbigcode {
 
-inline bool is_quantized(DType dtype) { return dtype == DType::kInt8 || dtype == DType::kInt4; }
-
 // Work of one phase, handed out in chunks: threads that run slower take fewer.
 class WorkQueue {
  public:
@@ -35,10 +33,12 @@ struct LinearCall {
   const float* x = nullptr;                 // [m][k]
   const ActivationBlock* blocks = nullptr;  // of x
   int64_t m = 0;
-  float* out = nullptr;  // [m][n]
+  float* out = nullptr;    // [m][out_stride]
+  int64_t out_stride = 0;  // 0: n
   bool accumulate = false;
   const Activation* activation = nullptr;  // applied to the output
   ActivationBlock* out_blocks = nullptr;   // if set, the output quantised, [ceil(n/128)][m]
+  float* halves_sum = nullptr;             // if set, [m/2][n]: rows r and m/2 + r of out, added
 };
 // Called by every thread of a team; the caller places the barriers before (input ready, queue reset) and after.
 // scratch: kLinearScratch floats of this thread.

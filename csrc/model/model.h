@@ -75,6 +75,7 @@ class Model {
     AlignedBuffer<float> linear;                  // [threads][kLinearScratch]
     AlignedBuffer<ActivationBlock> blocks;        // [ceil(n_embd / 128)][m]
     AlignedBuffer<ActivationBlock> inner_blocks;  // [ceil(n_inner / 128)][m]
+    AlignedBuffer<float> logits;                  // [2 * min(m, 8)][vocab_size], for the head
     std::vector<WorkQueue> queues;                // one per phase, all reset before the micro-batch starts
   };
   void validate(const std::vector<Run>& runs) const;

@@ -35,10 +35,10 @@ bool has_type(const TensorView& tensor, DType dtype) {
   }
 }
 
-Linear get_linear(const FindTensor& find, const std::string& name, DType dtype, int64_t n, int64_t k, bool bias) {
+Linear get_linear(const FindTensor& find, const std::string& name, DType dtype, int64_t n, int64_t k, const float* bias) {
   const TensorView& tensor = get(find, name + ".weight", tile_shape(dtype, n, k));
   require(has_type(tensor, dtype), "tensor " + name + ".weight has the wrong type");
-  return {dtype, tensor.data, bias ? get_float(find, name + ".bias", {n}) : nullptr, n, k};
+  return {dtype, tensor.data, bias, n, k};
 }
 
 LayerNorm get_layer_norm(const FindTensor& find, const std::string& name, int64_t n) {
@@ -86,6 +86,11 @@ std::vector<std::string> activation_names() {
   return names;
 }
 
+DType ModelConfig::dtype_of(const std::string& tensor) const {
+  const auto found = dtypes.find(tensor);
+  return found == dtypes.end() ? dtype : found->second;
+}
+
 void ModelConfig::validate() const {
   constexpr int64_t kLimit = 1 << 24;  // no size product below overflows 64 bits
   const auto positive = [](int64_t value, const char* name) {
@@ -109,17 +114,23 @@ void ModelConfig::validate() const {
 
 Weights bind_weights(const ModelConfig& config, const FindTensor& find) {
   const std::string root = "transformer.";
-  const TensorView* wte = find(root + "wte.weight");
-  require(wte != nullptr, "missing tensor transformer.wte.weight");
-  DType head_dtype = config.dtype;
-  if (config.dtype == DType::kInt4 && wte->shape == tile_shape(DType::kInt8, config.vocab_size, config.n_embd))
-    head_dtype = DType::kInt8;
+  const auto linear = [&](const std::string& name, int64_t n, int64_t k, const float* bias) {
+    return get_linear(find, name, config.dtype_of(name + ".weight"), n, k, bias);
+  };
+  const auto scale = [&](const std::string& name, DType dtype) {
+    return is_quantized(dtype) ? get_float(find, name + ".column_scale", {config.n_embd}) : nullptr;
+  };
 
   Weights weights;
-  weights.wte = get_linear(find, root + "wte", head_dtype, config.vocab_size, config.n_embd, false);
-  weights.lm_head = find("lm_head.weight") == nullptr
-                        ? weights.wte
-                        : get_linear(find, "lm_head", head_dtype, config.vocab_size, config.n_embd, false);
+  weights.wte = linear(root + "wte", config.vocab_size, config.n_embd, nullptr);
+  weights.wte_scale = scale(root + "wte", weights.wte.dtype);
+  if (find("lm_head.weight") == nullptr) {
+    weights.lm_head = weights.wte;
+    weights.lm_head_scale = weights.wte_scale;
+  } else {
+    weights.lm_head = linear("lm_head", config.vocab_size, config.n_embd, nullptr);
+    weights.lm_head_scale = scale("lm_head", weights.lm_head.dtype);
+  }
   const TensorView& wpe = get(find, root + "wpe.weight", {config.n_positions, config.n_embd});
   weights.wpe = wpe.data;
   weights.wpe_type = wpe.itemsize == 4 ? Weights::PositionType::kFloat32
@@ -129,16 +140,19 @@ Weights bind_weights(const ModelConfig& config, const FindTensor& find) {
           "tensor transformer.wpe.weight must be float32, float16 or bfloat16");
   for (int64_t i = 0; i < config.n_layer; ++i) {
     const std::string name = root + "h." + std::to_string(i) + ".";
-    const auto linear = [&](const char* part, int64_t n, int64_t k) {
-      return get_linear(find, name + part, config.dtype, n, k, true);
+    const int64_t kv_rows = 2 * config.kv_width();
+    const auto biased = [&](const char* part, int64_t n, int64_t k) {
+      return linear(name + part, n, k, get_float(find, name + part + ".bias", {n}));
     };
+    const float* c_attn_bias = get_float(find, name + "attn.c_attn.bias", {config.n_embd + kv_rows});
     weights.layers.push_back({
         .ln_1 = get_layer_norm(find, name + "ln_1", config.n_embd),
         .ln_2 = get_layer_norm(find, name + "ln_2", config.n_embd),
-        .c_attn = linear("attn.c_attn", config.n_embd + 2 * config.kv_width(), config.n_embd),
-        .attn_c_proj = linear("attn.c_proj", config.n_embd, config.n_embd),
-        .c_fc = linear("mlp.c_fc", config.n_inner, config.n_embd),
-        .mlp_c_proj = linear("mlp.c_proj", config.n_embd, config.n_inner),
+        .query = linear(name + "attn.c_attn.query", config.n_embd, config.n_embd, c_attn_bias),
+        .key_value = linear(name + "attn.c_attn.key_value", kv_rows, config.n_embd, c_attn_bias + config.n_embd),
+        .attn_c_proj = biased("attn.c_proj", config.n_embd, config.n_embd),
+        .c_fc = biased("mlp.c_fc", config.n_inner, config.n_embd),
+        .mlp_c_proj = biased("mlp.c_proj", config.n_embd, config.n_inner),
     });
   }
   weights.ln_f = get_layer_norm(find, root + "ln_f", config.n_embd);

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <functional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "kernels/kernels.h"
@@ -15,11 +16,13 @@ struct ModelConfig {
   Activation activation;
   float layer_norm_epsilon;
   float attention_scale;  // 1/sqrt(head_dim), or 1
-  DType dtype;            // of the linear layers
+  DType dtype;            // of the packed tensors that are not named in dtypes
+  std::unordered_map<std::string, DType> dtypes;
   KvDType kv_dtype;       // of the KV cache
 
   int64_t head_dim() const { return n_embd / n_head; }
   int64_t kv_width() const { return n_kv_head * head_dim(); }
+  DType dtype_of(const std::string& tensor) const;
   void validate() const;  // throws std::invalid_argument
 };
 
@@ -46,7 +49,8 @@ struct LayerNorm {
 
 struct Layer {
   LayerNorm ln_1, ln_2;
-  Linear c_attn, attn_c_proj, c_fc, mlp_c_proj;
+  Linear query, key_value;  // c_attn's rows in two parts; their biases follow each other
+  Linear attn_c_proj, c_fc, mlp_c_proj;
 };
 
 struct Weights {
@@ -54,6 +58,8 @@ struct Weights {
 
   Linear wte;  // [vocab, n_embd]; rows are looked up
   Linear lm_head;
+  // [n_embd], null for float weights: factors of the columns, which quantised weights do not contain.
+  const float *wte_scale = nullptr, *lm_head_scale = nullptr;
   const std::byte* wpe = nullptr;  // [n_positions, n_embd]
   PositionType wpe_type = PositionType::kFloat32;
   std::vector<Layer> layers;

@@ -39,12 +39,13 @@ def _cpu() -> dict[str, Any]:
 def _converted_bytes(config: GPTBigCodeConfig, dtype: str) -> int:
     """Bytes of a checkpoint's tensors once it is converted."""
     from gptbigcode_cpu.tensor_file import NUMPY_TYPES
-    from gptbigcode_cpu.weights import decoder_tensors, head_tensors, required_heads
+    from gptbigcode_cpu.tensors import Scheme, decoder_tensors, head_tensors, required_heads
 
     heads = head_tensors(config)
     specs = [*decoder_tensors(config), *(heads[name] for name in required_heads(config))]
-    stored = (spec.stored_as(dtype) for spec in specs)
-    return sum(NUMPY_TYPES[kind].itemsize * prod(shape) for kind, shape in stored)
+    scheme = Scheme.default(config, dtype)
+    stored = (tensor for spec in specs for tensor in scheme.stored(config, spec))
+    return sum(NUMPY_TYPES[tensor.kind].itemsize * prod(tensor.shape) for tensor in stored)
 
 
 def _model(name: str, context: int | None) -> dict[str, Any]:

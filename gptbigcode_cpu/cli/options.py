@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-DTYPES = ("int8", "int4", "bfloat16", "float32")
+DTYPES = ("int8", "int4", "int4-small", "bfloat16", "float32")
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -1,0 +1,172 @@
+"""The tensors of a GPTBigCode model: which a checkpoint has, and as what each is stored once it is converted (docs/format.md)."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from gptbigcode_cpu.config import GPTBigCodeConfig
+
+# Storage types of packed tensors -> their type in safetensors.
+PACKED_TYPES = {"int8": "U8", "int4": "U8", "int4-small": "U8", "bfloat16": "BF16", "float32": "F32"}
+DTYPES = tuple(PACKED_TYPES)
+QUANTISED = frozenset({"int8", "int4", "int4-small"})
+_POSITION_TYPES = {"bfloat16": "BF16", "float32": "F32"}  # F16 for the others
+EMBEDDING, LM_HEAD = "transformer.wte.weight", "lm_head.weight"
+
+# Architectures whose head classifies instead of writing text -> the tensors of that head.
+CLASSIFIERS = {
+    "GPTBigCodeForSequenceClassification": frozenset({"score.weight"}),
+    "GPTBigCodeForTokenClassification": frozenset({"classifier.weight", "classifier.bias"}),
+}
+
+
+class Role(enum.Enum):
+    """What a tensor is for, which decides how it is stored."""
+
+    LINEAR = "linear"
+    """A matrix of a block, packed."""
+    HEAD = "head"
+    """Token embedding and LM head, packed; where quantised, with a scale per column."""
+    POSITION = "position"
+    """The position table, 16 or 32 bits and not tiled."""
+    PLAIN = "plain"
+    """Biases, LayerNorm and classification heads, float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor that a checkpoint has: its name in transformers, its shape, and its role."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor of a converted model.
+
+    Attributes:
+        name: In the file.
+        kind: Its type in safetensors.
+        shape: Its shape there.
+        dtype: How it is packed, or None if it is not.
+        rows: The rows of the checkpoint's tensor that it holds, from, to; None for what is no part of one.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str | None = None
+    rows: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """As what the tensors of a model are stored.
+
+    Attributes:
+        dtype: Storage type of the packed tensors, if nothing else is said.
+        overrides: Names of packed tensors -> their storage types.
+    """
+
+    dtype: str
+    overrides: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @classmethod
+    def default(cls, config: GPTBigCodeConfig, dtype: str) -> Scheme:
+        """The scheme of that name for a model.
+
+        ``int4`` and ``int4-small`` keep in int8 what is small and costs much: the token embedding and the LM head; with
+        multi-query attention, whose query heads all share them, the rows that make keys and values (``int4-small``: of the
+        first quarter of the layers); the first layer's ``attn.c_proj``. docs/quantization.md has the figures.
+        """
+        if dtype not in ("int4", "int4-small"):
+            return cls(dtype)
+        exact = [EMBEDDING, "transformer.h.0.attn.c_proj.weight"]
+        if not config.tie_word_embeddings:
+            exact.append(LM_HEAD)
+        if config.multi_query:
+            layers = config.n_layer if dtype == "int4" else -(-config.n_layer // 4)
+            exact += [f"transformer.h.{layer}.attn.c_attn.key_value.weight" for layer in range(layers)]
+        return cls(dtype, MappingProxyType(dict.fromkeys(exact, "int8")))
+
+    def dtype_of(self, name: str) -> str:
+        """Storage type of a packed tensor."""
+        return self.overrides.get(name, self.dtype)
+
+    def stored(self, config: GPTBigCodeConfig, spec: TensorSpec) -> Iterator[StoredTensor]:
+        """What becomes of a tensor of a checkpoint.
+
+        The rows of ``c_attn`` are stored in two parts, ``c_attn.query`` and ``c_attn.key_value``.
+        """
+        if spec.role is Role.PLAIN:
+            yield StoredTensor(spec.name, "F32", spec.shape, None, (0, spec.shape[0]))
+        elif spec.role is Role.POSITION:
+            yield StoredTensor(spec.name, _POSITION_TYPES.get(self.dtype, "F16"), spec.shape, None, (0, spec.shape[0]))
+        elif spec.name.endswith(".attn.c_attn.weight"):
+            stem = spec.name.removesuffix("weight")
+            yield self._packed(f"{stem}query.weight", spec, 0, config.n_embd)
+            yield self._packed(f"{stem}key_value.weight", spec, config.n_embd, spec.shape[0])
+        else:
+            if spec.role is Role.HEAD and self.dtype_of(spec.name) in QUANTISED:
+                yield StoredTensor(column_scale_name(spec.name), "F32", spec.shape[1:])
+            yield self._packed(spec.name, spec, 0, spec.shape[0])
+
+    def _packed(self, name: str, spec: TensorSpec, begin: int, end: int) -> StoredTensor:
+        from gptbigcode_cpu import _core
+
+        dtype = self.dtype_of(name)
+        shape = tuple(_core.tile_shape(dtype, end - begin, spec.shape[1]))
+        return StoredTensor(name, PACKED_TYPES[dtype], shape, dtype, (begin, end))
+
+
+def column_scale_name(name: str) -> str:
+    """The tensor with the column scales of a token embedding or LM head."""
+    return name.removesuffix("weight") + "column_scale"
+
+
+def decoder_tensors(config: GPTBigCodeConfig) -> Iterator[TensorSpec]:
+    """The tensors of every GPTBigCode model in the order in which a forward pass needs them, without heads."""
+    width, inner = config.n_embd, config.n_inner
+    attention_rows = width + 2 * config.n_kv_head * config.head_dim
+    yield TensorSpec("transformer.wte.weight", (config.vocab_size, width), Role.HEAD)
+    yield TensorSpec("transformer.wpe.weight", (config.n_positions, width), Role.POSITION)
+    for layer in range(config.n_layer):
+        prefix = f"transformer.h.{layer}."
+        for name in ("ln_1.weight", "ln_1.bias"):
+            yield TensorSpec(prefix + name, (width,), Role.PLAIN)
+        yield TensorSpec(prefix + "attn.c_attn.weight", (attention_rows, width), Role.LINEAR)
+        yield TensorSpec(prefix + "attn.c_attn.bias", (attention_rows,), Role.PLAIN)
+        yield TensorSpec(prefix + "attn.c_proj.weight", (width, width), Role.LINEAR)
+        yield TensorSpec(prefix + "attn.c_proj.bias", (width,), Role.PLAIN)
+        for name in ("ln_2.weight", "ln_2.bias"):
+            yield TensorSpec(prefix + name, (width,), Role.PLAIN)
+        yield TensorSpec(prefix + "mlp.c_fc.weight", (inner, width), Role.LINEAR)
+        yield TensorSpec(prefix + "mlp.c_fc.bias", (inner,), Role.PLAIN)
+        yield TensorSpec(prefix + "mlp.c_proj.weight", (width, inner), Role.LINEAR)
+        yield TensorSpec(prefix + "mlp.c_proj.bias", (width,), Role.PLAIN)
+    for name in ("transformer.ln_f.weight", "transformer.ln_f.bias"):
+        yield TensorSpec(name, (width,), Role.PLAIN)
+
+
+def head_tensors(config: GPTBigCodeConfig) -> dict[str, TensorSpec]:
+    """The tensors of every head that a model can have, by name."""
+    specs = (
+        TensorSpec("lm_head.weight", (config.vocab_size, config.n_embd), Role.HEAD),
+        TensorSpec("score.weight", (config.num_labels, config.n_embd), Role.PLAIN),
+        TensorSpec("classifier.weight", (config.num_labels, config.n_embd), Role.PLAIN),
+        TensorSpec("classifier.bias", (config.num_labels,), Role.PLAIN),
+    )
+    return {spec.name: spec for spec in specs}
+
+
+def required_heads(config: GPTBigCodeConfig) -> frozenset[str]:
+    """Names of the head tensors that a model of this architecture cannot do without."""
+    for architecture, heads in CLASSIFIERS.items():
+        if architecture in config.architectures:
+            return heads
+    return frozenset() if config.tie_word_embeddings else frozenset({"lm_head.weight"})
