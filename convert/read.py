@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.errors import CheckpointError, MissingDependencyError, ModelNotFoundError
+from gptbigcode_cpu.errors import CheckpointError, ConfigError, MissingDependencyError, ModelNotFoundError
 from gptbigcode_cpu.hub import is_gguf, read_config
 from gptbigcode_cpu.tensor_file import NUMPY_TYPES, TensorFile, TensorFileError, map_tensor_file
 
@@ -110,6 +110,11 @@ def read_checkpoint(path: Path, config: GPTBigCodeConfig | None = None) -> dict[
         return read_tensors(open_gguf(path), config)
     tensors = _directory_tensors(path)
     if config.quantization_config is None:
+        if any(name.endswith(".qweight") for name in tensors):
+            raise ConfigError(
+                f"{path} holds quantised layers, but its config.json has no quantization_config; put the content of "
+                'quantize_config.json there, with "quant_method": "gptq" or "awq"'
+            )
         return tensors
     from gptbigcode_cpu.convert.gptq import dequantised
 

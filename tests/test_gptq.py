@@ -261,6 +261,15 @@ def test_rows_are_dequantised_a_few_at_a_time(
     assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (tmp_path / "pieces" / "model.safetensors").read_bytes()
 
 
+def test_a_configuration_that_does_not_say_how(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    source = make_checkpoint(tmp_path / "source", **SMALL)
+    content = (source / "config.json").read_text()
+    write_quantised(source, pack_awq, {"quant_method": "awq", "group_size": 32}, neighbours(32))
+    (source / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"no quantization_config; put the content of quantize_config.json there"):
+        convert(source, tmp_path / "out", num_threads=1)
+
+
 def test_from_pretrained(tmp_path: Path, make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPTBIGCODE_CPU_CACHE", str(tmp_path / "cache"))
     source = make_checkpoint(tmp_path / "source", **SMALL)
