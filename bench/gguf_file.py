@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 
 
-def write_gguf(checkpoint: Path, out: Path) -> None:
-    """Write a checkpoint's bfloat16 weights, biases and norms in float32, and no tokenizer.
+def write_gguf(checkpoint: Path, out: Path, *, tokenizer: bool = False) -> None:
+    """Write a checkpoint's bfloat16 weights, biases and norms in float32.
 
     Args:
         checkpoint: Directory with one ``model.safetensors``, multi-query attention and a tied head.
         out: The file to write; it appears when it is complete.
+        tokenizer: Write the tokenizer too; without it token ids go in and come out.
     """
     config = json.loads((checkpoint / "config.json").read_text())
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.STARCODER, config["n_layer"])
@@ -28,8 +30,11 @@ def write_gguf(checkpoint: Path, out: Path) -> None:
     writer.add_head_count_kv(1)
     writer.add_layer_norm_eps(config["layer_norm_epsilon"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
-    writer.add_tokenizer_model("none")  # token ids go in and come out; no text is needed
     writer.add_vocab_size(config["vocab_size"])
+    if tokenizer:
+        _add_tokenizer(writer, json.loads((checkpoint / "tokenizer.json").read_text()), config)
+    else:
+        writer.add_tokenizer_model("none")
 
     weights = checkpoint / "model.safetensors"
     with weights.open("rb") as file:
@@ -51,3 +56,24 @@ def write_gguf(checkpoint: Path, out: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     temporary.rename(out)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], config: dict[str, Any]) -> None:
+    """Write a byte-level BPE tokenizer the way llama.cpp's converter does."""
+    added = {token["id"]: token for token in tokenizer["added_tokens"]}
+    by_id = {i: token for token, i in tokenizer["model"]["vocab"].items()} | {i: added[i]["content"] for i in added}
+    types = []
+    for i in range(config["vocab_size"]):
+        if i in added:
+            types.append(gguf.TokenType.CONTROL if added[i]["special"] else gguf.TokenType.USER_DEFINED)
+        else:
+            types.append(gguf.TokenType.NORMAL if i in by_id else gguf.TokenType.UNUSED)
+    digits = "Digits" in json.dumps(tokenizer["pre_tokenizer"])
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("starcoder" if digits else "gpt-2")
+    writer.add_token_list([by_id.get(i, f"[PAD{i}]") for i in range(config["vocab_size"])])
+    writer.add_token_types(types)
+    merges = tokenizer["model"]["merges"]
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_eos_token_id(config["eos_token_id"])

@@ -1,7 +1,7 @@
 """Conversion of GPTBigCode checkpoints into the packed form that the core computes on (docs/format.md).
 
-`read` hands out the tensors of a checkpoint, whatever its files; `spec` says which of them the model needs; `quantize` packs
-them piece by piece; `write` makes the output directory.
+`read` hands out the tensors of a checkpoint, whatever its files; `gguf_*` and `gptq` know those that are quantised already;
+`spec` says which of them the model needs; `quantize` packs them piece by piece; `write` makes the output directory.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert.read import read_checkpoint
 from gptbigcode_cpu.convert.spec import Plan, plan
-from gptbigcode_cpu.convert.tokenizer_files import side_files, write_json, write_side_files
+from gptbigcode_cpu.convert.tokenizer_files import json_bytes, side_files, write_side_files
 from gptbigcode_cpu.convert.write import available_bytes, check_target, header_bytes, pad_to_alignment, replacing
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
-from gptbigcode_cpu.hub import resolve
+from gptbigcode_cpu.hub import read_config, resolve
 from gptbigcode_cpu.tensors import DTYPES, QUANTISED, Role, Scheme
 from gptbigcode_cpu.weights import FORMAT_VERSION, QUANT_METHOD, WEIGHTS_NAME, check_num_threads, is_packed, kernel_name
 
@@ -31,12 +31,12 @@ class ConversionReport:
     """What a conversion did, or with ``dry_run`` would do.
 
     Attributes:
-        source: Directory of the checkpoint.
+        source: Directory of the checkpoint, or its GGUF file.
         out: Directory of the converted model.
         scheme: As what its tensors are stored.
         n_tensors: Tensors of the checkpoint.
         n_parameters: Their elements.
-        source_bytes: Their bytes in the checkpoint.
+        source_bytes: Their bytes in the checkpoint, dequantised if it is quantised.
         output_bytes: Bytes that the converted model needs on disk.
         available_bytes: Bytes that were free before.
         notes: What was decided about doubtful points of the checkpoint.
@@ -72,7 +72,7 @@ def convert(
     Nothing appears at `out` before the conversion is complete and on disk; a model that is there is not touched until then.
 
     Args:
-        source: Directory of a checkpoint, or its id on the Hugging Face Hub.
+        source: Directory of a checkpoint (safetensors, ``.bin``, GPTQ, AWQ), a GGUF file, or an id on the Hugging Face Hub.
         out: Directory to create.
         dtype: ``int8``, ``int4``, ``int4-small``, ``bfloat16`` or ``float32`` (docs/quantization.md).
         overwrite: Replace a converted model at `out`.
@@ -91,28 +91,30 @@ def convert(
         DiskSpaceError: The file system of `out` is too small.
         InputError: `dtype` is unknown, a bad number of threads, or `out` must not be replaced.
         KernelError: ``GPTBIGCODE_CPU_ISA`` names a kernel set that is unknown or that this CPU cannot run.
-        MissingDependencyError: The checkpoint is a ``.bin`` file and torch is not installed.
+        TokenizerError: The tokenizer in a GGUF file is damaged or of an unsupported kind.
+        MissingDependencyError: The checkpoint is a ``.bin`` file and torch is not installed, or it is a quantised GGUF file and
+            the gguf package is not.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     check_num_threads(num_threads)
-    directory = resolve(
-        source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-    ).resolve()
+    # No resolve() of its own: symbolic links to the parts of a GGUF file may lead to names that say nothing.
+    path = resolve(source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only).absolute()
     out = Path(out).expanduser().resolve()
-    if directory == out or out in directory.parents:
-        raise InputError(f"{out} contains the checkpoint {directory}; choose another directory for the output")
+    if path.resolve() == out or out in path.resolve().parents:
+        raise InputError(f"{out} contains the checkpoint {path}; choose another directory for the output")
     check_target(out, overwrite, _is_model(out))
 
-    config = _source_config(directory)
-    work = plan(config, read_checkpoint(directory))
+    config = _source_config(path)
+    work = plan(config, read_checkpoint(path, config))
+    files, notes = side_files(path)
     scheme = Scheme.default(work.config, dtype)
     header, file_bytes = header_bytes(
         (stored.name, stored.kind, stored.shape) for spec, _ in work.tensors for stored in scheme.stored(work.config, spec)
     )
-    output_bytes = file_bytes + sum(path.stat().st_size for path in side_files(directory)) + (64 << 10)
+    output_bytes = file_bytes + sum(map(len, files.values())) + (64 << 10)
     report = ConversionReport(
-        directory,
+        path,
         out,
         scheme,
         len(work.tensors),
@@ -120,7 +122,7 @@ def convert(
         work.source_bytes,
         output_bytes,
         available_bytes(out),
-        work.notes,
+        work.notes + notes,
     )
     if report.available_bytes < output_bytes:
         raise DiskSpaceError(
@@ -130,7 +132,7 @@ def convert(
         return report
     kernel_name()  # packs the weights; an unusable one is an error before anything is written
     with replacing(out, overwrite) as temporary:
-        write_side_files(directory, temporary, work.config)
+        write_side_files(files, temporary, work.config)
         _write_weights(temporary / WEIGHTS_NAME, work, header, file_bytes, scheme, num_threads, progress)
         # Last, because a directory without it is not a model.
         quantization = {
@@ -140,17 +142,14 @@ def convert(
             "overrides": dict(scheme.overrides),
         }
         converted = dataclasses.replace(work.config, quantization_config=quantization)
-        write_json(temporary / "config.json", converted.to_dict())
+        (temporary / "config.json").write_bytes(json_bytes(converted.to_dict()))
     return report
 
 
-def _source_config(directory: Path) -> GPTBigCodeConfig:
-    config = GPTBigCodeConfig.from_json_file(directory / "config.json")
+def _source_config(path: Path) -> GPTBigCodeConfig:
+    config = read_config(path)
     if is_packed(config):
-        raise CheckpointError(f"{directory} is already converted; a conversion starts from the original checkpoint")
-    if config.quantization_config is not None:
-        method = config.quantization_config.get("quant_method")
-        raise ConfigError(f"{directory} is quantised with {method!r}; a conversion starts from unquantised weights")
+        raise CheckpointError(f"{path} is already converted; a conversion starts from the original checkpoint")
     return config
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -82,7 +81,8 @@ def _column_scale(weights: NDArray[np.float64], inputs: NDArray[np.float64]) -> 
     ratio[(weights > 0) & (inputs == 0)] = np.inf
     typical = np.median(ratio[used])
     limit = np.log(_COLUMN_RANGE)
-    return np.exp(np.clip(ratio, typical - limit, typical + limit)).astype(np.float32)
+    scale: NDArray[np.float64] = np.exp(np.clip(ratio, typical - limit, typical + limit))
+    return scale.astype(np.float32)
 
 
 def _column_magnitudes(source: SourceTensor) -> NDArray[np.float64]:
@@ -97,9 +97,9 @@ def _column_magnitudes(source: SourceTensor) -> NDArray[np.float64]:
 
 def _vector(source: SourceTensor) -> NDArray[np.float64]:
     with source.open() as values:
-        vector = _to_float32(np.array(values), source.dtype)
+        vector = _to_float32(values[:], source.dtype).astype(np.float64)
     _require_finite(vector, source.name, 0)
-    return vector.astype(np.float64)
+    return vector
 
 
 def _row_chunks(
@@ -176,7 +176,7 @@ def _to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     return ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def _require_finite(values: NDArray[np.float32], name: str, begin: int) -> None:
+def _require_finite(values: NDArray[Any], name: str, begin: int) -> None:
     if np.isfinite(values).all():
         return
     where = np.argwhere(~np.isfinite(values))[0]

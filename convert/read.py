@@ -1,7 +1,7 @@
-"""Source checkpoints: safetensors or ``pytorch_model.bin``, in one file or several, tensor by tensor.
+"""Source checkpoints: safetensors, ``pytorch_model.bin`` or GGUF, in one file or several, tensor by tensor.
 
 A tensor is handed out as a view on a mapped file, and its pages are given back after use: they would otherwise count as memory
-of this process until the last tensor is done.
+of this process until the last tensor is done. Quantised weights are dequantised some rows at a time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import math
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.errors import CheckpointError, MissingDependencyError, ModelNotFoundError
+from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.errors import CheckpointError, ConfigError, MissingDependencyError, ModelNotFoundError
+from gptbigcode_cpu.hub import is_gguf, read_config
 from gptbigcode_cpu.tensor_file import NUMPY_TYPES, TensorFile, TensorFileError, map_tensor_file
 
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -29,16 +31,35 @@ PYTORCH, PYTORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _BIN_RELOAD_BYTES = 64 << 20
 
 
+class Rows:
+    """A tensor whose rows are computed when they are asked for, so that it is never in memory as a whole.
+
+    It is indexed along its first axis by a slice or an array of row numbers, as a numpy array is.
+    """
+
+    def __init__(self, shape: tuple[int, ...], read: Callable[[NDArray[np.intp]], NDArray[Any]]) -> None:
+        """
+        Args:
+            shape: Of the tensor.
+            read: Makes the rows of these numbers, ``[len(rows), *shape[1:]]``.
+        """
+        self.shape = shape
+        self._read = read
+
+    def __getitem__(self, rows: slice | NDArray[np.intp]) -> NDArray[Any]:
+        return self._read(np.arange(self.shape[0])[rows])
+
+
 class Shard(ABC):
-    """One file of a checkpoint."""
+    """One file of a checkpoint, or what is made from tensors of several."""
 
     @abstractmethod
     def signatures(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
         """Name -> safetensors type and shape of every tensor."""
 
     @abstractmethod
-    def array(self, name: str) -> NDArray[Any]:
-        """A view on one tensor, bfloat16 as uint16."""
+    def array(self, name: str) -> NDArray[Any] | Rows:
+        """A view on one tensor, bfloat16 as uint16, or its dequantised rows."""
 
     @abstractmethod
     def release(self, name: str) -> None:
@@ -56,11 +77,11 @@ class SourceTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the checkpoint."""
+        """Bytes of the values that `open` gives; a quantised checkpoint stores fewer."""
         return math.prod(self.shape) * NUMPY_TYPES[self.dtype].itemsize
 
     @contextmanager
-    def open(self) -> Iterator[NDArray[Any]]:
+    def open(self) -> Iterator[NDArray[Any] | Rows]:
         """A view on the values for the length of a ``with`` block; bfloat16 as uint16."""
         try:
             yield self.shard.array(self.name)
@@ -68,14 +89,39 @@ class SourceTensor:
             self.shard.release(self.name)
 
 
-def read_checkpoint(directory: Path) -> dict[str, SourceTensor]:
-    """The tensors of a checkpoint directory by the names they have there.
+def read_checkpoint(path: Path, config: GPTBigCodeConfig | None = None) -> dict[str, SourceTensor]:
+    """The tensors of a checkpoint by transformers' names.
+
+    Args:
+        path: A directory, or a GGUF file.
+        config: The configuration of the checkpoint; without one it is read.
 
     Raises:
-        ModelNotFoundError: It holds no checkpoint.
+        ModelNotFoundError: The directory holds no checkpoint.
+        ConfigError: The configuration is malformed, or names a quantisation that is not supported.
         CheckpointError: A file is malformed, or the parts do not fit together.
-        MissingDependencyError: The checkpoint is a ``.bin`` file and torch is not installed.
+        MissingDependencyError: The checkpoint is a ``.bin`` file and torch is not installed, or it is a quantised GGUF file and
+            the gguf package is not.
     """
+    config = read_config(path) if config is None else config
+    if is_gguf(path):
+        from gptbigcode_cpu.convert.gguf_files import open_gguf, read_tensors
+
+        return read_tensors(open_gguf(path), config)
+    tensors = _directory_tensors(path)
+    if config.quantization_config is None:
+        if any(name.endswith(".qweight") for name in tensors):
+            raise ConfigError(
+                f"{path} holds quantised layers, but its config.json has no quantization_config; put the content of "
+                'quantize_config.json there, with "quant_method": "gptq" or "awq"'
+            )
+        return tensors
+    from gptbigcode_cpu.convert.gptq import dequantised
+
+    return dequantised(tensors, config.quantization_config)
+
+
+def _directory_tensors(directory: Path) -> dict[str, SourceTensor]:
     if (directory / SAFETENSORS).is_file():
         return _tensors({SAFETENSORS: _SafetensorsShard(directory / SAFETENSORS)})
     if (directory / SAFETENSORS_INDEX).is_file():

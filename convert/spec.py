@@ -71,7 +71,7 @@ def plan(config: GPTBigCodeConfig, checkpoint: Mapping[str, SourceTensor]) -> Pl
     expected |= {name: spec for name, spec in heads.items() if name in required or name in sources}
     problems += _differences(expected, required, sources)
     if problems:
-        raise CheckpointError("the checkpoint does not fit its config.json:\n  " + "\n  ".join(problems))
+        raise CheckpointError("the checkpoint does not fit its configuration:\n  " + "\n  ".join(problems))
 
     if config.tie_word_embeddings and LM_HEAD in sources:
         if _equal(sources[LM_HEAD], sources[EMBEDDING]):
@@ -98,7 +98,7 @@ def _differences(expected: Mapping[str, TensorSpec], required: set[str], sources
             continue
         if source.shape != spec.shape:
             hint = "; set vocab_size to the rows of the matrix" if spec.role is Role.HEAD else ""
-            yield f"misshapen: {name} is {list(source.shape)}, config.json makes it {list(spec.shape)}{hint}"
+            yield f"misshapen: {name} is {list(source.shape)}, the configuration makes it {list(spec.shape)}{hint}"
         if source.dtype not in SOURCE_TYPES:
             yield f"unsupported type: {name} is {source.dtype}, supported are {', '.join(SOURCE_TYPES)}"
 

@@ -3,56 +3,103 @@
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import CheckpointError
-from gptbigcode_cpu.hub import GENERATION_CONFIG, TOKENIZER_FILES
+from gptbigcode_cpu.hub import GENERATION_CONFIG, TOKENIZER_FILES, is_gguf
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
 
 TOKENIZER, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 
 
-def side_files(source: Path) -> list[Path]:
-    """The tokenizer and generation files of a checkpoint."""
-    return [source / name for name in (*TOKENIZER_FILES, GENERATION_CONFIG) if (source / name).is_file()]
+def side_files(source: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """The tokenizer and generation files of a checkpoint, and notes on what was assumed.
+
+    Args:
+        source: The directory of a checkpoint, or a GGUF file, whose tokenizer is in it.
+
+    Raises:
+        CheckpointError: A GGUF file is damaged.
+        TokenizerError: The tokenizer in a GGUF file is damaged or of an unsupported kind.
+    """
+    if is_gguf(source):
+        from gptbigcode_cpu.convert import gguf_files, gguf_tokenizer
+
+        return gguf_tokenizer.tokenizer_files(gguf_files.open_gguf(source))
+    names = (*TOKENIZER_FILES, GENERATION_CONFIG)
+    return {name: (source / name).read_bytes() for name in names if (source / name).is_file()}, ()
 
 
-def write_side_files(source: Path, target: Path, config: GPTBigCodeConfig) -> None:
-    """Copy the files beside the weights, and make ``tokenizer.json`` and ``generation_config.json`` where they are absent.
+def write_side_files(files: Mapping[str, bytes], target: Path, config: GPTBigCodeConfig) -> None:
+    """Write the files beside the weights, and make ``tokenizer.json`` and ``generation_config.json`` where they are absent.
 
     Raises:
         CheckpointError: ``vocab.json`` or ``merges.txt`` is damaged.
     """
-    for path in side_files(source):
-        shutil.copyfile(path, target / path.name)
-    if not (target / GENERATION_CONFIG).exists():
-        content = config.to_dict()
-        tokens = {key: content[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if content[key] is not None}
-        write_json(target / GENERATION_CONFIG, {"_from_model_config": True, **tokens})
-    if not (target / TOKENIZER).exists() and (target / VOCABULARY).exists() and (target / MERGES).exists():
+    for name, content in files.items():
+        (target / name).write_bytes(content)
+    if GENERATION_CONFIG not in files:
+        given = config.to_dict()
+        tokens = {key: given[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if given[key] is not None}
+        (target / GENERATION_CONFIG).write_bytes(json_bytes({"_from_model_config": True, **tokens}))
+    if TOKENIZER not in files and VOCABULARY in files and MERGES in files:
         _build_tokenizer(target)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON the way the Hub's tools do."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def json_bytes(content: dict[str, Any]) -> bytes:
+    """JSON the way the Hub's tools write it."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def byte_level_tokenizer(
+    bpe: BPE,
+    special: list[str],
+    plain: Sequence[str] = (),
+    *,
+    digits: bool = True,
+    begin: Sequence[str] = (),
+    end: Sequence[str] = (),
+) -> Tokenizer:
+    """A tokenizer of BPE on bytes.
+
+    Args:
+        bpe: Vocabulary and merges.
+        special: Special tokens; those that are not in the vocabulary get the next ids.
+        plain: Tokens that are matched as a whole as well, but are text.
+        digits: Make each digit a word by itself, as BigCode does.
+        begin: Tokens that encoding puts in front.
+        end: Tokens that encoding appends.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(bpe)
+    words: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
+    words.append(pre_tokenizers.ByteLevel(add_prefix_space=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in plain])
+    if begin or end:
+        ids = [(token, tokenizer.token_to_id(token)) for token in dict.fromkeys([*begin, *end])]
+        tokenizer.post_processor = processors.TemplateProcessing(single=[*begin, "$A", *end], pair=None, special_tokens=ids)
+    return tokenizer
 
 
 def _build_tokenizer(directory: Path) -> None:
-    """Make ``tokenizer.json`` from ``vocab.json`` and ``merges.txt``: BPE on bytes, each digit by itself, as BigCode does."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    """Make ``tokenizer.json`` from ``vocab.json`` and ``merges.txt``, as BigCode does."""
+    from tokenizers.models import BPE
 
     try:
-        tokenizer = Tokenizer(models.BPE.from_file(str(directory / VOCABULARY), str(directory / MERGES)))
-        special = _special_tokens(directory)
+        bpe = BPE.from_file(str(directory / VOCABULARY), str(directory / MERGES))
+        tokenizer = byte_level_tokenizer(bpe, _special_tokens(directory))
     except Exception as error:  # tokenizers raises plain Exception
         raise CheckpointError(f"{VOCABULARY} and {MERGES} do not make a tokenizer: {error}") from error
-    digits, byte_level = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     tokenizer.save(str(directory / TOKENIZER))
 
 

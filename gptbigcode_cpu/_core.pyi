@@ -32,7 +32,8 @@ def default_num_threads() -> int:
 def tile_shape(dtype: str, n: int, k: int) -> tuple[int, ...]:
     """Shape of the packed form of an ``[n, k]`` weight, see docs/format.md.
 
-    ``int8``: uint8 ``[ceil(n/16), ceil(k/128), 2080]``; ``int4``: uint8 ``[ceil(n/16), ceil(k/128) * 1088 + 64]``; ``int4-small``: with 1056;
+    ``int8``: uint8 ``[ceil(n/16), ceil(k/128), 2080]``; ``int4``: uint8 ``[ceil(n/16), ceil(k/128) * 1088 + 64]``,
+    ``int4-small``: with 1056 instead;
     ``bfloat16``: uint16 ``[ceil(n/16), k, 16]``; ``float32``: float32 ``[ceil(n/16), k, 16]``.
     """
 

@@ -1,10 +1,11 @@
-"""From a model name to a local directory: paths, Hub ids, the packaged demo, and the cache of conversions."""
+"""From a model name to its local files: paths, Hub ids, the packaged demo, and the cache of conversions."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,9 @@ _DESCRIPTIONS = ["config.json", GENERATION_CONFIG, *TOKENIZER_FILES]
 _SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 _PYTORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
 
+_GGUF = ".gguf"
+_GGUF_PART = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -46,11 +50,11 @@ def resolve(
     local_files_only: bool = False,
     weights: bool = True,
 ) -> Path:
-    """The local directory of a model, downloaded if need be.
+    """The local directory of a model, downloaded if need be, or its GGUF file.
 
     Args:
-        name_or_path: A directory, an id on the Hugging Face Hub, or ``demo`` for the model in this package (a directory of that
-            name is ``./demo``).
+        name_or_path: A directory, a GGUF file (the first, if it is split), an id on the Hugging Face Hub, or ``demo`` for the
+            model in this package (a directory of that name is ``./demo``).
         revision: Branch, tag or commit on the Hub.
         token: Access token for the Hub; true = the stored one.
         cache_dir: Where the Hub client keeps its downloads.
@@ -70,12 +74,62 @@ def resolve(
     except (OSError, RuntimeError) as error:  # RuntimeError: no such user after the ~
         raise ModelNotFoundError(f"{name[:200]!r} is neither a directory nor a Hub id: {error}") from error
     if name and is_directory:
-        return path
+        return _gguf_in(path) or path
     if is_file:
-        raise ModelNotFoundError(f"{name} is a file; a model is a directory with config.json and weights")
+        if is_gguf(path):
+            return path
+        raise ModelNotFoundError(f"{name} is a file; a model is a directory with config.json and weights, or a GGUF file")
     if isinstance(name_or_path, Path) or name.startswith(("/", ".", "~")) or name.count("/") > 1 or not 0 < len(name) < 200:
         raise ModelNotFoundError(f"{name[:200]!r} is neither a directory nor a Hub id (owner/name)")
     return _download(name, revision, token, cache_dir, local_files_only, weights)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether what `resolve` found is a GGUF file; it is a directory otherwise."""
+    return path.suffix == _GGUF and not path.is_dir()
+
+
+def gguf_parts(path: Path) -> list[Path]:
+    """The files of a model in GGUF: the one, or all parts of a split one.
+
+    Raises:
+        ModelNotFoundError: A part is missing, or `path` is not the first.
+    """
+    found = _GGUF_PART.fullmatch(path.name)
+    if found is None:
+        return [path]
+    name, count = found["name"], int(found["count"])
+    parts = [path.with_name(f"{name}-{number:05d}-of-{count:05d}{_GGUF}") for number in range(1, max(count, 1) + 1)]
+    if path != parts[0]:
+        raise ModelNotFoundError(f"{path} is a part of a split model, and not the first, {parts[0].name}")
+    if missing := [part.name for part in parts if not part.is_file()]:
+        raise ModelNotFoundError(f"{path} lacks {len(missing)} of its {count} parts: {', '.join(missing[:8])}")
+    return parts
+
+
+def _gguf_in(directory: Path) -> Path | None:
+    """The GGUF file of a directory that holds one model and in no other form."""
+    names = sorted(path.name for path in directory.glob(f"*{_GGUF}") if path.is_file())
+    if not names or any(any(directory.glob(pattern)) for pattern in _SAFETENSORS + _PYTORCH):
+        return None
+    if len({_GGUF_PART.sub(r"\g<name>", name) for name in names}) > 1:
+        raise ModelNotFoundError(f"{directory} holds several GGUF models; name the file of one: {', '.join(names[:8])}")
+    return directory / names[0]
+
+
+def read_config(path: Path) -> GPTBigCodeConfig:
+    """The configuration of a model that `resolve` found.
+
+    Raises:
+        ModelNotFoundError: There is no ``config.json``, or a part of a split GGUF file is missing.
+        ConfigError: It is malformed, or asks for something that is not supported.
+        CheckpointError: A GGUF file is malformed or holds another kind of model.
+    """
+    if not is_gguf(path):
+        return GPTBigCodeConfig.from_json_file(path / "config.json")
+    from gptbigcode_cpu.convert import gguf_files
+
+    return gguf_files.read_config(gguf_files.open_gguf(path))
 
 
 def _download(
@@ -121,7 +175,9 @@ def _download(
     except Exception as error:  # of the HTTP library, which the Hub client has changed more than once
         raise ModelNotFoundError(f"{where} could not be downloaded: {error}") from error
     if not (directory / "config.json").is_file():
-        raise ModelNotFoundError(f"{where} has no config.json; it is not a model")
+        raise ModelNotFoundError(
+            f"{where} has no config.json; it is not a model (of GGUF files on the Hub, download one and name the file)"
+        )
     return directory
 
 
@@ -156,7 +212,7 @@ def packed_dir(
     if dtype not in (*DTYPES, "auto"):
         raise InputError(f"dtype {dtype!r} is unknown; choose one of auto, {', '.join(DTYPES)}")
     directory = resolve(name_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-    config = GPTBigCodeConfig.from_json_file(directory / "config.json")
+    config = read_config(directory)
     if is_packed(config):
         stored = packed_scheme(config, directory).dtype
         if dtype not in ("auto", stored):
@@ -210,7 +266,10 @@ def _content_key(source: Path, cache: Path) -> str:
     """A name for a conversion of the content of a checkpoint, the same wherever it lies."""
     import hashlib
 
-    paths = {path for pattern in _DESCRIPTIONS + _SAFETENSORS + _PYTORCH for path in source.glob(pattern)}
+    if is_gguf(source):
+        paths = {*gguf_parts(source)}
+    else:
+        paths = {path for pattern in _DESCRIPTIONS + _SAFETENSORS + _PYTORCH for path in source.glob(pattern)}
     digest = hashlib.sha256(f"format {FORMAT_VERSION}\n".encode())
     for path in sorted(paths):
         digest.update(f"{path.name} {_file_digest(path, cache / 'digests')}\n".encode())

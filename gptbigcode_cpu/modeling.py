@@ -120,9 +120,10 @@ class GPTBigCodeForCausalLM:
         """Open a model. A plain checkpoint is quantised on first use and opened from a cache afterwards.
 
         Args:
-            pretrained_model_name_or_path: A directory with a checkpoint or a converted model, a Hub id, or ``"demo"``
-                for the tiny demonstration model inside this package.
-            dtype: ``"int8"``, ``"int4"``, ``"int4-small"``, ``"bfloat16"``, ``"float32"`` or the torch dtype of that name; ``"auto"`` is
+            pretrained_model_name_or_path: A directory with a checkpoint or a converted model, a GGUF file, a Hub id, or
+                ``"demo"`` for the tiny demonstration model inside this package.
+            dtype: ``"int8"``, ``"int4"``, ``"int4-small"``, ``"bfloat16"``, ``"float32"`` or the torch dtype of that name;
+                ``"auto"`` is
                 what a converted model is stored in, and int8 for a plain checkpoint.
             num_threads: Default: the environment variable GPTBIGCODE_CPU_NUM_THREADS, or else what suits the machine.
             prefill_threads: For more than 16 new tokens at once, which profit from threads that share a core (SMT), where
@@ -384,7 +385,9 @@ def _informed(streamer: Streamer | None) -> Iterator[None]:
 
 def _require_language_model(directory: Path) -> None:
     """Refuse a classifier before it is converted: its checkpoint may lack an LM head, and was not trained to write."""
-    architectures = GPTBigCodeConfig.from_json_file(directory / "config.json").architectures
+    from . import hub
+
+    architectures = hub.read_config(directory).architectures
     if classifiers := [name for name in architectures if name in CLASSIFIERS]:
         raise ConfigError(f"{directory} is a {classifiers[0]}; this class runs language models, which write text")
 

@@ -79,11 +79,12 @@ class GPTBigCodeTokenizer:
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
     ) -> GPTBigCodeTokenizer:
-        """Load the tokenizer of a directory, a Hub id or ``"demo"``.
+        """Load the tokenizer of a directory, a GGUF file, a Hub id or ``"demo"``.
 
         Raises:
             ModelNotFoundError: The name leads nowhere.
-            TokenizerError: ``tokenizer.json`` is missing or damaged.
+            TokenizerError: ``tokenizer.json`` is missing or damaged, or the tokenizer in a GGUF file is or is not supported.
+            CheckpointError: A GGUF file is damaged.
         """
         from tokenizers import Tokenizer
 
@@ -97,6 +98,8 @@ class GPTBigCodeTokenizer:
             local_files_only=local_files_only,
             weights=False,
         )
+        if hub.is_gguf(directory):
+            return cls._from_gguf(directory)
         path = directory / "tokenizer.json"
         if not path.is_file():
             raise TokenizerError(f"{directory} has no tokenizer.json; save the tokenizer there with save_pretrained")
@@ -107,6 +110,18 @@ class GPTBigCodeTokenizer:
         # Older checkpoints keep the special tokens in a file of their own; tokenizer_config.json wins.
         settings = _read_json(directory / "special_tokens_map.json") | _read_json(directory / "tokenizer_config.json")
         return cls(backend, settings)
+
+    @classmethod
+    def _from_gguf(cls, path: Path) -> GPTBigCodeTokenizer:
+        from tokenizers import Tokenizer
+
+        from .convert import gguf_files, gguf_tokenizer
+
+        files, _ = gguf_tokenizer.tokenizer_files(gguf_files.open_gguf(path))
+        if not files:
+            raise TokenizerError(f"{path} holds no tokenizer; load that of the original checkpoint")
+        backend = Tokenizer.from_str(files["tokenizer.json"].decode())
+        return cls(backend, json.loads(files["tokenizer_config.json"]))
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``."""

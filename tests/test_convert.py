@@ -257,7 +257,7 @@ def test_every_difference_is_listed_at_once(tmp_path: Path, make_checkpoint: Mak
         f"missing: {C_ATTN}.weight [60, 36]",
         "missing: transformer.ln_f.bias [36]",
         "unexpected: transformer.h.7.ln_1.bias [36]",
-        "misshapen: transformer.wte.weight is [271, 36], config.json makes it [270, 36]; "
+        "misshapen: transformer.wte.weight is [271, 36], the configuration makes it [270, 36]; "
         "set vocab_size to the rows of the matrix",
     ]
     assert not (tmp_path / "out").exists()
@@ -323,7 +323,7 @@ def test_a_position_that_float16_cannot_hold(tmp_path: Path, make_checkpoint: Ma
         ({"model_type": "llama"}, "llama"),
         ({"add_cross_attention": True}, "cross-attention"),
         ({"activation_function": "snake"}, "snake"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised with 'gptq'"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised with 'bitsandbytes'"),
     ],
 )
 def test_unsupported_models_are_refused(

@@ -18,7 +18,8 @@ from gptbigcode_cpu.convert import convert
 Array = NDArray[Any]
 # Two blocks along K, rows that do not fill a tile, a width that leaves gaps between tensors.
 SHAPE: dict[str, Any] = {"n_embd": 132, "n_head": 3, "n_inner": 150, "n_positions": 7, "vocab_size": 270, "n_layer": 1}
-PACKED = ("c_attn.query.weight", "c_attn.key_value.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight", "wte.weight", "lm_head.weight")
+LINEAR = ("c_attn.query.weight", "c_attn.key_value.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+PACKED = (*LINEAR, "wte.weight", "lm_head.weight")
 
 
 def read(path: Path) -> dict[str, tuple[str, list[int], bytes]]:

@@ -106,41 +106,40 @@ void register_model(py::module_& module) {
       },
       py::arg("kv_dtype"), py::arg("n_layer"), py::arg("n_kv_head"), py::arg("head_dim"));
   py::class_<PyModel, std::shared_ptr<PyModel>>(module, "Model")
-      .def(py::init([](const py::dict& tensors, const std::string& dtype,
-                       const std::unordered_map<std::string, std::string>& dtypes, int64_t vocab_size, int64_t n_positions, int64_t n_embd,
-                       int64_t n_layer, int64_t n_head, int64_t n_kv_head, int64_t n_inner, const std::string& activation,
-                       float layer_norm_epsilon, float attention_scale, const std::string& kv_dtype, int num_threads,
-                       int prefill_threads, const std::string& isa) {
-             std::unordered_map<std::string, DType> parsed;
-             for (const auto& [name, value] : dtypes) parsed[name] = parse_dtype(value);
-             const ModelConfig config{
-                 .vocab_size = vocab_size,
-                 .n_positions = n_positions,
-                 .n_embd = n_embd,
-                 .n_layer = n_layer,
-                 .n_head = n_head,
-                 .n_kv_head = n_kv_head,
-                 .n_inner = n_inner,
-                 .activation = parse_activation(activation),
-                 .layer_norm_epsilon = layer_norm_epsilon,
-                 .attention_scale = attention_scale,
-                 .dtype = parse_dtype(dtype),
-                 .dtypes = std::move(parsed),
-                 .kv_dtype = parse_kv_dtype(kv_dtype),
-             };
-             return std::make_shared<PyModel>(tensors, config, num_threads, prefill_threads, isa);
-           }),
-           py::arg("tensors"), py::kw_only(), py::arg("dtype"), py::arg("dtypes"), py::arg("vocab_size"), py::arg("n_positions"), py::arg("n_embd"),
-           py::arg("n_layer"), py::arg("n_head"), py::arg("n_kv_head"), py::arg("n_inner"), py::arg("activation"),
-           py::arg("layer_norm_epsilon"), py::arg("attention_scale"), py::arg("kv_dtype"), py::arg("num_threads") = 0,
-           py::arg("prefill_threads") = 0, py::arg("isa") = "")
+      .def(
+          py::init([](const py::dict& tensors, const std::string& dtype, const std::unordered_map<std::string, std::string>& dtypes,
+                      int64_t vocab_size, int64_t n_positions, int64_t n_embd, int64_t n_layer, int64_t n_head, int64_t n_kv_head,
+                      int64_t n_inner, const std::string& activation, float layer_norm_epsilon, float attention_scale,
+                      const std::string& kv_dtype, int num_threads, int prefill_threads, const std::string& isa) {
+            std::unordered_map<std::string, DType> parsed;
+            for (const auto& [name, value] : dtypes) parsed[name] = parse_dtype(value);
+            const ModelConfig config{
+                .vocab_size = vocab_size,
+                .n_positions = n_positions,
+                .n_embd = n_embd,
+                .n_layer = n_layer,
+                .n_head = n_head,
+                .n_kv_head = n_kv_head,
+                .n_inner = n_inner,
+                .activation = parse_activation(activation),
+                .layer_norm_epsilon = layer_norm_epsilon,
+                .attention_scale = attention_scale,
+                .dtype = parse_dtype(dtype),
+                .dtypes = std::move(parsed),
+                .kv_dtype = parse_kv_dtype(kv_dtype),
+            };
+            return std::make_shared<PyModel>(tensors, config, num_threads, prefill_threads, isa);
+          }),
+          py::arg("tensors"), py::kw_only(), py::arg("dtype"), py::arg("dtypes"), py::arg("vocab_size"), py::arg("n_positions"),
+          py::arg("n_embd"), py::arg("n_layer"), py::arg("n_head"), py::arg("n_kv_head"), py::arg("n_inner"), py::arg("activation"),
+          py::arg("layer_norm_epsilon"), py::arg("attention_scale"), py::arg("kv_dtype"), py::arg("num_threads") = 0,
+          py::arg("prefill_threads") = 0, py::arg("isa") = "")
       .def_property_readonly("isa", [](const PyModel& model) { return std::string(model->kernels().name); })
       .def_property_readonly("num_threads", [](const PyModel& model) { return model->num_threads(); })
       .def_property_readonly("prefill_threads", [](const PyModel& model) { return model->prefill_threads(); })
       .def_property_readonly("kv_dtype", [](const PyModel& model) { return std::string(kv_dtype_name(model->config().kv_dtype)); })
       .def_property_readonly("kv_bytes_per_token", [](const PyModel& model) { return model->kv_layout().block_size() / kKvBlock; })
-      .def("forward", &forward, py::arg("caches"), py::arg("tokens"), py::arg("logits_to_keep"),
-           py::arg("hidden_states") = false);
+      .def("forward", &forward, py::arg("caches"), py::arg("tokens"), py::arg("logits_to_keep"), py::arg("hidden_states") = false);
 
   py::class_<PyCache>(module, "KVCache")
       .def(py::init([](const std::shared_ptr<PyModel>& model) { return PyCache{model, KVCache((*model)->kv_layout())}; }),

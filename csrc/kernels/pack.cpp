@@ -158,7 +158,8 @@ void unpack_row(const std::byte* packed, DType dtype, int64_t row, int64_t k, fl
         const std::byte* block = tile + i / kBlock * int4_bytes(dtype);
         const size_t g = in_block / kGroup, j = in_block % (kGroup / 2);
         const int codes = std::to_integer<int>(block[g * 128 + j / 4 * 64 + r * 4 + j % 4]);
-        const auto byte = std::to_integer<int8_t>(block[kTileRows * kBlock / 2 + g / static_cast<size_t>(shared_groups(dtype)) * kTileRows + r]);
+        const auto byte =
+            std::to_integer<int8_t>(block[kTileRows * kBlock / 2 + g / static_cast<size_t>(shared_groups(dtype)) * kTileRows + r]);
         const int8_t entry = kInt4Codebook[in_block % kGroup < kGroup / 2 ? codes & 15 : codes >> 4];
         float scale;
         std::memcpy(&scale, tile + tile_bytes(dtype, k) - static_cast<int64_t>(kInt4ScaleBytes) + r * 4, 4);

@@ -141,7 +141,7 @@ inline void dot_int4(const std::byte* block, const ActivationBlock* const* activ
 }
 
 struct Int4Expanded {
-  alignas(64) std::byte codes[kTileRows * kBlock];              // codebook + offset + zero, [32 quads][16 rows][4]
+  alignas(64) std::byte codes[kTileRows * kBlock];                  // codebook + offset + zero, [32 quads][16 rows][4]
   alignas(64) int32_t multipliers[kBlock / kGroup / 2][kTileRows];  // of 32 columns each: (multiplier, 0)
 };
 template <int kShared>

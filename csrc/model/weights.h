@@ -18,7 +18,7 @@ struct ModelConfig {
   float attention_scale;  // 1/sqrt(head_dim), or 1
   DType dtype;            // of the packed tensors that are not named in dtypes
   std::unordered_map<std::string, DType> dtypes;
-  KvDType kv_dtype;       // of the KV cache
+  KvDType kv_dtype;  // of the KV cache
 
   int64_t head_dim() const { return n_embd / n_head; }
   int64_t kv_width() const { return n_kv_head * head_dim(); }

@@ -31,7 +31,10 @@ def convert(
     cache_dir: str | None,
     offline: bool,
 ) -> None:
-    """Quantise the checkpoint SRC (a directory or a Hub id) into the directory OUT.
+    """Quantise the checkpoint SRC into the directory OUT.
+
+    SRC is a directory or a Hub id with safetensors or pytorch_model.bin, which may be quantised with GPTQ or AWQ (they are
+    dequantised first), or a GGUF file of the starcoder architecture, whose tokenizer is converted too.
 
     \b
     int8      8.1 bits per weight; perplexity of the 8M demonstration model +0.2 %
@@ -43,6 +46,7 @@ def convert(
     Examples:
       gptbigcode-cpu convert bigcode/starcoderbase-1b starcoder-1b-int4 --dtype int4
       gptbigcode-cpu convert ./my-finetune ./my-finetune-int8
+      gptbigcode-cpu convert starcoder.Q8_0.gguf starcoder-int8
       gptbigcode-cpu convert ./my-finetune out --dtype int4 --dry-run
     """
     from gptbigcode_cpu.convert import convert as convert_checkpoint

@@ -50,10 +50,9 @@ def _converted_bytes(config: GPTBigCodeConfig, dtype: str) -> int:
 
 def _model(name: str, context: int | None) -> dict[str, Any]:
     from gptbigcode_cpu import _core, hub, weights
-    from gptbigcode_cpu.config import GPTBigCodeConfig
 
     path = hub.resolve(name, weights=False)
-    config = GPTBigCodeConfig.from_json_file(path / "config.json")
+    config = hub.read_config(path)
     context = config.n_positions if context is None else context
     if context > config.n_positions:
         raise ContextLengthError(f"--context {context} is more than the model's {config.n_positions} positions")

@@ -1,0 +1,124 @@
+"""The tokenizer inside a GGUF file, as the files that transformers keeps beside a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gptbigcode_cpu.convert.gguf_files import GGUFModel
+from gptbigcode_cpu.convert.tokenizer_files import TOKENIZER, byte_level_tokenizer, json_bytes
+from gptbigcode_cpu.errors import TokenizerError
+
+_PREFIX = "tokenizer.ggml."
+# llama.cpp's name of a pre-tokenizer -> whether each digit is a word by itself. All of them cut words as GPT-2 did.
+PRE_TOKENIZERS: Mapping[str, bool] = {
+    "starcoder": True,
+    "refact": True,
+    "command-r": True,
+    "smollm": True,
+    "codeshell": True,
+    "gpt-2": False,
+}
+# llama.cpp's types of tokens. The others are 1, normal, and 5, unused: a filler, for which the original has no token.
+_UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 2, 3, 4, 5
+
+
+def tokenizer_files(model: GGUFModel) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """``tokenizer.json`` and ``tokenizer_config.json``, and notes on what was assumed; no files if there is no tokenizer.
+
+    What GGUF does not keep is lost: that an added token takes spaces beside it along, or matches whole words only.
+
+    Raises:
+        TokenizerError: The tokenizer is malformed, of another kind than byte-level BPE, or cuts words in a way that is unknown.
+    """
+    kind = model.get(f"{_PREFIX}model", "none")
+    if kind in ("none", "no_vocab"):
+        return {}, (f"{model.path.name} holds no tokenizer, so the converted model has none; put a tokenizer.json there",)
+    if kind != "gpt2":
+        raise TokenizerError(f"{model.path} has a tokenizer of kind {kind!r:.40}; supported is 'gpt2', byte-level BPE")
+    notes: tuple[str, ...] = ()
+    pre = model.get(f"{_PREFIX}pre")
+    if pre is None:
+        pre = "starcoder"
+        notes = (f"{model.path.name} does not say how its tokenizer cuts words ({_PREFIX}pre); taken is {pre!r}",)
+    if not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
+        raise TokenizerError(
+            f"{model.path} has the pre-tokenizer {pre!r:.40}; known are {', '.join(PRE_TOKENIZERS)}. Without it texts would be "
+            "encoded otherwise than in training; convert the original checkpoint"
+        )
+    tokens, types = _tokens(model)
+    merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in _strings(model, "merges"))]
+    if not all(left and right and " " not in right for left, right in merges):
+        raise TokenizerError(f"{model.path} has merges that are not two tokens each")
+    if not np.isin(types, (_UNKNOWN, _CONTROL, _USER_DEFINED)).any():
+        types = _with_special_types(tokens, types, merges)
+    named = {
+        f"{name}_token": _named_token(model, key, tokens)
+        for name, key in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items()
+    }
+    typed = list(zip(tokens, types.tolist(), strict=True))
+    special = [token for token, kind in typed if kind in (_UNKNOWN, _CONTROL) or token in named.values()]
+    plain = [token for token, kind in typed if kind == _USER_DEFINED and token not in named.values()]
+    vocabulary = {token: i for i, (token, kind) in enumerate(typed) if kind != _UNUSED}
+    begin, end = (
+        [token] if _flag(model, f"add_{name}_token") and (token := named[f"{name}_token"]) else [] for name in ("bos", "eos")
+    )
+    try:
+        from tokenizers.models import BPE
+
+        bpe = BPE(vocab=vocabulary, merges=merges)
+        tokenizer = byte_level_tokenizer(bpe, special, plain, digits=PRE_TOKENIZERS[pre], begin=begin, end=end)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise TokenizerError(f"{model.path}: its tokens and merges do not make a tokenizer: {error}") from error
+    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    settings |= {name: token for name, token in named.items() if token is not None}
+    if type(length := model.get("starcoder.context_length")) is int:
+        settings["model_max_length"] = length
+    if isinstance(template := model.get("tokenizer.chat_template"), str):
+        settings["chat_template"] = template
+    return {TOKENIZER: tokenizer.to_str(pretty=True).encode(), "tokenizer_config.json": json_bytes(settings)}, notes
+
+
+def _strings(model: GGUFModel, key: str) -> list[str]:
+    values = model.metadata.get(_PREFIX + key)
+    if not isinstance(values, list):
+        raise TokenizerError(f"{model.path} has no list of strings {_PREFIX}{key}")
+    return values
+
+
+def _tokens(model: GGUFModel) -> tuple[list[str], np.ndarray[Any, Any]]:
+    """The tokens by id, and llama.cpp's type of each."""
+    tokens = _strings(model, "tokens")
+    types = model.metadata.get(f"{_PREFIX}token_type", np.ones(len(tokens), np.int32))
+    if not isinstance(types, np.ndarray) or types.dtype.kind not in "iu" or len(types) != len(tokens):
+        raise TokenizerError(f"{model.path}: {_PREFIX}token_type must be a number for each of the {len(tokens)} tokens")
+    if len(set(tokens)) != len(tokens) or "" in tokens:
+        raise TokenizerError(f"{model.path} has a token twice, or an empty one")
+    embedding = model.tensors.get("token_embd.weight")
+    if embedding is not None and len(tokens) > embedding.shape[0]:
+        raise TokenizerError(f"{model.path} has {len(tokens)} tokens, but embeddings for {embedding.shape[0]}")
+    return tokens, types
+
+
+def _with_special_types(tokens: list[str], types: np.ndarray[Any, Any], merges: list[tuple[str, str]]) -> np.ndarray[Any, Any]:
+    """Old converters mark no token as special: those are the ones that are neither a byte nor made by a merge."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    made = {*ByteLevel.alphabet(), *(left + right for left, right in merges)}
+    return np.where([token in made for token in tokens], types, np.where(types == _UNUSED, _UNUSED, _CONTROL))
+
+
+def _named_token(model: GGUFModel, key: str, tokens: list[str]) -> str | None:
+    token_id = model.token_id(key)
+    if token_id is not None and token_id >= len(tokens):
+        raise TokenizerError(f"{model.path}: {_PREFIX}{key}_token_id is {token_id}, but there are {len(tokens)} tokens")
+    return None if token_id is None else tokens[token_id]
+
+
+def _flag(model: GGUFModel, key: str) -> bool:
+    value = model.get(_PREFIX + key, False)
+    if not isinstance(value, bool):
+        raise TokenizerError(f"{model.path}: {_PREFIX}{key} must be true or false, not {value!r:.40}")
+    return value
