@@ -7,7 +7,6 @@ them piece by piece; `write` makes the output directory.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from gptbigcode_cpu.convert.tokenizer_files import side_files, write_json, write
 from gptbigcode_cpu.convert.write import available_bytes, check_target, header_bytes, pad_to_alignment, replacing
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import resolve
+from gptbigcode_cpu.progress import Progress
 from gptbigcode_cpu.weights import (
     FORMAT_VERSIONS,
     HEAD_DTYPES,
@@ -29,8 +29,6 @@ from gptbigcode_cpu.weights import (
 )
 
 __all__ = ["ConversionReport", "convert"]
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

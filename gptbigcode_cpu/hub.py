@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import FormatError, InputError, ModelNotFoundError
+from gptbigcode_cpu.progress import Progress
 from gptbigcode_cpu.weights import FORMAT_VERSIONS, HEAD_DTYPES, is_packed, open_packed, packed_dtype
 
 DEMO = "demo"
@@ -32,8 +33,6 @@ TOKENIZER_FILES = (
 _DESCRIPTIONS = ["config.json", GENERATION_CONFIG, *TOKENIZER_FILES]
 _SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 _PYTORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
-
-Progress = Callable[[str, int, int], None]
 
 
 def resolve(
