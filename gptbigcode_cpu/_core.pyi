@@ -5,7 +5,7 @@ compute call releases the GIL. One `KVCache` may be used by one call at a time; 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,18 +159,34 @@ class Model:
     def kv_dtype(self) -> str: ...
     @property
     def kv_bytes_per_token(self) -> int: ...
+    @overload
     def forward(
-        self, caches: Sequence[KVCache], tokens: Sequence[NDArray[np.int32]], logits_to_keep: Sequence[int]
-    ) -> NDArray[np.float32]:
+        self,
+        caches: Sequence[KVCache],
+        tokens: Sequence[NDArray[np.int32]],
+        logits_to_keep: Sequence[int],
+        hidden_states: Literal[False] = False,
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def forward(
+        self,
+        caches: Sequence[KVCache],
+        tokens: Sequence[NDArray[np.int32]],
+        logits_to_keep: Sequence[int],
+        hidden_states: Literal[True],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Run new tokens of several sequences; the only operation (prefill, decode, batch and scoring are its uses).
 
         Args:
             caches: One distinct cache per sequence; grown by its tokens. After an exception they are as before.
             tokens: int32 ``[t_i]`` per sequence, ``t_i >= 1``; positions follow what the cache holds.
             logits_to_keep: Per sequence, how many of its last new tokens get logits, ``0 <= keep_i <= t_i``.
+            hidden_states: Return these as well.
 
         Returns:
-            float32 ``[sum(logits_to_keep), vocab_size]``, sequence after sequence, in token order.
+            The logits, float32 ``[sum(logits_to_keep), vocab_size]``, sequence after sequence, in token order. If hidden states
+            are asked for, a tuple of these and float32 ``[n_layer + 1, sum(t_i), n_embd]``: the embeddings, then the output of
+            each block, the last one after ``ln_f``, as in transformers. They change no bit of the logits.
 
         Raises:
             ValueError: A token id outside the vocabulary, more positions than ``n_positions``, bad counts, a cache of

@@ -58,12 +58,12 @@ struct PyCache {
   KVCache cache;
 };
 
-FloatArray forward(PyModel& model, const std::vector<PyCache*>& caches, const std::vector<IntArray>& tokens,
-                   const std::vector<int64_t>& logits_to_keep) {
+py::object forward(PyModel& model, const std::vector<PyCache*>& caches, const std::vector<IntArray>& tokens,
+                   const std::vector<int64_t>& logits_to_keep, bool hidden_states) {
   require(caches.size() == tokens.size() && caches.size() == logits_to_keep.size(),
           "caches, tokens and logits_to_keep must have the same length");
   std::vector<Run> runs;
-  int64_t rows = 0;
+  int64_t rows = 0, n_tokens = 0;
   for (size_t i = 0; i < caches.size(); ++i) {
     require(caches[i] != nullptr && caches[i]->model.get() == &model,
             "sequence " + std::to_string(i) + ": the cache belongs to another model");
@@ -73,19 +73,26 @@ FloatArray forward(PyModel& model, const std::vector<PyCache*>& caches, const st
             "sequence " + std::to_string(i) + ": logits_to_keep is " + std::to_string(logits_to_keep[i]) + ", outside 0.." +
                 std::to_string(tokens[i].size()));
     rows += logits_to_keep[i];
+    n_tokens += tokens[i].size();
   }
-  FloatArray logits({rows, model->config().vocab_size});
-  float* out = logits.mutable_data();
+  const ModelConfig& config = model->config();
+  FloatArray logits({rows, config.vocab_size}), states;
+  Outputs outputs{.logits = logits.mutable_data()};
+  if (hidden_states) {
+    states = FloatArray({config.n_layer + 1, n_tokens, config.n_embd});
+    outputs.hidden_states = states.mutable_data();
+  }
   try {
     const py::gil_scoped_release unlocked;
-    model->forward(runs, out, [] {
+    model->forward(runs, outputs, [] {
       const py::gil_scoped_acquire locked;
       return PyErr_CheckSignals() != 0;  // Ctrl-C, or any handler that raises
     });
   } catch (const Stopped&) {
     throw py::error_already_set();
   }
-  return logits;
+  if (hidden_states) return py::make_tuple(logits, states);
+  return std::move(logits);
 }
 
 }  // namespace
@@ -128,7 +135,8 @@ void register_model(py::module_& module) {
       .def_property_readonly("prefill_threads", [](const PyModel& model) { return model->prefill_threads(); })
       .def_property_readonly("kv_dtype", [](const PyModel& model) { return std::string(kv_dtype_name(model->config().kv_dtype)); })
       .def_property_readonly("kv_bytes_per_token", [](const PyModel& model) { return model->kv_layout().block_size() / kKvBlock; })
-      .def("forward", &forward, py::arg("caches"), py::arg("tokens"), py::arg("logits_to_keep"));
+      .def("forward", &forward, py::arg("caches"), py::arg("tokens"), py::arg("logits_to_keep"),
+           py::arg("hidden_states") = false);
 
   py::class_<PyCache>(module, "KVCache")
       .def(py::init([](const std::shared_ptr<PyModel>& model) { return PyCache{model, KVCache((*model)->kv_layout())}; }),

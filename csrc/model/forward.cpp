@@ -46,7 +46,7 @@ void Model::validate(const std::vector<Run>& runs) const {
   }
 }
 
-void Model::forward(const std::vector<Run>& runs, float* logits, const StopRequested& stop) {
+void Model::forward(const std::vector<Run>& runs, const Outputs& outputs, const StopRequested& stop) {
   validate(runs);
   const std::lock_guard lock(mutex_);
   std::vector<int64_t> sizes;
@@ -60,8 +60,10 @@ void Model::forward(const std::vector<Run>& runs, float* logits, const StopReque
   try {
     for (const Run& run : runs) run.cache->reserve(run.n_tokens);
     std::vector<Row> rows;
+    float *logits = outputs.logits, *hidden_states = outputs.hidden_states;
     const auto flush = [&] {
-      run_rows(rows, team, stop);
+      run_rows(rows, {hidden_states, n_tokens * config_.n_embd}, team, stop);
+      if (hidden_states != nullptr) hidden_states += static_cast<int64_t>(rows.size()) * config_.n_embd;
       rows.clear();
     };
     for (size_t i = 0; i < runs.size(); ++i) {
@@ -111,7 +113,7 @@ void Model::embed(const Row& row, float* out) const {
 
 // The transformer: one parallel region, a work queue per phase. Phases alternate between linear layers or attention, shared out
 // by output features or heads, and work on rows (LayerNorm, quantising, writing keys and values).
-void Model::run_rows(const std::vector<Row>& rows, int team, const StopRequested& stop) {
+void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequested& stop) {
   const auto m = static_cast<int64_t>(rows.size());
   std::vector<int64_t> asked;  // rows whose logits are wanted
   for (int64_t r = 0; r < m; ++r) {
@@ -159,11 +161,14 @@ void Model::run_rows(const std::vector<Row>& rows, int team, const StopRequested
       quantize_row(kernels_, next, normed, to, count, blocks);
     };
 
+    const auto state = [&](int64_t i, int64_t r) { return states.first + i * states.stride + r * n_embd; };
+
     for (int64_t i = 0; i < config_.n_layer; ++i) {
       const Layer& layer = weights_.layers[static_cast<size_t>(i)];
       if (thread == 0 && stop != nullptr && m > kDecodeRows && stop()) stopped = true;
       for_each_row(m, [&](int64_t r) {
         if (i == 0) embed(rows[static_cast<size_t>(r)], hidden + r * n_embd);
+        if (states.first != nullptr) std::copy_n(hidden + r * n_embd, n_embd, state(i, r));
         norm(layer.ln_1, layer.c_attn, r, r, m);
       });
       if (stopped) return;
@@ -184,6 +189,12 @@ void Model::run_rows(const std::vector<Row>& rows, int team, const StopRequested
                           .out_blocks = is_quantized(layer.mlp_c_proj.dtype) ? inner_blocks : nullptr});
       pool_.barrier();
       linear(layer.mlp_c_proj, {.x = inner, .blocks = inner_blocks, .m = m, .out = hidden, .accumulate = true});
+    }
+    if (states.first != nullptr) {
+      for_each_row(m, [&](int64_t r) {
+        kernels_.layer_norm(hidden + r * n_embd, n_embd, weights_.ln_f.weight, weights_.ln_f.bias, config_.layer_norm_epsilon,
+                            state(config_.n_layer, r));
+      });
     }
     if (asked.empty()) return;
     const auto count = static_cast<int64_t>(asked.size());

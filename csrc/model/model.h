@@ -23,6 +23,14 @@ struct Run {
   int64_t logits_to_keep;  // of its last new tokens
 };
 
+// What a call computes. A null pointer is not computed and costs nothing.
+struct Outputs {
+  float* logits = nullptr;  // [sum of logits_to_keep][vocab_size]
+  // [n_layer + 1][sum of n_tokens][n_embd]: the residual stream before the first block and after each, the last one normalised
+  // by ln_f.
+  float* hidden_states = nullptr;
+};
+
 // Asked by the calling thread once per layer of a prefill: whether to give up.
 using StopRequested = std::function<bool()>;
 struct Stopped : std::exception {};
@@ -32,9 +40,9 @@ class Model {
   // prefill_threads: for calls of more than 16 new tokens.
   Model(const ModelConfig& config, const FindTensor& find, const Kernels& kernels, int num_threads, int prefill_threads);
 
-  // Appends every run's tokens to its cache and writes the logits that are asked for, [sum of logits_to_keep][vocab_size].
+  // Appends every run's tokens to its cache and writes what is asked for.
   // Throws std::invalid_argument for bad input, std::bad_alloc, and Stopped; the caches are then as before.
-  void forward(const std::vector<Run>& runs, float* logits, const StopRequested& stop = nullptr);
+  void forward(const std::vector<Run>& runs, const Outputs& outputs, const StopRequested& stop = nullptr);
 
   const ModelConfig& config() const { return config_; }
   const Kernels& kernels() const { return kernels_; }
@@ -52,6 +60,11 @@ class Model {
     int64_t position;
     float* logits;  // null: not asked for
   };
+  // Where the hidden states of a micro-batch go: row r's after block i at first + i * stride + r * n_embd.
+  struct HiddenStates {
+    float* first;  // null: not asked for
+    int64_t stride;
+  };
   // Scratch of a micro-batch of m rows.
   struct Workspace {
     AlignedBuffer<float> hidden;                  // [m][n_embd] residual stream
@@ -66,7 +79,7 @@ class Model {
   };
   void validate(const std::vector<Run>& runs) const;
   void reserve(int64_t rows);
-  void run_rows(const std::vector<Row>& rows, int team, const StopRequested& stop);
+  void run_rows(const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequested& stop);
   void embed(const Row& row, float* out) const;
 
   const ModelConfig config_;
