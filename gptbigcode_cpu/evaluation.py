@@ -79,9 +79,9 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Every figure under its name, as ``gptbigcode-cpu evaluate --json`` prints it; None where there is no reference.
 
-        Standard errors treat windows as clusters, since neighbouring tokens are not independent, see `mean_and_stderr`; None if
-        there is one window only. Those of a perplexity, and of its change from the reference's, which is taken window by window,
-        are the logarithm's times the value (delta method).
+        Standard errors treat windows as clusters, since neighbouring tokens are not independent, see `mean_and_stderr`; None
+        if there is one window only. Those of a perplexity, and of its change from the reference's, which is taken window by
+        window, are the logarithm's times the value (delta method).
         """
         perplexity, perplexity_stderr = self.perplexity
         return {

@@ -97,7 +97,7 @@ def choose_gaps(texts: Sequence[str], samples: int, seed: int = 0, hide: Hidden 
     ]
     if not places:
         raise InputError(
-            f"there is no line to hide: the texts have none of up to {_LONGEST_LINE} characters after their first {_LINES_BEFORE}"
+            f"no line to hide: the texts have none of up to {_LONGEST_LINE} characters after their first {_LINES_BEFORE}"
         )
     chance = random.Random(seed)
     gaps = []
@@ -121,7 +121,7 @@ def exact_match(
     orders: Sequence[fim.Order] = ORDERS,
     progress: Progress | None = None,
 ) -> tuple[ExactMatch, ...]:
-    """Let a model fill gaps greedily, and count the first lines that equal the hidden ones but for blanks around them.
+    """Let a model fill gaps greedily, and count the answers whose first line is the hidden one but for blanks around it.
 
     Args:
         model: The model.

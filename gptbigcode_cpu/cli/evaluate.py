@@ -132,9 +132,9 @@ def evaluate(
 
     After ± stands one standard error, with windows as independent samples.
 
-    --fim hides lines of the text one by one, lets MODEL fill each in greedily from what is before and after it, with both orders
-    of the prompt (PSM: prefix, suffix, middle; SPM: suffix, prefix, middle), and counts the lines that are exactly right. What is
-    around a line is cut to whole lines that fit into --context.
+    --fim hides lines of the text one by one, lets MODEL fill each in greedily from what is before and after it, with both
+    orders of the prompt (PSM: prefix, suffix, middle; SPM: suffix, prefix, middle), and counts those that are exactly right.
+    The text around a line is cut to whole lines that fit into --context.
 
     --plot needs pip install "gptbigcode-cpu[bench]".
 
@@ -180,8 +180,10 @@ def evaluate(
             origin=", ".join(map(str, files)),
             progress=progress,
         )
-    with progress_bar("lines") as progress:
-        filled = fim_match.exact_match(subject.model, subject.tokenizer, gaps, context=result.context, progress=progress)
+    filled: tuple[ExactMatch, ...] = ()
+    if fim:
+        with progress_bar("lines") as progress:
+            filled = fim_match.exact_match(subject.model, subject.tokenizer, gaps, context=result.context, progress=progress)
     if plot:
         from gptbigcode_cpu.cli import evaluation_plots
 
