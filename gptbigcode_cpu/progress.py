@@ -26,8 +26,9 @@ def progress_bar(unit: str = "B") -> Iterator[Progress]:
                 from tqdm import tqdm
 
                 hidden = not sys.stderr.isatty()
-                bar = stack.enter_context(tqdm(total=total, unit=unit, unit_scale=True, leave=False, disable=hidden))
-            bar.set_description_str(name, refresh=False)
+                bar = tqdm(desc=name, total=total, unit=unit, unit_scale=True, leave=False, disable=hidden)
+                stack.enter_context(bar)
+            bar.set_description(name, refresh=False)
             bar.update(done - bar.n)
 
         yield update

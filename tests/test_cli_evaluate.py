@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def test_quantised_against_float32_of_a_plain_checkpoint(make_checkpoint: Callab
         (["--text", "no.txt"], 2, "'no.txt' does not exist"),
         (["--text", SOURCE, "--reference-dtype", "int8"], 2, "need --reference MODEL"),
         (["--text", SOURCE, "--fim-seed", "1"], 2, "need --fim"),
-        (["--text", SOURCE, "--contxt", "64"], 2, "Did you mean --context?"),
+        (["--text", SOURCE, "--contxt", "64"], 2, "Did you mean one of: '--context'"),
         (["--text", SOURCE, "--plot", "x.jpeg"], 2, ".png, .svg, .pdf"),
         (["--text", SOURCE, "--plot", "no/such/x.png"], 2, "there is no directory no/such"),
         (["--text", SOURCE, "--context", "2049"], 8, "2048 positions"),
@@ -184,8 +185,10 @@ def test_a_directory_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pyte
 
 def test_progress_on_a_terminal_goes_away() -> None:
     primary, secondary = pty.openpty()
+    termios.tcsetwinsize(secondary, (24, 100))
     command = [*PROGRAM, "demo", "--text", str(SOURCE), *QUICK, "--fim", "--fim-samples", "2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=secondary) as process:
+    every_step = {**os.environ, "TQDM_MININTERVAL": "0"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=secondary, env=every_step) as process:
         os.close(secondary)
         shown = b""
         try:
@@ -199,4 +202,6 @@ def test_progress_on_a_terminal_goes_away() -> None:
     drawn = shown.decode()
     assert "scoring:" in drawn
     assert "filling gaps:" in drawn
-    assert drawn.splitlines()[-1].strip() == ""
+    assert "128/128" in drawn
+    assert drawn.split("\r")[-2].strip() == "", "overwritten with blanks"
+    assert "\n" not in drawn
