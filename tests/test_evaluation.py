@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,9 @@ def test_defaults_are_windows_of_512_or_less_that_score_their_second_half(load: 
     model = load("float32")
     result = evaluate(model, tokenizer, [text * 3 for text in TEXTS])
     assert (result.context, result.stride) == (300, 150)
-    model.config = type(model.config)(**{**vars(model.config), "n_positions": 2048})
-    assert evaluation.resolve_context([model], None) == 512
+    roomy: Any = SimpleNamespace(config=SimpleNamespace(n_positions=2048))
+    assert evaluation.resolve_context([roomy], None) == 512
+    assert evaluation.resolve_context([roomy, model], None) == 300
 
 
 def test_max_tokens_takes_windows_spread_evenly() -> None:
