@@ -213,10 +213,11 @@ def _lines(found: dict[str, Any], subject: _Subject, other: _Subject | None, fil
     if other:
         rows.append(("reference", str(other)))
     least, most = found["tokens_before"]
+    windows = f"{found['windows']} window{'s' if found['windows'] > 1 else ''}"
     rows += [
         ("kernels, threads", f"{found['isa']}, {found['threads']}"),
         ("scored", f"{found['tokens']} tokens, each with {least} to {most} before it"),
-        ("", f"(context {found['context']}, stride {found['stride']}, {found['windows']} windows)"),
+        ("", f"(context {found['context']}, stride {found['stride']}, {windows})"),
         ("perplexity", _with_error(found["perplexity"], found["perplexity_stderr"], ".4f")),
     ]
     if other:
