@@ -41,6 +41,7 @@ def _divergences(axes: Any, values: NDArray[np.float64]) -> None:
     drawn = np.maximum(values.ravel(), _SMALLEST_KL)
     low, high = drawn.min() / 1.5, drawn.max() * 1.5
     axes.hist(drawn, bins=np.geomspace(low, high, 60), weights=np.full(drawn.size, 100 / drawn.size), color=BLUE)
+    axes.set_axisbelow(True)
     axes.set_xscale("log")
     axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
     median, p99 = np.quantile(values, (0.5, 0.99))
@@ -49,8 +50,17 @@ def _divergences(axes: Any, values: NDArray[np.float64]) -> None:
     ):
         at = max(float(value), _SMALLEST_KL)
         axes.axvline(at, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
-        place = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "va": "top"}
-        axes.annotate(f"{name} {value:.2g}", (at, height), (4, 0), color=GREY, fontsize=8.5, **place)
+        axes.annotate(
+            f"{name} {value:.2g}",
+            (at, height),
+            (4, 0),
+            xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points",
+            va="top",
+            color=GREY,
+            fontsize=8.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
+        )
     axes.set_title("KL divergence from the reference")
     axes.set_xlabel("nats")
     axes.set_ylabel("% of tokens")
@@ -60,12 +70,11 @@ def _layer_errors(axes: Any, errors: NDArray[np.float64]) -> None:
     names = layer_names(len(errors))
     axes.plot(range(len(errors)), 100 * errors, "o-", color=BLUE, linewidth=1.8, markersize=5, clip_on=False)
     axes.set_title("Error of the activations")
-    axes.set_xlabel("after")
+    axes.set_xlabel("after block")
     axes.set_ylabel("% of the reference's norm")
     shown = sorted({round(index) for index in np.linspace(0, len(names) - 1, min(len(names), 9))})
     axes.set_xticks(shown, [names[index].removeprefix("block ") for index in shown])
-    for index, side in ((0, "left"), (len(names) - 1, "right")):
-        axes.get_xticklabels()[shown.index(index)].set_ha(side)
+    axes.get_xticklabels()[0].set_ha("right")  # the one long name, away from its neighbour
     axes.set_ylim(0, 120 * float(errors.max()) or 1)
 
 
