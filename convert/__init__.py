@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +17,11 @@ from gptbigcode_cpu.convert.tokenizer_files import json_bytes, side_files, write
 from gptbigcode_cpu.convert.write import available_bytes, check_target, header_bytes, pad_to_alignment, replacing
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import read_config, resolve
+from gptbigcode_cpu.progress import Progress
 from gptbigcode_cpu.tensors import DTYPES, QUANTISED, Role, Scheme
 from gptbigcode_cpu.weights import FORMAT_VERSION, QUANT_METHOD, WEIGHTS_NAME, check_num_threads, is_packed, kernel_name
 
 __all__ = ["ConversionReport", "convert"]
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

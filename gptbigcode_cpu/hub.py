@@ -6,12 +6,13 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import FormatError, InputError, ModelNotFoundError
+from gptbigcode_cpu.progress import Progress
 from gptbigcode_cpu.tensors import DTYPES
 from gptbigcode_cpu.weights import FORMAT_VERSION, is_packed, open_packed, packed_scheme
 
@@ -37,8 +38,6 @@ _PYTORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index
 
 _GGUF = ".gguf"
 _GGUF_PART = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
-
-Progress = Callable[[str, int, int], None]
 
 
 def resolve(

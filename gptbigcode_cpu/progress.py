@@ -1,4 +1,4 @@
-"""The progress bar of a conversion."""
+"""Progress bars of what takes long."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, and how much is done of how much in all."""
+
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A callback ``(tensor name, bytes done, bytes in all)`` that draws on stderr, if that is a terminal.
+def progress_bar(unit: str = "B") -> Iterator[Progress]:
+    """A `Progress` that draws on stderr, if that is a terminal; what is counted is called `unit`.
 
     The bar appears with the first report, so that a conversion that does not take place shows nothing.
     """
@@ -23,8 +26,9 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
                 from tqdm import tqdm
 
                 hidden = not sys.stderr.isatty()
-                bar = stack.enter_context(tqdm(total=total, unit="B", unit_scale=True, leave=False, disable=hidden))
-            bar.set_description_str(name, refresh=False)
+                bar = tqdm(desc=name, total=total, unit=unit, unit_scale=True, leave=False, disable=hidden)
+                stack.enter_context(bar)
+            bar.set_description(name, refresh=False)
             bar.update(done - bar.n)
 
         yield update

@@ -44,7 +44,7 @@ def model(converted: Callable[..., Path]) -> Path:
 def test_help_teaches_every_command() -> None:
     top = cli("--help")
     assert top.returncode == 0
-    for command in ("convert", "generate", "info", "bench", "completion"):
+    for command in ("convert", "generate", "info", "bench", "evaluate", "completion"):
         assert f"\n  {command} " in top.stdout
         shown = cli(command, "--help")
         assert shown.returncode == 0

@@ -1,4 +1,4 @@
-"""The ``gptbigcode-cpu`` command: convert, generate, info, bench and completion.
+"""The ``gptbigcode-cpu`` command: convert, generate, info, bench, evaluate and completion.
 
 Every command imports the library, and what else is slow to import and only it needs, inside its body: ``--help`` and shell
 completion answer without loading numpy, and `generate` starts without what other commands need.
@@ -16,6 +16,7 @@ import click
 from gptbigcode_cpu.cli.bench import bench
 from gptbigcode_cpu.cli.completion import COMPLETE_VARIABLE, PROGRAM, completion
 from gptbigcode_cpu.cli.convert import convert
+from gptbigcode_cpu.cli.evaluate import evaluate
 from gptbigcode_cpu.cli.exit_codes import BROKEN_PIPE, INTERRUPTED, describe, exit_code
 from gptbigcode_cpu.cli.generate import generate
 from gptbigcode_cpu.cli.info import info
@@ -49,7 +50,7 @@ def cli() -> None:
     """
 
 
-for _command in (generate, convert, info, bench, completion):
+for _command in (generate, convert, info, bench, evaluate, completion):
     cli.add_command(_command)
 
 

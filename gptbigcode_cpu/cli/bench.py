@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -18,14 +17,15 @@ from gptbigcode_cpu.cli.options import (
     json_option,
     kv_dtype_option,
     load_dtype_option,
+    plot_option,
     prefill_threads_option,
     threads_option,
 )
 
 if TYPE_CHECKING:
-    from gptbigcode_cpu.benchmark import BenchResult
+    from pathlib import Path
 
-PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+    from gptbigcode_cpu.benchmark import BenchResult
 
 
 class _Counts(click.ParamType[tuple[int, ...]]):
@@ -43,17 +43,6 @@ class _Counts(click.ParamType[tuple[int, ...]]):
         if not all(part.strip().isdecimal() and int(part) >= self.least for part in parts):
             self.fail(f"{value!r} is not a list like 0,1024,4096 of whole numbers from {self.least} on.", param, ctx)
         return tuple(map(int, parts))
-
-
-def _plot_path(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
-    """Refuse before anything is measured what could not be written afterwards."""
-    if path is None:
-        return None
-    if path.suffix.lower() not in PLOT_SUFFIXES:
-        raise click.BadParameter(f"{path.name} must end in one of {', '.join(PLOT_SUFFIXES)}.")
-    if not path.parent.is_dir():
-        raise click.BadParameter(f"there is no directory {path.parent}.")
-    return path
 
 
 @contextmanager
@@ -84,13 +73,7 @@ def _status_line() -> Iterator[Callable[[str], None]]:
 )
 @click.option("--rows", type=_Counts(1), default=(), help="Measure a decode step of so many sequences each, too.")
 @click.option("--limits", is_flag=True, help="Measure the machine too, and set each speed beside what it allows.")
-@click.option(
-    "--plot",
-    type=click.Path(dir_okay=False, path_type=Path),
-    callback=_plot_path,
-    metavar="FILE",
-    help="Draw --depths, --rows and --limits into a .png, .svg or .pdf file.",
-)
+@plot_option("--depths, --rows and --limits")
 @click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds; medians are printed.")
 @load_dtype_option
 @kv_dtype_option

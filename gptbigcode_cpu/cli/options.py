@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 DTYPES = ("int8", "int4", "int4-small", "bfloat16", "float32")
+KV_DTYPES = ("int8", "bfloat16", "float16", "float32")
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -38,7 +42,7 @@ load_dtype_option = click.option(
 
 kv_dtype_option = click.option(
     "--kv-dtype",
-    type=click.Choice(["auto", "int8", "bfloat16", "float16", "float32"]),
+    type=click.Choice(["auto", *KV_DTYPES]),
     default="auto",
     show_default=True,
     help="Storage type of the KV cache; auto = int8 for int8 and int4 models, else that of the weights.",
@@ -61,6 +65,30 @@ def prefill_threads_option(function: _F) -> _F:
         type=click.IntRange(min=1),
         help="Number of threads for prompts of more than 16 tokens.  [default: --threads]",
     )(function)
+
+
+def _plot_path(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse before anything is measured what could not be written afterwards."""
+    if path is None:
+        return None
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise click.BadParameter(f"{path.name} must end in one of {', '.join(PLOT_SUFFIXES)}.")
+    if not path.parent.is_dir():
+        raise click.BadParameter(f"there is no directory {path.parent}.")
+    if not os.access(path.parent, os.W_OK):
+        raise click.BadParameter(f"the directory {path.parent} cannot be written to.")
+    return path
+
+
+def plot_option(what: str) -> Callable[[_F], _F]:
+    """``--plot FILE``: draw what the command measures."""
+    return click.option(
+        "--plot",
+        type=click.Path(dir_okay=False, path_type=Path),
+        callback=_plot_path,
+        metavar="FILE",
+        help=f"Draw {what} into a .png, .svg or .pdf file.",
+    )
 
 
 def hub_options(function: _F) -> _F:

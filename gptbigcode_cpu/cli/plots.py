@@ -1,4 +1,4 @@
-"""The figures of ``gptbigcode-cpu bench --plot``; needs matplotlib (extra ``bench``)."""
+"""The figures that ``--plot`` draws; they need matplotlib (extra ``bench``). Here: those of ``gptbigcode-cpu bench``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 import os
 import statistics
 import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from gptbigcode_cpu.errors import MissingDependencyError
 if TYPE_CHECKING:
     from gptbigcode_cpu.benchmark import AtDepth, BenchResult, Timing
 
-_DECODE, _PREFILL, _LIMIT, _TEXT = "#1f5fa8", "#c8591a", "#5b6470", "#333a42"
+BLUE, ORANGE, GREY, _TEXT = "#1f5fa8", "#c8591a", "#5b6470", "#333a42"
 _PANEL_INCHES = (4.8, 3.9)
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": "#9aa3ad",
@@ -53,28 +55,39 @@ def draw(result: BenchResult, path: Path) -> None:
         result: The measurement.
         path: Written at once or not at all; its ending says in which format.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    panels = []
+    panels: list[Callable[..., None]] = []
     if len(result.depths) > 1:
         panels += [_decode_cost, _prefill_cost]
     if result.limits:
         panels += [_rows_cost, _roofline]
     elif result.rows:
         panels += [_rows_cost]
+    threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
+    if result.prefill_threads != result.threads:
+        threads += f", {result.prefill_threads} for prefill"
+    title = f"{Path(result.model).name}: {result.dtype}, {result.isa}, {threads}"
+    draw_panels([partial(panel, result=result) for panel in panels], title, path)
+
+
+def draw_panels(panels: Sequence[Callable[[Any], None]], title: str, path: Path) -> None:
+    """Draw a figure.
+
+    Args:
+        panels: Each draws one set of axes of matplotlib's.
+        title: What stands above them.
+        path: Written at once or not at all; its ending says in which format.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(_STYLE):
         columns = 2 if len(panels) == 4 else len(panels)
         rows = len(panels) // columns
         width, height = _PANEL_INCHES
         figure: Any = Figure(figsize=(width * columns, height * rows + 0.3), layout="constrained")
-        threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
-        if result.prefill_threads != result.threads:
-            threads += f", {result.prefill_threads} for prefill"
-        title = f"{Path(result.model).name}: {result.dtype}, {result.isa}, {threads}"
         figure.suptitle(title, fontweight="bold", fontsize=12)
         for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=True):
-            panel(axes, result)
+            panel(axes)
         _save(figure, path)
 
 
@@ -93,20 +106,20 @@ def _save(figure: Any, path: Path) -> None:
 def _decode_cost(axes: Any, result: BenchResult) -> None:
     axes.set_title("Decode")
     axes.set_ylabel("milliseconds per token")
-    _against_context(axes, result.depths, [1e3 / at.decode_tokens_per_s for at in result.depths], _DECODE)
+    _against_context(axes, result.depths, [1e3 / at.decode_tokens_per_s for at in result.depths], BLUE)
 
 
 def _prefill_cost(axes: Any, result: BenchResult) -> None:
     axes.set_title(f"Prefill of {result.prompt_tokens}")
     axes.set_ylabel("milliseconds per token")
-    _against_context(axes, result.depths, [1e3 / at.prefill_tokens_per_s for at in result.depths], _PREFILL)
+    _against_context(axes, result.depths, [1e3 / at.prefill_tokens_per_s for at in result.depths], ORANGE)
 
 
 def _against_context(axes: Any, depths: tuple[AtDepth, ...], cost_ms: list[float], color: str) -> None:
     points = sorted(zip((at.depth for at in depths), cost_ms, strict=True))
     context = [tokens for tokens, _ in points]
     axes.plot(context, [cost for _, cost in points], "o-", color=color, linewidth=1.8, markersize=5, clip_on=False)
-    axes.axhline(points[0][1], color=_LIMIT, linewidth=1, linestyle=(0, (4, 3)))
+    axes.axhline(points[0][1], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_xlabel("tokens in the cache")
     axes.set_xlim(-0.05 * context[-1], 1.05 * context[-1])
     axes.set_ylim(0, 1.25 * max(cost_ms))
@@ -125,13 +138,13 @@ def _rows_cost(axes: Any, result: BenchResult) -> None:
     top = 1.25 * max(costs)
     axes.set_title("A step of several sequences")
     axes.set_xscale("log", base=2)
-    axes.plot(counts, costs, "o-", color=_DECODE, linewidth=1.8, markersize=5)
+    axes.plot(counts, costs, "o-", color=BLUE, linewidth=1.8, markersize=5)
     for count, cost in zip(counts, costs, strict=True):
         first = count == counts[0]
-        _label(axes, f"{cost:.2f}", (count, cost), _DECODE, below=first, side="center" if first else "right")
+        _label(axes, f"{cost:.2f}", (count, cost), BLUE, below=first, side="center" if first else "right")
     singly = [counts[0] * (counts[-1] / counts[0]) ** (i / 64) for i in range(65)]
-    axes.plot(singly, singly, color=_LIMIT, linewidth=1, linestyle=(0, (4, 3)))
-    axes.annotate("one by one", (top * 0.9, top * 0.9), (-6, 0), textcoords="offset points", ha="right", color=_LIMIT)
+    axes.plot(singly, singly, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+    axes.annotate("one by one", (top * 0.9, top * 0.9), (-6, 0), textcoords="offset points", ha="right", color=GREY)
     axes.set_xticks(counts, [f"{count}" for count in counts])
     axes.minorticks_off()
     axes.set_xlim(counts[0] / 1.15, counts[-1] * 1.15)
@@ -152,13 +165,13 @@ def _roofline(axes: Any, result: BenchResult) -> None:
     left, right = min(intensities) / 3, max(intensities) * 2.5
 
     ridge = peak / bandwidth if quantized else right
-    axes.loglog([left, ridge], [left * bandwidth / 1e9, ridge * bandwidth / 1e9], color=_LIMIT, linewidth=1.6)
+    axes.loglog([left, ridge], [left * bandwidth / 1e9, ridge * bandwidth / 1e9], color=GREY, linewidth=1.6)
     if quantized:
-        axes.loglog([ridge, right], [peak / 1e9] * 2, color=_LIMIT, linewidth=1.6)
+        axes.loglog([ridge, right], [peak / 1e9] * 2, color=GREY, linewidth=1.6)
         axes.annotate(
-            f"int8 peak, {peak / 1e9:.0f}", (right, peak / 1e9), (-2, 5), textcoords="offset points", ha="right", color=_LIMIT
+            f"int8 peak, {peak / 1e9:.0f}", (right, peak / 1e9), (-2, 5), textcoords="offset points", ha="right", color=GREY
         )
-    for calls, color, label in ((steps, _DECODE, "step of N sequences"), (prefills, _PREFILL, "prefill of N tokens")):
+    for calls, color, label in ((steps, BLUE, "step of N sequences"), (prefills, ORANGE, "prefill of N tokens")):
         points = sorted((_intensity(call), _rate(call) / 1e9, call.sequences * call.tokens) for call in calls)
         if not points:
             continue
@@ -191,7 +204,7 @@ def _roofline(axes: Any, result: BenchResult) -> None:
         ha="center",
         rotation=math.degrees(math.atan2(y1 - y0, x1 - x0)),
         rotation_mode="anchor",
-        color=_LIMIT,
+        color=GREY,
     )
 
 
