@@ -153,13 +153,14 @@ def test_fill_writes_between_prefix_and_suffix(model: Path) -> None:
 
 
 def test_text_is_streamed_and_ctrl_c_ends_it(model: Path) -> None:
+    prompt = "class Stack:"  # after which the model writes more than twice what the pipe holds
     process = subprocess.Popen(
-        [*PROGRAM, "generate", "-m", str(model), "-n", "1900", PROMPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*PROGRAM, "generate", "-m", str(model), "-n", "1900", prompt], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
     fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)  # a process that nobody reads from waits, however fast it is
     seen = os.read(process.stdout.fileno(), 64)
-    while len(seen) < len(PROMPT) + 40:
+    while len(seen) < len(prompt) + 40:
         seen += os.read(process.stdout.fileno(), 64)
     assert process.poll() is None, "the first text came only at the end"
     process.send_signal(signal.SIGINT)
