@@ -104,7 +104,17 @@ class GPTBigCodeCPU(Engine):
 
 # llama.cpp
 
-_LLAMA_FTYPES = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15}
+_LLAMA_FTYPES = {
+    "q4_0": 2,
+    "q4_1": 3,
+    "q8_0": 7,
+    "q4_k_s": 14,
+    "q4_k_m": 15,
+    "q5_k_m": 17,
+    "q6_k": 18,
+    "iq4_nl": 25,
+    "iq4_xs": 30,
+}
 
 
 def prepare_gguf(_variant: str, checkpoint: Path, work: Path) -> None:
@@ -167,7 +177,7 @@ class LlamaCpp(Engine):
         wanted = [flag.split(" =")[0].strip() for flag in flags.split("|") if flag.strip().endswith("= 1")]
         self.build = " ".join([f"llama-cpp-python {llama.__version__}", *(flag for flag in wanted if flag.startswith("AVX"))])
 
-    def _decode(self, cells: list[tuple[int, int, int, bool]]) -> None:
+    def decode(self, cells: list[tuple[int, int, int, bool]]) -> None:
         """Token, position, sequence and whether its logits are wanted, for each."""
         batch = self.batch
         batch.n_tokens = len(cells)
@@ -179,7 +189,7 @@ class LlamaCpp(Engine):
         self.llama.llama_synchronize(self.context)
 
     def forward(self, tokens: list[int]) -> None:
-        self._decode([(token, self.held + i, 0, i == len(tokens) - 1) for i, token in enumerate(tokens)])
+        self.decode([(token, self.held + i, 0, i == len(tokens) - 1) for i, token in enumerate(tokens)])
         self.held += len(tokens)
 
     def keep(self, count: int) -> None:
@@ -195,7 +205,7 @@ class LlamaCpp(Engine):
         return token
 
     def step(self, tokens: list[int]) -> None:
-        self._decode([(token, self.steps, sequence, True) for sequence, token in enumerate(tokens)])
+        self.decode([(token, self.steps, sequence, True) for sequence, token in enumerate(tokens)])
         self.steps += 1
 
 

@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert.read import read_checkpoint
@@ -56,6 +58,7 @@ def convert(
     out: str | Path,
     *,
     dtype: str = "int8",
+    keep: Mapping[str, str] = MappingProxyType({}),
     overwrite: bool = False,
     num_threads: int = 0,
     dry_run: bool = False,
@@ -73,6 +76,7 @@ def convert(
         source: Directory of a checkpoint (safetensors, ``.bin``, GPTQ, AWQ), a GGUF file, or an id on the Hugging Face Hub.
         out: Directory to create.
         dtype: ``int8``, ``int4``, ``int4-small``, ``bfloat16`` or ``float32`` (docs/quantization.md).
+        keep: Storage types of their own for some tensors, see `Scheme.keeping`.
         overwrite: Replace a converted model at `out`.
         num_threads: Threads that quantise; 0 = one for each performance core.
         dry_run: Check everything and report, but write nothing.
@@ -87,7 +91,7 @@ def convert(
         ConfigError: The model is not a supported GPTBigCode model.
         CheckpointError: Its tensors do not fit its configuration, are damaged or not finite.
         DiskSpaceError: The file system of `out` is too small.
-        InputError: `dtype` is unknown, a bad number of threads, or `out` must not be replaced.
+        InputError: `dtype` or what `keep` says is unknown, a bad number of threads, or `out` must not be replaced.
         KernelError: ``GPTBIGCODE_CPU_ISA`` names a kernel set that is unknown or that this CPU cannot run.
         TokenizerError: The tokenizer in a GGUF file is damaged or of an unsupported kind.
         MissingDependencyError: The checkpoint is a ``.bin`` file and torch is not installed, or it is a quantised GGUF file and
@@ -106,7 +110,7 @@ def convert(
     config = _source_config(path)
     work = plan(config, read_checkpoint(path, config))
     files, notes = side_files(path)
-    scheme = Scheme.default(work.config, dtype)
+    scheme = Scheme.default(work.config, dtype).keeping(work.config, [spec for spec, _ in work.tensors], keep)
     header, file_bytes = header_bytes(
         (stored.name, stored.kind, stored.shape) for spec, _ in work.tensors for stored in scheme.stored(work.config, spec)
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.errors import InputError
 
 # Storage types of packed tensors -> their type in safetensors.
 PACKED_TYPES = {"int8": "U8", "int4": "U8", "int4-small": "U8", "bfloat16": "BF16", "float32": "F32"}
@@ -93,6 +96,30 @@ class Scheme:
             layers = config.n_layer if dtype == "int4" else -(-config.n_layer // 4)
             exact += [f"transformer.h.{layer}.attn.c_attn.key_value.weight" for layer in range(layers)]
         return cls(dtype, MappingProxyType(dict.fromkeys(exact, "int8")))
+
+    def keeping(self, config: GPTBigCodeConfig, specs: Iterable[TensorSpec], keep: Mapping[str, str]) -> Scheme:
+        """This scheme with other storage types for some tensors.
+
+        Args:
+            config: Of the model.
+            specs: The tensors of its checkpoint.
+            keep: Patterns with ``*``, ``?`` and ``[...]`` for names of packed tensors, as in docs/format.md -> storage types;
+                of several that match, the last one counts.
+
+        Raises:
+            InputError: An unknown storage type, or a pattern that no packed tensor matches.
+        """
+        names = [stored.name for spec in specs for stored in self.stored(config, spec) if stored.dtype is not None]
+        overrides = dict(self.overrides)
+        for pattern, dtype in keep.items():
+            if dtype not in DTYPES:
+                raise InputError(f"{pattern} cannot be kept in {dtype!r}; choose one of {', '.join(DTYPES)}")
+            matches = [name for name in names if fnmatchcase(name, pattern)]
+            if not matches:
+                near = get_close_matches(pattern, names, n=1, cutoff=0)
+                raise InputError(f"no packed tensor matches {pattern!r}; their names are like {near[0]!r}")
+            overrides |= dict.fromkeys(matches, dtype)
+        return Scheme(self.dtype, {name: dtype for name, dtype in overrides.items() if dtype != self.dtype})
 
     def dtype_of(self, name: str) -> str:
         """Storage type of a packed tensor."""

@@ -15,7 +15,7 @@ from oracle.random_models import full_config, random_state, to_bfloat16, write_s
 
 from gptbigcode_cpu import _core
 from gptbigcode_cpu.convert import ConversionReport, convert
-from gptbigcode_cpu.errors import CheckpointError, ConfigError, ModelNotFoundError
+from gptbigcode_cpu.errors import CheckpointError, ConfigError, InputError, ModelNotFoundError
 from gptbigcode_cpu.tensors import Scheme
 from gptbigcode_cpu.weights import PackedModel, open_packed
 
@@ -136,6 +136,63 @@ def test_each_dtype_packs_what_the_core_packs(
         else:
             expected = _core.pack_weight(values, "int8" if name in in_int8 else dtype)
         assert np.array_equal(packed.tensors[name], expected), name
+
+
+KEEP = {"*.c_attn.*": "float32", "*.h.1.*": "bfloat16", "*.h.1.mlp.c_fc.weight": "int8", "transformer.wte.weight": "int4"}
+
+
+def test_tensors_that_are_kept_otherwise(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    source = make_checkpoint(tmp_path / "source", **SMALL)
+    convert(source, tmp_path / "out", dtype="int4", keep=KEEP)
+    packed = open_packed(tmp_path / "out")
+    assert packed.scheme.overrides == {
+        "transformer.h.0.attn.c_attn.query.weight": "float32",
+        "transformer.h.0.attn.c_attn.key_value.weight": "float32",
+        "transformer.h.0.attn.c_proj.weight": "int8",
+        "transformer.h.1.attn.c_attn.query.weight": "bfloat16",
+        "transformer.h.1.attn.c_attn.key_value.weight": "bfloat16",
+        "transformer.h.1.attn.c_proj.weight": "bfloat16",
+        "transformer.h.1.mlp.c_fc.weight": "int8",
+        "transformer.h.1.mlp.c_proj.weight": "bfloat16",
+    }
+    state = random_state(full_config(**SMALL))
+    name = "transformer.h.0.attn.c_attn.weight"
+    assert np.array_equal(stored(packed, name, state[name].shape), state[name])
+
+
+@pytest.mark.parametrize("isa", _core.supported_kernel_names())
+def test_a_model_of_many_types_computes_what_its_weights_say(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, core_model: Callable[..., Any], run_core: Callable[..., Any], isa: str
+) -> None:
+    """Each layer with queries, keys and values, and MLP matrices of all types mixed, beside float32."""
+    fields = SMALL | {"n_layer": 4, "n_embd": 48}
+    source = make_checkpoint(tmp_path / "source", **fields)
+    dtypes = ["int8", "float32", "bfloat16", "int4"]
+    parts = ["attn.c_attn.query", "attn.c_attn.key_value", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
+    keep = {
+        f"transformer.h.{layer}.{part}.weight": dtypes[(layer + i) % 4] for layer in range(4) for i, part in enumerate(parts)
+    }
+    convert(source, tmp_path / "mixed", dtype="int4-small", keep=keep | {"transformer.wte.weight": "int8"})
+    convert(source, tmp_path / "float32", dtype="float32")
+    tokens = np.arange(7, dtype=np.int32) * 31
+    expected = run_core(core_model(tmp_path / "float32"), tokens)
+    found = run_core(core_model(tmp_path / "mixed", isa, kv_dtype="float32"), tokens)
+    assert np.abs(found - expected).max() < 0.15 * np.abs(expected).max()
+    assert np.array_equal(found, run_core(core_model(tmp_path / "mixed", "scalar", 3, kv_dtype="float32"), tokens))
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ({"*.c_fc.weight": "int3"}, "cannot be kept in 'int3'; choose one of int8"),
+        ({"*.c_fc": "int8"}, "no packed tensor matches '\\*.c_fc'; their names are like 'transformer.h.1.mlp.c_fc.weight'"),
+        ({"*.bias": "int8"}, "no packed tensor matches"),
+    ],
+)
+def test_what_cannot_be_kept(tmp_path: Path, make_checkpoint: MakeCheckpoint, keep: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        convert(make_checkpoint(tmp_path / "source", **SMALL), tmp_path / "out", keep=keep)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -161,9 +161,10 @@ void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, i
     const auto linear = [&](const Linear& layer, const LinearCall& call) {
       run_linear(kernels_, layer, call, team, work_.queues[phase++], work_.linear.data() + thread * kLinearScratch);
     };
-    const auto norm = [&](const LayerNorm& ln, const Linear& next, int64_t from, int64_t to, int64_t count) {
-      kernels_.layer_norm(hidden + from * n_embd, n_embd, ln.weight, ln.bias, config_.layer_norm_epsilon, normed + to * n_embd);
-      quantize_row(kernels_, next, normed, to, count, blocks);
+    // The input of a linear layer, or of two that share it.
+    const auto norm = [&](const LayerNorm& ln, bool quantized, int64_t r) {
+      kernels_.layer_norm(hidden + r * n_embd, n_embd, ln.weight, ln.bias, config_.layer_norm_epsilon, normed + r * n_embd);
+      if (quantized) kernels_.quantize(normed + r * n_embd, n_embd, blocks + r, m);
     };
 
     const auto state = [&](int64_t i, int64_t r) { return states.first + i * states.stride + r * n_embd; };
@@ -174,7 +175,7 @@ void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, i
       for_each_row(m, [&](int64_t r) {
         if (i == 0) embed(rows[static_cast<size_t>(r)], hidden + r * n_embd);
         if (states.first != nullptr) std::copy_n(hidden + r * n_embd, n_embd, state(i, r));
-        norm(layer.ln_1, layer.query, r, r, m);
+        norm(layer.ln_1, is_quantized(layer.query.dtype) || is_quantized(layer.key_value.dtype), r);
       });
       if (stopped) return;
       linear(layer.query, {.x = normed, .blocks = blocks, .m = m, .out = qkv, .out_stride = qkv_width});
@@ -186,7 +187,7 @@ void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, i
         quantize_row(kernels_, layer.attn_c_proj, attended, r, m, blocks);
       });
       linear(layer.attn_c_proj, {.x = attended, .blocks = blocks, .m = m, .out = hidden, .accumulate = true});
-      for_each_row(m, [&](int64_t r) { norm(layer.ln_2, layer.c_fc, r, r, m); });
+      for_each_row(m, [&](int64_t r) { norm(layer.ln_2, is_quantized(layer.c_fc.dtype), r); });
       linear(layer.c_fc, {.x = normed,
                           .blocks = blocks,
                           .m = m,
