@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptbigcode_cpu import generation
+from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM, generation
 from gptbigcode_cpu.errors import ConfigError, ContextLengthError, GPTBigCodeError, InputError, ModelNotFoundError
-from gptbigcode_cpu.modeling import AutoModelForCausalLM, GPTBigCodeForCausalLM
 
 ROW = [10, 500, 31, 8000, 77]
 SHORT = [42, 43]
