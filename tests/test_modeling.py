@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM, generation
+from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM
 from gptbigcode_cpu.errors import ConfigError, ContextLengthError, GPTBigCodeError, InputError, ModelNotFoundError
 
 ROW = [10, 500, 31, 8000, 77]
