@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,8 +142,8 @@ def convert(
             "dtype": scheme.dtype,
             "overrides": dict(scheme.overrides),
         }
-        converted = dataclasses.replace(work.config, quantization_config=quantization)
-        (temporary / "config.json").write_bytes(json_bytes(converted.to_dict()))
+        converted = work.config.to_dict() | {"quantization_config": quantization}
+        (temporary / "config.json").write_bytes(json_bytes(converted))
     return report
 
 

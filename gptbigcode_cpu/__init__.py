@@ -16,6 +16,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .auto import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    )
+    from .cache import DynamicCache
+    from .classification import GPTBigCodeForSequenceClassification, GPTBigCodeForTokenClassification
     from .config import GPTBigCodeConfig
     from .errors import (
         CheckpointError,
@@ -29,28 +38,46 @@ if TYPE_CHECKING:
         MissingDependencyError,
         ModelNotFoundError,
         TokenizerError,
+        UnsupportedError,
     )
     from .generation import GenerationConfig
     from .incremental import IncrementalDecoder
-    from .modeling import AutoModelForCausalLM, CausalLMOutput, GPTBigCodeForCausalLM
+    from .modeling import GPTBigCodeForCausalLM, GPTBigCodeModel
+    from .outputs import (
+        BaseModelOutputWithPastAndCrossAttentions,
+        CausalLMOutputWithCrossAttentions,
+        ModelOutput,
+        SequenceClassifierOutputWithPast,
+        TokenClassifierOutput,
+    )
     from .pipelines import TextGenerationPipeline, pipeline
+    from .pretrained import PreTrainedModel
     from .streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
     from .tokenizer import AutoTokenizer, BatchEncoding, GPTBigCodeTokenizer
 
 __all__ = [
+    "AutoConfig",
+    "AutoModel",
     "AutoModelForCausalLM",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
     "AutoTokenizer",
+    "BaseModelOutputWithPastAndCrossAttentions",
     "BaseStreamer",
     "BatchEncoding",
-    "CausalLMOutput",
+    "CausalLMOutputWithCrossAttentions",
     "CheckpointError",
     "ConfigError",
     "ContextLengthError",
     "DiskSpaceError",
+    "DynamicCache",
     "FormatError",
     "GPTBigCodeConfig",
     "GPTBigCodeError",
     "GPTBigCodeForCausalLM",
+    "GPTBigCodeForSequenceClassification",
+    "GPTBigCodeForTokenClassification",
+    "GPTBigCodeModel",
     "GPTBigCodeTokenizer",
     "GenerationConfig",
     "IncrementalDecoder",
@@ -58,10 +85,15 @@ __all__ = [
     "KernelError",
     "MissingDependencyError",
     "ModelNotFoundError",
+    "ModelOutput",
+    "PreTrainedModel",
+    "SequenceClassifierOutputWithPast",
     "TextGenerationPipeline",
     "TextIteratorStreamer",
     "TextStreamer",
+    "TokenClassifierOutput",
     "TokenizerError",
+    "UnsupportedError",
     "__version__",
     "pipeline",
 ]
@@ -70,7 +102,12 @@ _MODULE_OF = {
     "GPTBigCodeConfig": "config",
     "GenerationConfig": "generation",
     "IncrementalDecoder": "incremental",
-    **dict.fromkeys(("AutoModelForCausalLM", "CausalLMOutput", "GPTBigCodeForCausalLM"), "modeling"),
+    **{name: "auto" for name in __all__ if name.startswith(("AutoConfig", "AutoModel"))},
+    "DynamicCache": "cache",
+    **dict.fromkeys(("GPTBigCodeForSequenceClassification", "GPTBigCodeForTokenClassification"), "classification"),
+    **dict.fromkeys(("GPTBigCodeForCausalLM", "GPTBigCodeModel"), "modeling"),
+    "PreTrainedModel": "pretrained",
+    **{name: "outputs" for name in __all__ if "Output" in name},
     **dict.fromkeys(("TextGenerationPipeline", "pipeline"), "pipelines"),
     **dict.fromkeys(("BaseStreamer", "TextIteratorStreamer", "TextStreamer"), "streamers"),
     **dict.fromkeys(("AutoTokenizer", "BatchEncoding", "GPTBigCodeTokenizer"), "tokenizer"),

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, overload
 
 from . import fim
+from .auto import AutoModelForCausalLM
 from .errors import InputError
 from .generation import GenerationConfig, merged_options, token_steps
 from .incremental import IncrementalDecoder
-from .modeling import AutoModelForCausalLM, GPTBigCodeForCausalLM
+from .modeling import GPTBigCodeForCausalLM
 from .tokenizer import AutoTokenizer, GPTBigCodeTokenizer
 
 TASK = "text-generation"

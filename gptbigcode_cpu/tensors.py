@@ -19,6 +19,7 @@ QUANTISED = frozenset({"int8", "int4", "int4-small"})
 _POSITION_TYPES = {"bfloat16": "BF16", "float32": "F32"}  # F16 for the others
 EMBEDDING, LM_HEAD = "transformer.wte.weight", "lm_head.weight"
 
+BASE_MODEL = "GPTBigCodeModel"  # the architecture without a head
 # Architectures whose head classifies instead of writing text -> the tensors of that head.
 CLASSIFIERS = {
     "GPTBigCodeForSequenceClassification": frozenset({"score.weight"}),
@@ -196,4 +197,6 @@ def required_heads(config: GPTBigCodeConfig) -> frozenset[str]:
     for architecture, heads in CLASSIFIERS.items():
         if architecture in config.architectures:
             return heads
+    if BASE_MODEL in config.architectures:
+        return frozenset()
     return frozenset() if config.tie_word_embeddings else frozenset({"lm_head.weight"})

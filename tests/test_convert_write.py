@@ -25,7 +25,8 @@ from gptbigcode_cpu.convert import convert, write
 from gptbigcode_cpu.convert.write import header_bytes, replacing
 from gptbigcode_cpu.errors import DiskSpaceError, InputError, KernelError
 from gptbigcode_cpu.tensor_file import parse_header
-from gptbigcode_cpu.weights import decoder_tensors, open_packed
+from gptbigcode_cpu.tensors import decoder_tensors
+from gptbigcode_cpu.weights import open_packed
 
 MakeCheckpoint = Callable[..., Path]
 

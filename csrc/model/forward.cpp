@@ -39,7 +39,12 @@ void Model::validate(const std::vector<Run>& runs) const {
     require(run.cache->size() + run.n_tokens <= config_.n_positions,
             where + std::to_string(run.cache->size()) + " tokens in the cache and " + std::to_string(run.n_tokens) +
                 " new ones exceed n_positions = " + std::to_string(config_.n_positions));
-    for (int64_t t = 0; t < run.n_tokens; ++t) {
+    for (int64_t t = 0; run.position_ids != nullptr && t < run.n_tokens; ++t) {
+      require(run.position_ids[t] >= 0 && run.position_ids[t] < config_.n_positions,
+              where + "position id " + std::to_string(run.position_ids[t]) + " at index " + std::to_string(t) + " is outside 0.." +
+                  std::to_string(config_.n_positions - 1));
+    }
+    for (int64_t t = 0; run.tokens != nullptr && t < run.n_tokens; ++t) {
       require(run.tokens[t] >= 0 && run.tokens[t] < config_.vocab_size,
               where + "token id " + std::to_string(run.tokens[t]) + " at index " + std::to_string(t) +
                   " is outside the vocabulary of " + std::to_string(config_.vocab_size));
@@ -61,17 +66,21 @@ void Model::forward(const std::vector<Run>& runs, const Outputs& outputs, const 
   try {
     for (const Run& run : runs) run.cache->reserve(run.n_tokens);
     std::vector<Row> rows;
-    float *logits = outputs.logits, *hidden_states = outputs.hidden_states;
+    const int64_t stride = n_tokens * config_.n_embd;
+    HiddenStates states{outputs.hidden_states, stride, outputs.last_hidden_state};
+    float* logits = outputs.logits;
     const auto flush = [&] {
-      run_rows(rows, {hidden_states, n_tokens * config_.n_embd}, team, stop);
-      if (hidden_states != nullptr) hidden_states += static_cast<int64_t>(rows.size()) * config_.n_embd;
+      run_rows(rows, states, team, stop);
+      const int64_t done = static_cast<int64_t>(rows.size()) * config_.n_embd;
+      if (states.first != nullptr) states.first += done;
+      if (states.last != nullptr) states.last += done;
       rows.clear();
     };
     for (size_t i = 0; i < runs.size(); ++i) {
       const Run& run = runs[i];
       for (int64_t t = 0; t < run.n_tokens; ++t) {
         const bool wanted = t >= run.n_tokens - run.logits_to_keep;
-        rows.push_back({run.cache, run.tokens[t], sizes[i] + t, wanted ? logits : nullptr});
+        rows.push_back({&run, t, sizes[i] + t, wanted ? logits : nullptr});
         if (wanted) logits += config_.vocab_size;
         if (static_cast<int64_t>(rows.size()) == kMicroBatch) flush();
       }
@@ -97,12 +106,20 @@ void Model::reserve(int64_t rows) {
   work_.inner_blocks.reserve(size((config_.n_inner + kBlock - 1) / kBlock * rows));
 }
 
+void Model::embed_token(int32_t token, float* out) const {
+  unpack_row(weights_.wte.weights, weights_.wte.dtype, token, config_.n_embd, out);
+  if (weights_.wte_scale == nullptr) return;
+  for (int64_t i = 0; i < config_.n_embd; ++i) out[i] *= weights_.wte_scale[i];
+}
+
 void Model::embed(const Row& row, float* out) const {
-  unpack_row(weights_.wte.weights, weights_.wte.dtype, row.token, config_.n_embd, out);
-  if (weights_.wte_scale != nullptr) {
-    for (int64_t i = 0; i < config_.n_embd; ++i) out[i] *= weights_.wte_scale[i];
+  const Run& run = *row.run;
+  if (run.embeddings != nullptr) {
+    std::copy_n(run.embeddings + row.index * config_.n_embd, config_.n_embd, out);
+  } else {
+    embed_token(run.tokens[row.index], out);
   }
-  const int64_t offset = row.position * config_.n_embd;
+  const int64_t offset = (run.position_ids != nullptr ? run.position_ids[row.index] : row.position) * config_.n_embd;
   for (int64_t i = 0; i < config_.n_embd; ++i) {
     switch (weights_.wpe_type) {
       case Weights::PositionType::kFloat32: out[i] += reinterpret_cast<const float*>(weights_.wpe)[offset + i]; break;
@@ -128,7 +145,7 @@ void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, i
   constexpr size_t kPhasesPerLayer = 10;
   std::vector<Attention::Row> attention_rows;
   attention_rows.reserve(rows.size());
-  for (const Row& row : rows) attention_rows.push_back({row.cache, row.position});
+  for (const Row& row : rows) attention_rows.push_back({row.run->cache, row.position});
   attention_.plan(attention_rows);
   const size_t phases = static_cast<size_t>(config_.n_layer) * kPhasesPerLayer + 4;
   if (work_.queues.size() != phases) work_.queues = std::vector<WorkQueue>(phases);
@@ -167,14 +184,12 @@ void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, i
       if (quantized) kernels_.quantize(normed + r * n_embd, n_embd, blocks + r, m);
     };
 
-    const auto state = [&](int64_t i, int64_t r) { return states.first + i * states.stride + r * n_embd; };
-
     for (int64_t i = 0; i < config_.n_layer; ++i) {
       const Layer& layer = weights_.layers[static_cast<size_t>(i)];
       if (thread == 0 && stop != nullptr && m > kDecodeRows && stop()) stopped = true;
       for_each_row(m, [&](int64_t r) {
         if (i == 0) embed(rows[static_cast<size_t>(r)], hidden + r * n_embd);
-        if (states.first != nullptr) std::copy_n(hidden + r * n_embd, n_embd, state(i, r));
+        if (states.first != nullptr) std::copy_n(hidden + r * n_embd, n_embd, states.first + i * states.stride + r * n_embd);
         norm(layer.ln_1, is_quantized(layer.query.dtype) || is_quantized(layer.key_value.dtype), r);
       });
       if (stopped) return;
@@ -184,6 +199,12 @@ void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, i
       attention_.attend(i, qkv, thread, work_.queues[phase++]);
       for_each_row(m, [&](int64_t r) {
         attention_.finish(r, layer.query.bias, attended + r * n_embd);
+        if (const Row& row = rows[static_cast<size_t>(r)]; row.run->attentions != nullptr) {
+          const int64_t keys = row.run->cache->size() + row.run->n_tokens;  // the cache grows when all rows are done
+          attention_.probabilities(i, r, qkv + r * qkv_width, keys,
+                                   row.run->attentions + (i * config_.n_head * row.run->n_tokens + row.index) * keys,
+                                   row.run->n_tokens * keys);
+        }
         quantize_row(kernels_, layer.attn_c_proj, attended, r, m, blocks);
       });
       linear(layer.attn_c_proj, {.x = attended, .blocks = blocks, .m = m, .out = hidden, .accumulate = true});
@@ -197,10 +218,13 @@ void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, i
       pool_.barrier();
       linear(layer.mlp_c_proj, {.x = inner, .blocks = inner_blocks, .m = m, .out = hidden, .accumulate = true});
     }
-    if (states.first != nullptr) {
+    if (states.first != nullptr || states.last != nullptr) {
       for_each_row(m, [&](int64_t r) {
-        kernels_.layer_norm(hidden + r * n_embd, n_embd, weights_.ln_f.weight, weights_.ln_f.bias, config_.layer_norm_epsilon,
-                            state(config_.n_layer, r));
+        float* out = (states.last != nullptr ? states.last : states.first + config_.n_layer * states.stride) + r * n_embd;
+        kernels_.layer_norm(hidden + r * n_embd, n_embd, weights_.ln_f.weight, weights_.ln_f.bias, config_.layer_norm_epsilon, out);
+        if (states.first != nullptr && states.last != nullptr) {
+          std::copy_n(out, n_embd, states.first + config_.n_layer * states.stride + r * n_embd);
+        }
       });
     }
     if (asked.empty()) return;
