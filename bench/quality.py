@@ -149,7 +149,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """The table of docs/quantization.md."""
-    head = "| | bits per weight of the file | KL mean | median | 99 % | same likeliest token | perplexity |\n" + "|---" * 7 + "|"
+    head = "| | bits per weight of the file | KL mean | median | 99 % | same top token | perplexity |\n" + "|---" * 7 + "|"
     lines = [
         f"| {row.name} | {row.bits_per_weight:.2f} | {row.kl_mean:.5f} | {row.kl_median:.5f} | {row.kl_p99:.4f}"
         f" | {100 * row.top1_agreement:.2f} % | {100 * row.perplexity_change:+.2f} % |"
