@@ -33,9 +33,16 @@ if TYPE_CHECKING:
     from .generation import GenerationConfig
     from .incremental import IncrementalDecoder
     from .modeling import AutoModelForCausalLM, CausalLMOutput, GPTBigCodeForCausalLM
-    from .pipelines import TextGenerationPipeline, pipeline
+    from .pipelines import (
+        FeatureExtractionPipeline,
+        TextClassificationPipeline,
+        TextGenerationOptions,
+        TextGenerationPipeline,
+        TokenClassificationPipeline,
+        pipeline,
+    )
     from .streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
-    from .tokenizer import AutoTokenizer, BatchEncoding, GPTBigCodeTokenizer
+    from .tokenizer import AutoTokenizer, BatchEncoding, CharSpan, GPTBigCodeTokenizer, TokenSpan
 
 __all__ = [
     "AutoModelForCausalLM",
@@ -43,10 +50,12 @@ __all__ = [
     "BaseStreamer",
     "BatchEncoding",
     "CausalLMOutput",
+    "CharSpan",
     "CheckpointError",
     "ConfigError",
     "ContextLengthError",
     "DiskSpaceError",
+    "FeatureExtractionPipeline",
     "FormatError",
     "GPTBigCodeConfig",
     "GPTBigCodeError",
@@ -58,9 +67,13 @@ __all__ = [
     "KernelError",
     "MissingDependencyError",
     "ModelNotFoundError",
+    "TextClassificationPipeline",
+    "TextGenerationOptions",
     "TextGenerationPipeline",
     "TextIteratorStreamer",
     "TextStreamer",
+    "TokenClassificationPipeline",
+    "TokenSpan",
     "TokenizerError",
     "__version__",
     "pipeline",
@@ -71,9 +84,19 @@ _MODULE_OF = {
     "GenerationConfig": "generation",
     "IncrementalDecoder": "incremental",
     **dict.fromkeys(("AutoModelForCausalLM", "CausalLMOutput", "GPTBigCodeForCausalLM"), "modeling"),
-    **dict.fromkeys(("TextGenerationPipeline", "pipeline"), "pipelines"),
+    **dict.fromkeys(
+        (
+            "FeatureExtractionPipeline",
+            "TextClassificationPipeline",
+            "TextGenerationOptions",
+            "TextGenerationPipeline",
+            "TokenClassificationPipeline",
+            "pipeline",
+        ),
+        "pipelines",
+    ),
     **dict.fromkeys(("BaseStreamer", "TextIteratorStreamer", "TextStreamer"), "streamers"),
-    **dict.fromkeys(("AutoTokenizer", "BatchEncoding", "GPTBigCodeTokenizer"), "tokenizer"),
+    **dict.fromkeys(("AutoTokenizer", "BatchEncoding", "CharSpan", "GPTBigCodeTokenizer", "TokenSpan"), "tokenizer"),
     **{name: "errors" for name in __all__ if name.endswith("Error")},
 }
 

@@ -26,7 +26,7 @@ class IncrementalDecoder:
         self._backend = tokenizer.backend
         if self._backend.decoder is None or self._backend.decoder.decode(["Ġa"]) != " a":
             raise TokenizerError("GPTBigCode tokenizers are byte-level; this tokenizer.json has another decoder")
-        self._skipped = frozenset(tokenizer.all_special_ids) if skip_special_tokens else frozenset()
+        self._skipped = tokenizer.skipped_ids if skip_special_tokens else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:

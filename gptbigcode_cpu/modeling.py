@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from .arrays import is_torch, to_int_array, to_torch
 from .config import GPTBigCodeConfig
 from .errors import ConfigError, ContextLengthError, InputError
+from .fim import FillMixin
 from .generation import DEFAULT_NEW_TOKENS, DEFAULTS, GenerationConfig, text_logits, token_steps
 from .progress import progress_bar
 from .streamers import BaseStreamer, Streamer
@@ -71,7 +72,7 @@ class _Batch:
     rows: list[NDArray[np.int32]]
 
 
-class GPTBigCodeForCausalLM:
+class GPTBigCodeForCausalLM(FillMixin):
     """A GPTBigCode language model.
 
     Attributes:

@@ -44,10 +44,10 @@ def test_model_without_the_tokens(checkpoint_dir: Path, tmp_path: Path) -> None:
 def test_orders_of_the_training_data(tokenizer: GPTBigCodeTokenizer) -> None:
     before, after = tokenizer.encode("def f("), tokenizer.encode("):\n")
     assert build_prompt(tokenizer, "def f(", "):\n") == [PREFIX, *before, SUFFIX, *after, MIDDLE]
-    assert build_prompt(tokenizer, "def f(", "):\n", order="spm") == [PREFIX, SUFFIX, *after, MIDDLE, *before]
+    assert build_prompt(tokenizer, "def f(", "):\n", mode="spm") == [PREFIX, SUFFIX, *after, MIDDLE, *before]
     assert build_prompt(tokenizer, "", "") == [PREFIX, SUFFIX, MIDDLE]
     with pytest.raises(InputError, match="psm"):
-        build_prompt(tokenizer, "", "", order="mps")  # type: ignore[arg-type]
+        build_prompt(tokenizer, "", "", mode="mps")  # type: ignore[arg-type]
 
 
 def test_nothing_merges_across_the_cursor(tokenizer: GPTBigCodeTokenizer) -> None:

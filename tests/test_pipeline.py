@@ -37,7 +37,7 @@ def recorded_options(
         return iter(())
 
     with monkeypatch.context() as patch:
-        patch.setattr("gptbigcode_cpu.pipelines.token_steps", record)
+        patch.setattr("gptbigcode_cpu.pipelines.text_generation.token_steps", record)
         pipe(options.pop("prompt", PROMPT), **options)
     return seen[0]
 
@@ -110,13 +110,11 @@ class TestCompletion:
             pipe(long + " x" * 48)
 
     def test_mistakes(self, pipe: TextGenerationPipeline, converted: Callable[[str], Path]) -> None:
-        with pytest.raises(InputError, match="empty"):
-            pipe("")
         with pytest.raises(InputError, match="max_new_tokens"):
             pipe(PROMPT, max_new_token=3)
-        for wrong in (None, 3, b"text", [{"role": "user", "content": "chat"}]):
+        for wrong in (None, 3, b"text", {"role": "user", "content": "chat"}, [3], [[]], [[{"role": "user"}]]):
             with pytest.raises(InputError, match="must be a string"):
-                pipe(wrong)  # type: ignore[call-overload]
+                pipe(wrong)
         with pytest.raises(InputError, match="must be a GenerationConfig"):
             pipe(PROMPT, generation_config={"max_new_tokens": 3})
         with pytest.raises(InputError, match="batch_size"):
@@ -148,14 +146,16 @@ class TestStream:
     def test_characters_are_whole(self, pipe: TextGenerationPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
         text = "naïve 🙂 日本"
         ids = pipe.tokenizer.encode(text)
-        monkeypatch.setattr("gptbigcode_cpu.pipelines.token_steps", lambda *_: ({0: token_id} for token_id in ids))
+        monkeypatch.setattr("gptbigcode_cpu.pipelines.text_generation.token_steps", lambda *_: ({0: token_id} for token_id in ids))
         pieces = list(pipe.stream("x"))
         assert "".join(pieces) == text
         assert len(pieces) < len(ids)
 
     def test_mistakes_show_at_the_call(self, pipe: TextGenerationPipeline) -> None:
-        with pytest.raises(InputError):
-            pipe.stream("")
+        with pytest.raises(InputError, match="max_new_tokens"):
+            pipe.stream("x", max_new_token=3)
+        with pytest.raises(InputError, match="one text"):
+            pipe.stream(["x", "y"])
         with pytest.raises(InputError, match="one text"):
             pipe.stream(PROMPT, num_return_sequences=2)
 
@@ -163,14 +163,20 @@ class TestStream:
 class TestFill:
     def test_continues_the_prompt_of_its_order(self, pipe: TextGenerationPipeline) -> None:
         prefix, suffix = "def add(a, b):\n    ", "\n    return c\n"
-        for order in ("psm", "spm"):
-            prompt = fim.build_prompt(pipe.tokenizer, prefix, suffix, order=order)
+        texts = set()
+        for mode in ("psm", "spm"):
+            prompt = fim.build_prompt(pipe.tokenizer, prefix, suffix, mode=mode)
             stops = fim.stop_token_ids(pipe.tokenizer)
             tokens = list(pipe.model.stream(prompt, max_new_tokens=24, eos_token_id=stops))
-            text = pipe.fill(prefix, suffix, order=order, max_new_tokens=24)
-            assert text == pipe.tokenizer.decode(tokens, skip_special_tokens=True)
-            assert text == "".join(pipe.stream_fill(prefix, suffix, order=order, max_new_tokens=24))
+            gap = fim.MiddleFilter(prefix, suffix)
+            expected = gap.push(pipe.tokenizer.decode(tokens, skip_special_tokens=True)) + gap.flush()
+            text = pipe.fill(prefix, suffix, mode=mode, max_new_tokens=24)
+            assert text == expected
+            assert text == "".join(pipe.stream_fill(prefix, suffix, mode=mode, max_new_tokens=24))
+            assert text == pipe.model.fill(prefix, suffix, tokenizer=pipe.tokenizer, mode=mode, max_new_tokens=24)
             assert text
+            texts.add(text)
+        assert len(texts) == 2
 
     @pytest.mark.parametrize("token", range(6))
     def test_every_special_token_ends_it_unseen(self, pipe: TextGenerationPipeline, token: int) -> None:

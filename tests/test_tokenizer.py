@@ -31,8 +31,8 @@ def tokenizer(checkpoint_dir: Path) -> GPTBigCodeTokenizer:
 def with_added(checkpoint_dir: Path) -> GPTBigCodeTokenizer:
     """With added tokens outside the byte alphabet, special and not."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_dir)
-    tokenizer.backend.add_tokens(["two words", "日本語"])
-    tokenizer.backend.add_special_tokens(["<｜end｜>"])
+    tokenizer.add_tokens(["two words", "日本語"])
+    tokenizer.add_special_tokens({"eos_token": "<｜end｜>"})
     return tokenizer
 
 
@@ -158,7 +158,22 @@ def test_truncation(checkpoint_dir: Path) -> None:
         ({"text": "\ud800"}, "surrogate"),
         ({"text": "a", "padding": "left"}, "padding"),
         ({"text": "a", "return_tensors": "tf"}, "return_tensors"),
-        ({"text": "a", "max_length": 4}, "truncation"),
+        ({"text": "a", "max_length": 4, "truncation": False}, "truncation"),
+        ({"text": "a", "max_length": 4, "padding": True}, "truncation"),
+        ({"text": "a", "stride": 2}, "stride"),
+        ({"text": "a", "max_length": 4, "stride": 4}, "stride"),
+        ({"text": "a", "stride": 2048, "truncation": True}, "stride"),
+        ({"text": "a", "padding": "longst"}, "did you mean 'longest'"),
+        ({"text": "a", "padding_side": "up"}, "padding_side"),
+        ({"text": "a", "pad_to_multiple_of": 0}, "pad_to_multiple_of"),
+        ({"text": "a", "padding": "max_length", "truncation": True, "max_length": 9, "pad_to_multiple_of": 8}, "multiple"),
+        ({"text": "a", "truncation": "first"}, "only_first"),
+        ({"text": "a", "truncation": "only_second", "max_length": 1}, "cut"),
+        ({"text": ["a", "b"], "text_pair": ["a"]}, "text_pair"),
+        ({"text": "a", "text_pair": 3}, "text_pair"),
+        ({"text": "a", "is_split_into_words": True}, "list of words"),
+        ({"text": "a", "return_tensor": "np"}, "did you mean 'return_tensors'"),
+        ({"text": "a", "max_lenght": 3}, "did you mean 'max_length'"),
         ({"text": "a", "max_length": 0, "truncation": True}, "positive"),
     ],
 )
@@ -173,12 +188,16 @@ def test_decode_accepts_what_holds_integers(tokenizer: GPTBigCodeTokenizer) -> N
     assert tokenizer.decode(ids[0]) == tokenizer.decode(np.int64(ids[0])) == "def"
     assert tokenizer.decode([]) == ""
     assert tokenizer.batch_decode([ids, ids[:1]]) == ["def f():", "def"]
+    assert tokenizer.decode([ids, ids[:1]]) == ["def f():", "def"]
+    assert tokenizer.decode({"input_ids": ids}) == "def f():"
+    assert tokenizer.batch_decode([]) == []
+    assert tokenizer.batch_decode(ids) == ["def f():"]
     assert tokenizer.batch_decode(np.array([ids, ids])) == ["def f():"] * 2
     assert tokenizer.decode([0, *ids]) == "<|endoftext|>def f():"
     assert tokenizer.decode([0, *ids], skip_special_tokens=True) == "def f():"
 
 
-@pytest.mark.parametrize("ids", [[-1], [2**32], [[1, 2]], [0.5], ["a"], [True]])
+@pytest.mark.parametrize("ids", [[-1], [2**32], [[1, 2**40]], [0.5], ["a"], [True]])
 def test_decode_refuses_what_is_no_id(tokenizer: GPTBigCodeTokenizer, ids: object) -> None:
     with pytest.raises(InputError):
         tokenizer.decode(ids)
