@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 
 from gptbigcode_cpu.errors import InputError, ModelNotFoundError, TokenizerError
 from gptbigcode_cpu.incremental import IncrementalDecoder
-from gptbigcode_cpu.tokenizer import AutoTokenizer, GPTBigCodeTokenizer
+from gptbigcode_cpu.tokenizer import AutoTokenizer, BatchEncoding, GPTBigCodeTokenizer
 
 VOCABULARY = 8192
 TEXTS = st.text() | st.text(alphabet="🙂👩‍👩‍👧é日\ufffd\n\t x", max_size=20)
@@ -274,3 +277,168 @@ def test_missing_files(tmp_path: Path) -> None:
         AutoTokenizer.from_pretrained(tmp_path)
     with pytest.raises(ModelNotFoundError):
         AutoTokenizer.from_pretrained(tmp_path / "nowhere")
+
+
+class TestBatchEncoding:
+    def test_rows(self, tokenizer: GPTBigCodeTokenizer) -> None:
+        batch = tokenizer(["def f():", "x"], return_length=True)
+        assert batch[1].tokens == batch.tokens(1) == ["x"]
+        assert batch[:1] == {"input_ids": batch.input_ids[:1], "attention_mask": batch.attention_mask[:1], "length": [4]}
+        assert batch.n_sequences == 1
+        assert tokenizer("a", "b").n_sequences == 2
+        with pytest.raises(InputError, match="row 2 does not exist"):
+            batch.tokens(2)
+        with pytest.raises(KeyError):
+            _ = batch["labels"]
+
+    def test_positions_count_from_the_end_too(self, tokenizer: GPTBigCodeTokenizer) -> None:
+        batch = tokenizer(["def f():", "x y"])
+        assert batch.token_to_chars(1, -1) == (1, 3)
+        assert batch.token_to_chars(-1).start == 6
+        assert batch.char_to_token(1, 2) == 1
+        assert batch.word_to_tokens(99) is None
+        assert batch.char_to_token(99) is None
+
+    def test_without_encodings(self, tokenizer: GPTBigCodeTokenizer) -> None:
+        batch = BatchEncoding({"input_ids": [[1, 2]], "scores": [[0.5, 0.25]]})
+        assert not batch.is_fast
+        with pytest.raises(InputError, match="maps no words"):
+            batch.tokens()
+        batch.convert_to_tensors("np")
+        assert (batch.input_ids.dtype, batch.scores.tolist()) == (np.int64, [[0.5, 0.25]])
+        assert BatchEncoding({"input_ids": [1]}).convert_to_tensors("np", prepend_batch_axis=True).input_ids.shape == (1, 1)
+
+    def test_survives_pickling(self, tokenizer: GPTBigCodeTokenizer) -> None:
+        batch = pickle.loads(pickle.dumps(tokenizer(["def f():"])))
+        assert batch.tokens() == tokenizer.tokenize("def f():")
+
+
+class TestAddedTokens:
+    @pytest.fixture
+    def own(self, checkpoint_dir: Path) -> GPTBigCodeTokenizer:
+        return AutoTokenizer.from_pretrained(checkpoint_dir)
+
+    def test_ordinary(self, own: GPTBigCodeTokenizer) -> None:
+        own("cut", truncation=True, split_special_tokens=True)  # makes the second backend, which must learn the tokens too
+        assert own.add_tokens(["two words", "def"]) == 1
+        for options in ({}, {"truncation": True}, {"split_special_tokens": True}):
+            assert own.encode("two words", **options) == [VOCABULARY], options
+        assert own.decode([VOCABULARY], skip_special_tokens=True) == "two words"
+        assert (len(own), own.vocab_size, own.get_vocab()["two words"]) == (VOCABULARY + 1, VOCABULARY, VOCABULARY)
+        assert own.added_tokens_encoder["two words"] == VOCABULARY
+        assert own.added_tokens_decoder[VOCABULARY].content == "two words"
+
+    def test_special(self, own: GPTBigCodeTokenizer) -> None:
+        assert own.add_special_tokens({"pad_token": "[PAD]", "extra_special_tokens": ["<a>", "<b>"]}) == 3
+        assert (own.pad_token, own.pad_token_id) == ("[PAD]", VOCABULARY)
+        assert own.extra_special_tokens == ["<a>", "<b>"]
+        own.add_special_tokens({"extra_special_tokens": ["<c>"]}, replace_extra_special_tokens=False)
+        assert own.extra_special_tokens_ids == [VOCABULARY + 1, VOCABULARY + 2, VOCABULARY + 3]
+        assert own.decode(own.encode("x<a>[PAD]"), skip_special_tokens=True) == "x"
+        assert own.get_special_tokens_mask([5, VOCABULARY, 0]) == [0, 1, 1]
+        with pytest.raises(InputError, match="did you mean 'pad_token'"):
+            own.add_special_tokens({"pad_tokn": "x"})
+        with pytest.raises(InputError, match="a token is"):
+            own.add_tokens([3])  # type: ignore[list-item]
+
+    def test_roles_are_assigned_by_text_or_id(self, own: GPTBigCodeTokenizer) -> None:
+        own.pad_token_id = 4
+        assert own.pad_token == "<fim_pad>"
+        own.mask_token = "<filename>"
+        assert own.mask_token_id == 5
+        own.pad_token = None
+        assert own.pad_token_id is None
+        with pytest.raises(TokenizerError, match="no token id"):
+            own.sep_token_id = VOCABULARY
+        assert "mask_token" in own.special_tokens_map
+
+    def test_added_tokens_of_tokenizer_config(self, checkpoint_dir: Path, tmp_path: Path) -> None:
+        (tmp_path / "tokenizer.json").write_bytes((checkpoint_dir / "tokenizer.json").read_bytes())
+        token = {"content": "<new>", "lstrip": True, "rstrip": False, "normalized": False, "special": True}
+        config = {"added_tokens_decoder": {str(VOCABULARY): token}, "add_eos_token": True, "eos_token": "<|endoftext|>"}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        own = AutoTokenizer.from_pretrained(tmp_path)
+        assert own.encode("a  <new>") == [*own.encode("a", add_special_tokens=False), VOCABULARY, 0]
+        assert own.num_special_tokens_to_add() == 1
+        assert own("a", "a", return_special_tokens_mask=True).special_tokens_mask == [0, 1, 0, 1]
+        assert own.encode("a b c d e", truncation=True, max_length=3)[-1] == 0
+        assert own.max_len_sentences_pair == own.model_max_length - 2
+
+    def test_copies_are_independent(self, own: GPTBigCodeTokenizer) -> None:
+        other = copy.deepcopy(own)
+        assert pickle.loads(pickle.dumps(own)).encode("def", truncation=True) == own.encode("def")
+        own.add_tokens("two words")
+        assert len(other) == VOCABULARY
+
+
+def test_settings_of_from_pretrained(checkpoint_dir: Path) -> None:
+    own = AutoTokenizer.from_pretrained(checkpoint_dir, padding_side="left", pad_token="<fim_pad>", model_max_length=4)
+    assert own(["a", "a b c d e f"], padding=True, truncation=True).input_ids[0][:3] == [4, 4, 4]
+    assert own.name_or_path == str(checkpoint_dir)
+    with pytest.raises(InputError, match="did you mean 'padding_side'"):
+        AutoTokenizer.from_pretrained(checkpoint_dir, padding_sid="left")
+    with pytest.raises(InputError, match="use_fast"):
+        AutoTokenizer.from_pretrained(checkpoint_dir, use_fast=False)
+
+
+def test_default_outputs(checkpoint_dir: Path) -> None:
+    own = AutoTokenizer.from_pretrained(checkpoint_dir, model_input_names=["input_ids", "token_type_ids"])
+    assert list(own("a")) == ["input_ids", "token_type_ids"]
+    assert list(own("a", return_attention_mask=True, return_token_type_ids=False)) == ["input_ids", "attention_mask"]
+
+
+def test_names_as_text_by_default(checkpoint_dir: Path) -> None:
+    own = AutoTokenizer.from_pretrained(checkpoint_dir, split_special_tokens=True)
+    assert 0 not in own.encode("<|endoftext|>")
+    assert own.encode("<|endoftext|>", split_special_tokens=False) == [0]
+
+
+def test_threads_do_not_see_each_others_truncation(tokenizer: GPTBigCodeTokenizer) -> None:
+    text = "def f(a, b): return a + b " * 20
+
+    def lengths(limit: int | None) -> set[int]:
+        options = {} if limit is None else {"truncation": True, "max_length": limit}
+        return {len(tokenizer.encode(text, **options)) for _ in range(60)}
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lengths, (3, None, 7, None)))
+    whole = len(tokenizer.encode(text))
+    assert results == [{3}, {whole}, {7}, {whole}]
+
+
+def test_a_long_text_is_reported_once(checkpoint_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own = AutoTokenizer.from_pretrained(checkpoint_dir, model_max_length=3)
+    own("a b c d e f", verbose=False)
+    assert not caplog.records
+    own("a b c d e f")
+    own("a b c d e f")
+    assert [record.getMessage() for record in caplog.records] == ["a text has 6 tokens, the model was made for 3"]
+
+
+def test_cleaning_up_is_refused_with_a_warning(tokenizer: GPTBigCodeTokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    ids = tokenizer.encode("x , y .")
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=True) == "x , y ."
+    assert "not applied" in caplog.text
+
+
+def test_fim_tokens(tokenizer: GPTBigCodeTokenizer, checkpoint_dir: Path, tmp_path: Path) -> None:
+    ids = (tokenizer.fim_prefix_id, tokenizer.fim_middle_id, tokenizer.fim_suffix_id, tokenizer.fim_pad_id)
+    assert ids == (1, 2, 3, 4)
+    text = (checkpoint_dir / "tokenizer.json").read_text(encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text(text.replace("<fim_", "<fim-").replace("<fim-pad>", "<other>"), encoding="utf-8")
+    santacoder = AutoTokenizer.from_pretrained(tmp_path)
+    assert (santacoder.fim_prefix_id, santacoder.fim_middle_id, santacoder.fim_pad_id) == (1, 2, None)
+
+
+def test_pad_gives_what_it_was_given(tokenizer: GPTBigCodeTokenizer, checkpoint_dir: Path) -> None:
+    own = AutoTokenizer.from_pretrained(checkpoint_dir, pad_token="<fim_pad>")
+    padded = own.pad({"input_ids": [np.array([7, 8]), np.array([9])]})
+    assert isinstance(padded.input_ids, np.ndarray)
+    assert padded.input_ids.tolist() == [[7, 8], [9, 4]]
+    assert own.pad({"input_ids": [[7]]}, padding=False, return_attention_mask=False) == {"input_ids": [[7]]}
+    with pytest.raises(InputError, match="input_ids"):
+        own.pad({"ids": [1]})
+    with pytest.raises(InputError, match="numbers of rows"):
+        own.pad({"input_ids": [[1], [2]], "labels": [[1]]})
+    with pytest.raises(TokenizerError, match="pad_token"):
+        tokenizer.pad({"input_ids": [[1], [2, 3]]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from oracle import tokenizer_cases
 from gptbigcode_cpu import AutoTokenizer
 from gptbigcode_cpu.errors import GPTBigCodeError
 
-ANSWERS: dict[str, Any] = json.loads((Path(__file__).parent / "oracle" / "tokenizer.json").read_text(encoding="utf-8"))
+ANSWERS: dict[str, Any] = json.loads(gzip.decompress((Path(__file__).parent / "oracle" / "tokenizer.json.gz").read_bytes()))
 
 
 @pytest.fixture(scope="module")

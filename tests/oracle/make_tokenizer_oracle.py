@@ -5,6 +5,7 @@ Usage: python tests/oracle/make_tokenizer_oracle.py SHARED_DIRECTORY
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -20,8 +21,8 @@ from oracle import tokenizer_cases  # noqa: E402
 def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(Path(sys.argv[1]) / "checkpoints" / "python-8m", pad_token="<fim_pad>")
     answers = tokenizer_cases.answers(tokenizer)
-    lines = [f"{json.dumps(name)}: {json.dumps(value, separators=(',', ':'))}" for name, value in answers.items()]
-    (HERE / "tokenizer.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    packed = gzip.compress(json.dumps(answers, separators=(",", ":")).encode(), mtime=0)
+    (HERE / "tokenizer.json.gz").write_bytes(packed)
 
 
 if __name__ == "__main__":

@@ -111,10 +111,12 @@ def answers(tokenizer: Any) -> dict[str, Any]:
     results["cut on the left"] = plain(tokenizer(BATCH, truncation=True, max_length=6, stride=1, **EVERYTHING))
     tokenizer.truncation_side = "right"
     ids = results["plain"]["input_ids"]
-    results["decode"] = [tokenizer.decode(ids), tokenizer.batch_decode(ids, skip_special_tokens=True), tokenizer.decode(ids[2][0])]
+    without = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    results["decode"] = [tokenizer.decode(ids), without, tokenizer.decode(ids[2][0])]
     results["tokenize"] = [tokenizer.tokenize(text) for text in BATCH]
     tokens = tokenizer.convert_ids_to_tokens(ids[4])
-    results["tokens"] = [tokens, tokenizer.convert_tokens_to_string(tokens), tokenizer.convert_tokens_to_ids([*tokens, "no token"])]
+    known = tokenizer.convert_tokens_to_ids([*tokens, "no token"])
+    results["tokens"] = [tokens, tokenizer.convert_tokens_to_string(tokens), known]
     results["encode"] = tokenizer.encode(BATCH[2], truncation=True, max_length=4)
     results["pad"] = [
         plain(tokenizer.pad({"input_ids": ids[1:6]})),
