@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 from . import fim
 from .errors import InputError
-from .generation import GenerationConfig, merged_options, token_steps
+from .generation import Call, GenerationConfig, merged_options, token_steps
 from .incremental import IncrementalDecoder
 from .modeling import AutoModelForCausalLM, GPTBigCodeForCausalLM
 from .tokenizer import AutoTokenizer, GPTBigCodeTokenizer
@@ -88,7 +89,7 @@ class TextGenerationPipeline:
         self.model = model
         self.tokenizer = tokenizer
         self.options = options
-        model.resolve_options(None, options)  # so that a mistake shows here
+        model.resolve_options(None, Call.taken_from(options)[1])  # so that a mistake shows here
 
     @overload
     def __call__(
@@ -109,7 +110,8 @@ class TextGenerationPipeline:
             text_inputs: The prompt or prompts.
             return_full_text: Begin each text with its prompt.
             batch_size: Prompts that run together; faster, needs more memory, changes no result.
-            **options: Fields of `GenerationConfig`.
+            **options: Fields of `GenerationConfig`, and `generate`'s `json_schema`, `regex`, `grammar`, `logits_processor`,
+                `stopping_criteria`, `prefix_allowed_tokens_fn` and `assistant_model`.
 
         Returns:
             ``[{"generated_text": ...}]`` with `num_return_sequences` texts, or for several prompts a list of these.
@@ -121,21 +123,17 @@ class TextGenerationPipeline:
         texts = _texts(text_inputs)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise InputError(f"batch_size must be a positive integer, not {batch_size!r}")
+        call, options = self._call(options)
         config = self._config(options, DEFAULTS)
         prompts = [self.model.prompt(self.tokenizer.encode(text)) for text in texts]
         limits = [self._limit(config, options, len(prompt)) for prompt in prompts]
         copies = config.num_return_sequences or 1
+        rows = self.model.continuations(prompts, limits, config, call, batch_size * copies)
+        outputs = [self.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
         results: list[list[dict[str, str]]] = []
-        for first in range(0, len(prompts), batch_size):
-            batch = slice(first, first + batch_size)
-            rows: list[list[int]] = [[] for _ in prompts[batch] for _ in range(copies)]
-            for step in token_steps(self.model.core, prompts[batch], limits[batch], config, first_row=first * copies):
-                for row, token_id in step.items():
-                    rows[row].append(token_id)
-            outputs = [self.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
-            for i, text in enumerate(texts[batch]):
-                head = text if return_full_text else ""
-                results.append([{"generated_text": head + tail} for tail in outputs[i * copies : (i + 1) * copies]])
+        for i, text in enumerate(texts):
+            head = text if return_full_text else ""
+            results.append([{"generated_text": head + tail} for tail in outputs[i * copies : (i + 1) * copies]])
         return results[0] if isinstance(text_inputs, str) else results
 
     def stream(self, text: str, **options: Any) -> Iterator[str]:
@@ -169,24 +167,29 @@ class TextGenerationPipeline:
     def _stream(
         self, token_ids: Sequence[int], options: Mapping[str, Any], defaults: Mapping[str, Any], stops: frozenset[int]
     ) -> Iterator[str]:
+        call, options = self._call(options)
         config = self._config(options, defaults)
-        if config.num_return_sequences != 1:
-            raise InputError("a stream is one text; call the pipeline for several")
+        if config.num_return_sequences != 1 or config.num_beams != 1:
+            raise InputError("a stream is one text; call the pipeline for several and for beams")
         config = config.updated({"eos_token_id": sorted({*config.eos_token_ids, *stops})})
         prompt = self.model.prompt(token_ids)
         limit = self._limit(config, options, len(prompt))
         decoder = IncrementalDecoder(self.tokenizer)
 
         def pieces() -> Iterator[str]:
-            for step in token_steps(self.model.core, [prompt], [limit], config):
-                if step[0] in stops:
-                    break
-                if piece := decoder.push(step[0]):
+            steps = token_steps(self.model.core, [prompt], [limit], config, call)
+            for token in itertools.takewhile(lambda token: token not in stops, (token for step in steps for token in step[0])):
+                if piece := decoder.push(token):
                     yield piece
             if rest := decoder.flush():
                 yield rest
 
         return pieces()
+
+    def _call(self, options: Mapping[str, Any]) -> tuple[Call, dict[str, Any]]:
+        """The arguments that are no options, with this tokenizer, and the options of this call."""
+        call, _ = Call.taken_from({"tokenizer": self.tokenizer, **self.options, **options})
+        return call, Call.taken_from(options)[1]
 
     def _given(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """What the caller or the model decided, without any defaults."""
@@ -196,7 +199,9 @@ class TextGenerationPipeline:
             config = GenerationConfig()
         elif not isinstance(config, GenerationConfig):
             raise InputError(f"generation_config must be a GenerationConfig, not {type(config).__name__}")
-        return merged_options(self.model.generation_config.set_options(), self.options, config.set_options(), explicit)
+        return merged_options(
+            self.model.generation_config.set_options(), Call.taken_from(self.options)[1], config.set_options(), explicit
+        )
 
     def _config(self, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> GenerationConfig:
         given = self._given(options)
