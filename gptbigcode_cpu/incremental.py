@@ -34,14 +34,15 @@ class IncrementalDecoder:
         token = self._backend.id_to_token(token_id)
         if token is None or token_id in self._skipped:
             return ""
-        return self._utf8.decode(_token_bytes(token))
+        return self._utf8.decode(token_bytes(token))
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD if the last character is incomplete. The decoder can then start anew."""
         return self._utf8.decode(b"", final=True)
 
 
-def _token_bytes(token: str) -> bytes:
+def token_bytes(token: str) -> bytes:
+    """The bytes that a token of a byte-level vocabulary stands for."""
     alphabet = _byte_of_character()
     try:
         return bytes([alphabet[character] for character in token])

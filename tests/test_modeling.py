@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptbigcode_cpu import generation
 from gptbigcode_cpu.errors import ConfigError, ContextLengthError, GPTBigCodeError, InputError, ModelNotFoundError
+from gptbigcode_cpu.generation import prefill
 from gptbigcode_cpu.modeling import AutoModelForCausalLM, GPTBigCodeForCausalLM
 
 ROW = [10, 500, 31, 8000, 77]
@@ -75,7 +75,7 @@ class TestLogits:
     def test_long_texts_run_in_chunks(self, model: GPTBigCodeForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
         ids = np.random.default_rng(0).integers(0, 8192, (3, 150))
         whole = model(ids).logits
-        monkeypatch.setattr(generation, "CHUNK_TOKENS", 64)
+        monkeypatch.setattr(prefill, "CHUNK_TOKENS", 64)
         assert np.array_equal(model(ids).logits, whole)
 
     @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
@@ -11,7 +11,7 @@ from gptbigcode_cpu.errors import ContextLengthError, InputError
 from gptbigcode_cpu.fim.hygiene import MiddleFilter
 from gptbigcode_cpu.fim.prompt import ExtraFiles, build_prompt
 from gptbigcode_cpu.fim.tokens import Mode, stop_token_ids
-from gptbigcode_cpu.generation import GenerationConfig, merged_options
+from gptbigcode_cpu.generation import Call, GenerationConfig, merged_options
 from gptbigcode_cpu.incremental import IncrementalDecoder
 from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # The middle of a given text is less open than its continuation: the most probable one is wanted.
 DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "do_sample": False}
+# What `stream` takes that is no option.
+CALL_ARGUMENTS = frozenset(item.name for item in fields(Call)) - {"torch", "negative_prompts", "tokenizer"}
 # The key of a config.json that says which order was measured better on the checkpoint.
 MODE_KEY = "fim_mode"
 
@@ -56,7 +58,9 @@ def plan_fill(
     options: Mapping[str, Any] | None = None,
 ) -> Fill:
     """The prompt, cut so that the new tokens fit behind it, and the options. Arguments and errors as in `FillMixin.fill`."""
-    given = merged_options(model.generation_config.set_options(), options or {})
+    call = {"tokenizer": tokenizer, **{name: value for name, value in (options or {}).items() if name in CALL_ARGUMENTS}}
+    asked = {name: value for name, value in (options or {}).items() if name not in CALL_ARGUMENTS}
+    given = merged_options(model.generation_config.set_options(), asked)
     merged = {**DEFAULTS, **given}
     n_positions = model.config.n_positions
     if "max_new_tokens" in given:
@@ -78,7 +82,7 @@ def plan_fill(
     )
     ends = model.resolve_options(None, merged).eos_token_ids
     merged["eos_token_id"] = sorted({*ends, *stop_token_ids(tokenizer)})
-    return Fill(prompt, merged, mode)
+    return Fill(prompt, merged | call, mode)
 
 
 class FillMixin:
@@ -110,7 +114,7 @@ class FillMixin:
             mode: Order of the parts in the prompt: ``"psm"``, ``"spm"``, or ``"auto"`` for the one that ``fim_mode`` in the
                 checkpoint's ``config.json`` names, psm without it.
             generation_config: Options; the default is greedy and up to 256 tokens.
-            **options: Fields of `GenerationConfig`.
+            **options: Fields of `GenerationConfig`, and the other arguments of `stream`.
 
         Returns:
             The new text.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from gptbigcode_cpu.errors import ContextLengthError, InputError
-from gptbigcode_cpu.generation import GenerationConfig, merged_options, token_steps
+from gptbigcode_cpu.generation import Call, GenerationConfig, merged_options, token_steps
 from gptbigcode_cpu.incremental import IncrementalDecoder
 from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size
 from gptbigcode_cpu.suggest import check_choice
@@ -90,15 +90,16 @@ class TextGenerationPipeline(Pipeline):
     task: ClassVar[str] = "text-generation"
 
     def _check_options(self, options: Mapping[str, Any]) -> None:
-        self._split(options)
-        self._config({**options})
+        _, generation, _ = self._split(options)
+        self._config(generation)
 
     def __call__(self, text_inputs: Any, **options: Any) -> Any:
         """Complete one prompt or several, or answer in one chat or several.
 
         Args:
             text_inputs: A text, a list of texts, a chat (a list of ``{"role": ..., "content": ...}``) or a list of chats.
-            **options: Fields of `TextGenerationOptions` and of `GenerationConfig`.
+            **options: Fields of `TextGenerationOptions` and of `GenerationConfig`, and `generate`'s `json_schema`, `regex`,
+                `grammar`, `logits_processor`, `stopping_criteria`, `prefix_allowed_tokens_fn` and `assistant_model`.
 
         Returns:
             ``[{"generated_text": ...}]`` with `num_return_sequences` texts, or for several prompts a list of these; for a
@@ -110,21 +111,16 @@ class TextGenerationPipeline(Pipeline):
             TokenizerError: A chat, and the tokenizer has no chat template.
         """
         inputs, several = _inputs(text_inputs)
-        own, generation = self._split(self._merged(options))
+        own, generation, call = self._split(self._merged(options))
         config = self._config(generation)
         prompts = [self._prompt(item, own, config) for item in inputs]
         ids = [self.model.prompt(prompt.ids) for prompt in prompts]
         limits = [self._limit(config, generation, prompt) for prompt in prompts]
         copies = config.num_return_sequences or 1
-        results: list[list[dict[str, Any]]] = []
-        for first in range(0, len(prompts), own.batch_size):
-            batch = slice(first, first + own.batch_size)
-            rows: list[list[int]] = [[] for _ in ids[batch] for _ in range(copies)]
-            for step in token_steps(self.model.core, ids[batch], limits[batch], config, first_row=first * copies):
-                for row, token_id in step.items():
-                    rows[row].append(token_id)
-            for i, prompt in enumerate(prompts[batch]):
-                results.append([self._record(prompt, row, own) for row in rows[i * copies : (i + 1) * copies]])
+        rows = self.model.continuations(ids, limits, config, call, own.batch_size * copies)
+        results = [
+            [self._record(prompt, row, own) for row in rows[i * copies : (i + 1) * copies]] for i, prompt in enumerate(prompts)
+        ]
         return results if several else results[0]
 
     def stream(self, text: Any, **options: Any) -> Iterator[str]:
@@ -135,18 +131,19 @@ class TextGenerationPipeline(Pipeline):
         inputs, several = _inputs(text)
         if several:
             raise InputError("a stream is one text; call the pipeline for several")
-        own, generation = self._split(self._merged(options))
+        own, generation, call = self._split(self._merged(options))
         config = self._config(generation)
-        if config.num_return_sequences != 1:
-            raise InputError("a stream is one text; call the pipeline for several")
+        if config.num_return_sequences != 1 or config.num_beams != 1:
+            raise InputError("a stream is one text; call the pipeline for several and for beams")
         prompt = self._prompt(inputs[0], own, config)
         ids, limit = self.model.prompt(prompt.ids), self._limit(config, generation, prompt)
         decoder = IncrementalDecoder(self.tokenizer, own.skip_special_tokens)
 
         def pieces() -> Iterator[str]:
-            for step in token_steps(self.model.core, [ids], [limit], config):
-                if piece := decoder.push(step[0]):
-                    yield piece
+            for step in token_steps(self.model.core, [ids], [limit], config, call):
+                for piece in map(decoder.push, step[0]):
+                    if piece:
+                        yield piece
             if rest := decoder.flush():
                 yield rest
 
@@ -172,12 +169,14 @@ class TextGenerationPipeline(Pipeline):
         explicit = {name: value for name, value in options.items() if name != "generation_config"}
         return merged_options(self.options, config.set_options() if config else {}, explicit)
 
-    def _split(self, options: Mapping[str, Any]) -> tuple[TextGenerationOptions, dict[str, Any]]:
+    def _split(self, options: Mapping[str, Any]) -> tuple[TextGenerationOptions, dict[str, Any], Call]:
+        """The pipeline's own options, those of generation over the model's, and the arguments that are no options."""
         own = TextGenerationOptions(**{name: value for name, value in options.items() if name in OWN_OPTIONS})
-        generation = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
+        rest = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
+        call, generation = Call.taken_from({"tokenizer": self.tokenizer, **rest})
         if own.stop_sequence is not None:
             generation["stop_strings"] = own.stop_sequence
-        return own, merged_options(self.model.generation_config.set_options(), generation)
+        return own, merged_options(self.model.generation_config.set_options(), generation), call
 
     def _config(self, given: Mapping[str, Any]) -> GenerationConfig:
         merged = {**DEFAULTS, **given}
