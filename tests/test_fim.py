@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.errors import ContextLengthError, InputError, TokenizerError
+from gptbigcode_cpu.errors import ConfigError, ContextLengthError, InputError, TokenizerError
 from gptbigcode_cpu.fim import FimTokens, MiddleFilter, build_prompt, preferred_mode, split_at_cursor, stop_token_ids
 from gptbigcode_cpu.fim.trim import cut_end, cut_start
 from gptbigcode_cpu.tokenizer import AutoTokenizer, GPTBigCodeTokenizer
@@ -295,3 +295,5 @@ def test_auto_is_what_the_checkpoint_says(tokenizer: GPTBigCodeTokenizer) -> Non
     plain = GPTBigCodeConfig.from_dict({"model_type": "gpt_bigcode"})
     assert preferred_mode(plain) == "psm"
     assert preferred_mode(GPTBigCodeConfig.from_dict({**plain.to_dict(), "fim_mode": "spm"})) == "spm"
+    with pytest.raises(ConfigError, match="fim_mode"):
+        preferred_mode(GPTBigCodeConfig.from_dict({**plain.to_dict(), "fim_mode": "mps"}))

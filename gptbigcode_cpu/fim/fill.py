@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.errors import ContextLengthError, InputError
+from gptbigcode_cpu.errors import ConfigError, ContextLengthError, InputError
 from gptbigcode_cpu.fim.hygiene import MiddleFilter
 from gptbigcode_cpu.fim.prompt import ExtraFiles, build_prompt
 from gptbigcode_cpu.fim.tokens import Mode, stop_token_ids
@@ -42,8 +42,16 @@ class Fill:
 
 
 def preferred_mode(config: GPTBigCodeConfig) -> Mode:
-    """The order that ``"auto"`` stands for: ``fim_mode`` of the checkpoint's ``config.json``, else ``"psm"``."""
-    return "spm" if config.other.get(MODE_KEY) == "spm" else "psm"
+    """The order that ``"auto"`` stands for: ``fim_mode`` of the checkpoint's ``config.json``, else ``"psm"``.
+
+    Raises:
+        ConfigError: ``fim_mode`` is something else.
+    """
+    value = getattr(config, "other", config.__dict__).get(MODE_KEY, "psm")
+    if value not in ("psm", "spm"):
+        raise ConfigError(f"{MODE_KEY} must be 'psm' or 'spm', not {value!r}")
+    mode: Mode = value
+    return mode
 
 
 def plan_fill(
