@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 
 from gptbigcode_cpu import fim
 from gptbigcode_cpu.errors import ContextLengthError, InputError, TokenizerError
-from gptbigcode_cpu.fim import FillMixin
 from gptbigcode_cpu.generation import GenerationConfig
 from gptbigcode_cpu.modeling import AutoModelForCausalLM
 from gptbigcode_cpu.pipelines import TextGenerationPipeline, pipeline
@@ -34,12 +32,12 @@ def recorded_options(
     """The limit and the options that a call comes down to."""
     seen: list[tuple[int, GenerationConfig]] = []
 
-    def record(_core: object, prompts: list[Any], limits: list[int], config: GenerationConfig, **_: int) -> Iterator[Any]:
+    def record(prompts: list[Any], limits: list[int], config: GenerationConfig, *_: object) -> list[list[int]]:
         seen.append((limits[0], config))
-        return iter(())
+        return [[] for _ in prompts]
 
     with monkeypatch.context() as patch:
-        patch.setattr("gptbigcode_cpu.pipelines.text_generation.token_steps", record)
+        patch.setattr(pipe.model, "continuations", record)
         pipe(options.pop("prompt", PROMPT), **options)
     return seen[0]
 
@@ -242,7 +240,7 @@ class TestStream:
         text = "naïve 🙂 日本"
         ids = pipe.tokenizer.encode(text)
         steps = "gptbigcode_cpu.pipelines.text_generation.token_steps"
-        monkeypatch.setattr(steps, lambda *_: ({0: token_id} for token_id in ids))
+        monkeypatch.setattr(steps, lambda *_: ({0: [token_id]} for token_id in ids))
         pieces = list(pipe.stream("x"))
         assert "".join(pieces) == text
         assert len(pieces) < len(ids)
@@ -257,15 +255,13 @@ class TestStream:
 
 
 class TestFill:
-    def test_long_files_and_other_files(self, pipe: TextGenerationPipeline) -> None:
+    def test_long_files_and_other_files(self, pipe: TextGenerationPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
         source = "".join(f"value_{i} = {i}\n" for i in range(3000))
         text = pipe.fill(source + "x = ", "\n" + source, extra_files={"a.py": source}, max_new_tokens=4)
         seen: list[list[int]] = []
-        model: Any = SimpleNamespace(
-            config=pipe.model.config, generation_config=pipe.model.generation_config, resolve_options=pipe.model.resolve_options
-        )
-        model.stream = lambda ids, **_: seen.append(ids) or iter(())
-        FillMixin.fill(model, source + "x = ", "\n" + source, tokenizer=pipe.tokenizer, extra_files={"a.py": source})
+        with monkeypatch.context() as patch:
+            patch.setattr(pipe.model, "stream", lambda ids, **_: seen.append(ids) or iter(()))
+            pipe.fill(source + "x = ", "\n" + source, extra_files={"a.py": source})
         assert 1500 < len(seen[0]) <= 2048 - 256
         assert seen[0][0] == pipe.tokenizer.convert_tokens_to_ids("<filename>")
         assert isinstance(text, str)

@@ -144,7 +144,7 @@ def _context(
             continue
         body = cut_end(tokenizer, text, max(0, room - len(head) - len(tail)))
         whole = len(encoded(tokenizer, text[: 16 * room])[0])
-        if len(body) < min(whole, _SMALLEST_PIECE):
+        if len(head) + len(tail) > room or len(body) < min(whole, _SMALLEST_PIECE):
             break
         pieces.append([*head, *body, *tail])
         room -= len(pieces[-1])

@@ -48,8 +48,9 @@ class TokenClassificationPipeline(Pipeline):
             batch_size: Pieces that run together.
 
         Returns:
-            For each text a list of dicts: ``entity`` (``entity_group`` if aggregated), ``score``, ``word``, ``start`` and
-            ``end`` in characters, and ``index`` of the token if not aggregated.
+            For each text, of which a list of words is one of several as in transformers, a list of dicts: ``entity``
+            (``entity_group`` if aggregated), ``score``, ``word``, ``start`` and ``end`` in characters, and ``index`` of the token
+            if not aggregated.
 
         Raises:
             InputError: Something that is no text, or an unknown or wrong option.
@@ -70,7 +71,7 @@ class TokenClassificationPipeline(Pipeline):
             self._entities(text, strategy, ignored, stride, " " if delimiter is None and words else delimiter, batch_size)
             for text in (inputs if several else [inputs])
         ]
-        return results if several else results[0]
+        return results if several or words else results[0]
 
     def _entities(
         self, text: Any, strategy: str, ignored: Sequence[str], stride: int | None, delimiter: str | None, batch_size: int

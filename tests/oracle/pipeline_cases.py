@@ -26,11 +26,14 @@ TOKEN_CALLS: dict[str, dict[str, Any]] = {
     "nothing ignored": {"ignore_labels": []},
     "one text": {"inputs": TEXTS[0]},
     "words": {"inputs": WORDS, "is_split_into_words": True, "aggregation_strategy": "simple"},
-    "words of one text": {"inputs": WORDS[0], "is_split_into_words": True, "delimiter": "--", "aggregation_strategy": "first"},
+    "words of one text": {
+        "inputs": WORDS[0], "is_split_into_words": True, "delimiter": "--", "aggregation_strategy": "first",
+        "ignore_labels": [],
+    },
     "long": {"inputs": LONG, "aggregation_strategy": "simple", "stride": 5},
     "long, no label ignored": {"inputs": [LONG], "aggregation_strategy": "first", "stride": 3, "ignore_labels": ["B-PER"]},
     "long, cut": {"inputs": LONG},
-} | {name: {"aggregation_strategy": name} for name in ("none", "simple", "first", "average", "max")}
+} | {name: {"aggregation_strategy": name} for name in ("none", "simple", "first", "average", "max")}  # fmt: skip
 TEXT_CALLS: dict[str, dict[str, Any]] = {
     "plain": {},
     "one text": {"inputs": TEXTS[0]},
