@@ -6,7 +6,6 @@ them piece by piece; `write` makes the output directory.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,8 +145,7 @@ def convert(
             "dtype": dtype,
             "head_dtype": HEAD_DTYPES[dtype],
         }
-        converted = dataclasses.replace(work.config, quantization_config=quantization)
-        write_json(temporary / "config.json", converted.to_dict())
+        write_json(temporary / "config.json", work.config.to_dict() | {"quantization_config": quantization})
     return report
 
 

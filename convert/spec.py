@@ -6,7 +6,7 @@ once, because a checkpoint that is wrong in one place tends to be wrong in sever
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -79,7 +79,8 @@ def plan(config: GPTBigCodeConfig, checkpoint: Mapping[str, SourceTensor]) -> Pl
             del expected[LM_HEAD]
         else:
             # As transformers does: what was trained is in the file, the flag is a default that nobody set.
-            config = dataclasses.replace(config, tie_word_embeddings=False)
+            config = copy.copy(config)
+            config.tie_word_embeddings = False
             notes.append(
                 "config.json says tie_word_embeddings, but lm_head.weight differs from transformer.wte.weight: "
                 "both are kept and the converted config.json says untied"

@@ -16,6 +16,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .auto import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    )
+    from .cache import DynamicCache
+    from .classification import GPTBigCodeForSequenceClassification, GPTBigCodeForTokenClassification
     from .config import GPTBigCodeConfig
     from .errors import (
         CheckpointError,
@@ -29,10 +38,18 @@ if TYPE_CHECKING:
         MissingDependencyError,
         ModelNotFoundError,
         TokenizerError,
+        UnsupportedError,
     )
     from .generation import GenerationConfig
     from .incremental import IncrementalDecoder
-    from .modeling import AutoModelForCausalLM, CausalLMOutput, GPTBigCodeForCausalLM
+    from .modeling import GPTBigCodeForCausalLM, GPTBigCodeModel
+    from .outputs import (
+        BaseModelOutputWithPastAndCrossAttentions,
+        CausalLMOutputWithCrossAttentions,
+        ModelOutput,
+        SequenceClassifierOutputWithPast,
+        TokenClassifierOutput,
+    )
     from .pipelines import (
         FeatureExtractionPipeline,
         TextClassificationPipeline,
@@ -41,25 +58,35 @@ if TYPE_CHECKING:
         TokenClassificationPipeline,
         pipeline,
     )
+    from .pretrained import PreTrainedModel
     from .streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
     from .tokenizer import AutoTokenizer, BatchEncoding, CharSpan, GPTBigCodeTokenizer, TokenSpan
 
 __all__ = [
+    "AutoConfig",
+    "AutoModel",
     "AutoModelForCausalLM",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
     "AutoTokenizer",
+    "BaseModelOutputWithPastAndCrossAttentions",
     "BaseStreamer",
     "BatchEncoding",
-    "CausalLMOutput",
+    "CausalLMOutputWithCrossAttentions",
     "CharSpan",
     "CheckpointError",
     "ConfigError",
     "ContextLengthError",
     "DiskSpaceError",
+    "DynamicCache",
     "FeatureExtractionPipeline",
     "FormatError",
     "GPTBigCodeConfig",
     "GPTBigCodeError",
     "GPTBigCodeForCausalLM",
+    "GPTBigCodeForSequenceClassification",
+    "GPTBigCodeForTokenClassification",
+    "GPTBigCodeModel",
     "GPTBigCodeTokenizer",
     "GenerationConfig",
     "IncrementalDecoder",
@@ -67,14 +94,19 @@ __all__ = [
     "KernelError",
     "MissingDependencyError",
     "ModelNotFoundError",
+    "ModelOutput",
+    "PreTrainedModel",
+    "SequenceClassifierOutputWithPast",
     "TextClassificationPipeline",
     "TextGenerationOptions",
     "TextGenerationPipeline",
     "TextIteratorStreamer",
     "TextStreamer",
     "TokenClassificationPipeline",
+    "TokenClassifierOutput",
     "TokenSpan",
     "TokenizerError",
+    "UnsupportedError",
     "__version__",
     "pipeline",
 ]
@@ -83,18 +115,14 @@ _MODULE_OF = {
     "GPTBigCodeConfig": "config",
     "GenerationConfig": "generation",
     "IncrementalDecoder": "incremental",
-    **dict.fromkeys(("AutoModelForCausalLM", "CausalLMOutput", "GPTBigCodeForCausalLM"), "modeling"),
-    **dict.fromkeys(
-        (
-            "FeatureExtractionPipeline",
-            "TextClassificationPipeline",
-            "TextGenerationOptions",
-            "TextGenerationPipeline",
-            "TokenClassificationPipeline",
-            "pipeline",
-        ),
-        "pipelines",
-    ),
+    **{name: "auto" for name in __all__ if name.startswith(("AutoConfig", "AutoModel"))},
+    "DynamicCache": "cache",
+    **dict.fromkeys(("GPTBigCodeForSequenceClassification", "GPTBigCodeForTokenClassification"), "classification"),
+    **dict.fromkeys(("GPTBigCodeForCausalLM", "GPTBigCodeModel"), "modeling"),
+    "PreTrainedModel": "pretrained",
+    **{name: "outputs" for name in __all__ if "Output" in name},
+    **dict.fromkeys(("TextGenerationOptions", "pipeline"), "pipelines"),
+    **{name: "pipelines" for name in __all__ if name.endswith("Pipeline")},
     **dict.fromkeys(("BaseStreamer", "TextIteratorStreamer", "TextStreamer"), "streamers"),
     **dict.fromkeys(("AutoTokenizer", "BatchEncoding", "CharSpan", "GPTBigCodeTokenizer", "TokenSpan"), "tokenizer"),
     **{name: "errors" for name in __all__ if name.endswith("Error")},

@@ -5,7 +5,7 @@ compute call releases the GIL. One `KVCache` may be used by one call at a time; 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,24 +159,66 @@ class Model:
     def kv_dtype(self) -> str: ...
     @property
     def kv_bytes_per_token(self) -> int: ...
+    @overload
     def forward(
-        self, caches: Sequence[KVCache], tokens: Sequence[NDArray[np.int32]], logits_to_keep: Sequence[int]
-    ) -> NDArray[np.float32]:
+        self,
+        caches: Sequence[KVCache],
+        tokens: Sequence[NDArray[np.int32]],
+        logits_to_keep: Sequence[int],
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def forward(
+        self,
+        caches: Sequence[KVCache],
+        tokens: Sequence[NDArray[np.int32]],
+        logits_to_keep: Sequence[int],
+        hidden_states: Literal[True],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+    @overload
+    def forward(
+        self,
+        caches: Sequence[KVCache],
+        tokens: Sequence[NDArray[np.int32] | NDArray[np.float32]],
+        logits_to_keep: Sequence[int],
+        hidden_states: bool = False,
+        *,
+        last_hidden_state: bool = False,
+        attentions: bool = False,
+        position_ids: Sequence[NDArray[np.int32]] | None = None,
+    ) -> Any:
         """Run new tokens of several sequences; the only operation (prefill, decode, batch and scoring are its uses).
 
         Args:
             caches: One distinct cache per sequence; grown by its tokens. After an exception they are as before.
-            tokens: int32 ``[t_i]`` per sequence, ``t_i >= 1``; positions follow what the cache holds.
+            tokens: Per sequence int32 ``[t_i]``, ``t_i >= 1``, or in place of their embeddings float32 ``[t_i, n_embd]``.
             logits_to_keep: Per sequence, how many of its last new tokens get logits, ``0 <= keep_i <= t_i``.
+            hidden_states: Return these as well, like what follows; they change no bit of the logits.
+            last_hidden_state: The last of these alone.
+            attentions: What the softmax of attention gives, computed a second time in float32 and slowly.
+            position_ids: Per sequence int32 ``[t_i]``: rows of the position embedding, in place of those that follow what the
+                cache holds. What a token sees does not depend on them.
 
         Returns:
-            float32 ``[sum(logits_to_keep), vocab_size]``, sequence after sequence, in token order.
+            The logits, float32 ``[sum(logits_to_keep), vocab_size]``, sequence after sequence, in token order. If more is asked
+            for, a tuple of these and, in this order:
+
+            - the hidden states, float32 ``[n_layer + 1, sum(t_i), n_embd]``: the embeddings, then the output of each block, the
+              last one after ``ln_f``, as in transformers;
+            - the last hidden state, float32 ``[sum(t_i), n_embd]``;
+            - for every sequence its attentions, float32 ``[n_layer, n_head, t_i, tokens in the cache]``.
 
         Raises:
-            ValueError: A token id outside the vocabulary, more positions than ``n_positions``, bad counts, a cache of
+            ValueError: A token or position id outside its table, more tokens than ``n_positions``, bad counts, a cache of
                 another model or given twice.
 
         Signal handlers run between the layers of a prefill: Ctrl-C raises `KeyboardInterrupt`, and the caches are as before.
+        """
+
+    def embed(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Rows of the token embedding, float32 ``[t, n_embd]``, for int32 ``[t]``.
+
+        Raises:
+            ValueError: An id outside the vocabulary.
         """
 
 class KVCache:

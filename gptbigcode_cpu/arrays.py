@@ -1,4 +1,4 @@
-"""Token ids in and out: lists, numpy arrays and torch tensors, without importing torch before a caller uses it."""
+"""Arrays in and out: lists, numpy arrays and torch tensors, without importing torch before a caller uses it."""
 
 from __future__ import annotations
 
@@ -33,18 +33,44 @@ def to_int_array(values: object, what: str, kinds: str = "iu") -> NDArray[np.int
     """Integers of a (nested) list, numpy array or torch tensor as int64.
 
     Raises:
-        InputError: Rows of different lengths, or not integers (of numpy's `kinds`); the message calls the argument `what`.
+        InputError: Rows of different lengths, a tensor on another device, or not integers (of numpy's `kinds`); the message
+            calls the argument `what`.
     """
-    if is_torch(values):
-        values = values.detach().cpu().numpy()  # type: ignore[attr-defined]
-    try:
-        array = np.asarray(values)
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{what} must be a rectangular array of integers; pad rows to one length and pass an attention_mask"
-        ) from error
+    array = _to_numpy(values, what, "integers; pad rows to one length and pass an attention_mask")
     if array.size == 0:
         array = array.astype(np.int64)
     if array.dtype.kind not in kinds:
         raise InputError(f"{what} must hold integers, not {array.dtype}")
+    if array.dtype.kind == "f" and not (array == np.floor(array)).all():
+        raise InputError(f"{what} must hold whole numbers")
     return array.astype(np.int64, copy=False)
+
+
+def to_float_array(values: object, what: str) -> NDArray[np.float32]:
+    """Finite numbers of a (nested) list, numpy array or torch tensor as C-contiguous float32.
+
+    Raises:
+        InputError: Rows of different lengths, a tensor on another device, not floats, NaN or infinite; the message calls the
+            argument `what`.
+    """
+    array = _to_numpy(values, what, "numbers")
+    if array.dtype.kind != "f":
+        raise InputError(f"{what} must hold floating-point numbers, not {array.dtype}")
+    array = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(array).all():
+        raise InputError(f"{what} must hold finite numbers")
+    return array
+
+
+def _to_numpy(values: object, what: str, content: str) -> NDArray[Any]:
+    if is_torch(values):
+        tensor: Any = values
+        if tensor.device.type != "cpu":
+            where = tensor.device.type
+            raise InputError(f"{what} is on the device {where!r}; this package computes on the CPU, so pass {what}.cpu()")
+        # numpy has no bfloat16.
+        values = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).detach().numpy()
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{what} must be a rectangular array of {content}") from error

@@ -1,71 +1,190 @@
-"""The configuration of a GPTBigCode model: what transformers calls GPTBigCodeConfig, checked when it is read.
+"""The configuration of a GPTBigCode model, as in transformers, but checked whenever a value is set.
 
-A key either changes the arithmetic, and is then honoured or refused with the reason, or it does not, and is then carried
-along untouched (dropout rates, initialisation, cache switches).
+A key either changes what the model computes, and is then honoured or refused with the reason, or it does not, and is then
+carried along untouched (dropout rates, initialisation).
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
-from gptbigcode_cpu.errors import ConfigError, ModelNotFoundError
+from gptbigcode_cpu.config_checks import CHECKS, label_count
+from gptbigcode_cpu.errors import ConfigError, InputError, ModelNotFoundError
 
 MODEL_TYPE = "gpt_bigcode"
+CONFIG_NAME = "config.json"
 
-# The other names under which transformers reads and writes these keys (`attribute_map`).
-ALIASES = {
-    "hidden_size": "n_embd",
-    "max_position_embeddings": "n_positions",
-    "num_attention_heads": "n_head",
-    "num_hidden_layers": "n_layer",
+# What a configuration says if nobody says anything else. None for n_inner: 4 * n_embd.
+DEFAULTS: dict[str, Any] = {
+    "vocab_size": 50257,
+    "n_positions": 1024,
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+    "n_inner": None,
+    "activation_function": "gelu_pytorch_tanh",
+    "resid_pdrop": 0.1,
+    "embd_pdrop": 0.1,
+    "attn_pdrop": 0.1,
+    "layer_norm_epsilon": 1e-5,
+    "initializer_range": 0.02,
+    "scale_attn_weights": True,
+    "use_cache": True,
+    "bos_token_id": 50256,
+    "eos_token_id": 50256,
+    "pad_token_id": None,
+    "attention_softmax_in_fp32": True,
+    "scale_attention_softmax_in_fp32": True,
+    "multi_query": True,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+    "architectures": ["GPTBigCodeForCausalLM"],
+    "output_hidden_states": False,
+    "output_attentions": False,
+    "return_dict": True,
+    "problem_type": None,
+    "quantization_config": None,
 }
-
-# Largest sizes accepted. Each is far above the largest published model (n_embd 6144, vocabulary 49k, 8k positions) and low
-# enough for any product of two of them to stay an ordinary number of bytes.
-LIMITS = {
-    "vocab_size": 1 << 24,
-    "n_positions": 1 << 24,
-    "n_embd": 1 << 16,
-    "n_layer": 1 << 12,
-    "n_head": 1 << 12,
-    "n_inner": 1 << 20,
-}
-
-_SWITCHES = {"scale_attn_weights": True, "multi_query": True, "tie_word_embeddings": True, "add_cross_attention": False}
+# Keys that are written only if they say something, since transformers has the same defaults for every model.
+_OF_EVERY_MODEL = ("output_hidden_states", "output_attentions", "return_dict", "problem_type", "quantization_config")
 
 
-@dataclass(frozen=True)
 class GPTBigCodeConfig:
     """Everything about a GPTBigCode model that is not a weight.
 
-    The fields carry transformers' names and defaults. `other` holds the keys that this package does not interpret, so that a
-    configuration survives being read and written.
+    Keywords, attributes and defaults are those of transformers; other keywords are kept as attributes, so that a configuration
+    survives being read and written. Every value is checked when it is set. What a loaded model computes with is fixed by its
+    file: setting a size of ``model.config`` changes no weight.
+
+    Args:
+        **options: Values that differ from the defaults, also by their other names (`attribute_map`) and with ``num_labels``.
+
+    Attributes:
+        vocab_size: Tokens.
+        n_positions: Longest sequence. Other name: ``max_position_embeddings``.
+        n_embd: Width of the residual stream. Other name: ``hidden_size``.
+        n_layer: Blocks. Other name: ``num_hidden_layers``.
+        n_head: Query heads. Other name: ``num_attention_heads``.
+        n_inner: Width of the MLP; given as None it is ``4 * n_embd``.
+        activation_function: Of the MLP.
+        layer_norm_epsilon: Added to the variance.
+        scale_attn_weights: Divide attention's scores by the square root of the head's width.
+        multi_query: All query heads share one key and value head.
+        tie_word_embeddings: The LM head is the token embedding.
+        bos_token_id: Begins a text.
+        eos_token_id: Ends a text; one id or a list.
+        pad_token_id: Fills a batch; sequence classification looks for the last other token.
+        architectures: Names of the classes whose weights these are.
+        id2label: Label number -> name, for classifiers.
+        label2id: The reverse.
+        problem_type: Which loss a sequence classifier has: ``"regression"``, ``"single_label_classification"``,
+            ``"multi_label_classification"``, or None: the labels of a call decide.
+        use_cache: Calls of the model return a cache unless they say otherwise.
+        output_hidden_states: Calls return hidden states unless they say otherwise.
+        output_attentions: Calls return attention probabilities unless they say otherwise.
+        return_dict: Calls return an object and not a tuple unless they say otherwise.
+        quantization_config: How the weights of a converted model are stored.
+        name_or_path: What `from_pretrained` was asked for; not written to files.
+
+    Raises:
+        ConfigError: A value has the wrong type, is out of range, or asks for something that is not supported.
+
+    Example:
+        >>> config = GPTBigCodeConfig(hidden_size=64, n_head=4, n_layer=2, num_labels=3)
+        >>> config.n_embd, config.n_inner, config.id2label[2]
+        (64, 256, 'LABEL_2')
     """
 
-    vocab_size: int = 50257
-    n_positions: int = 1024
-    n_embd: int = 768
-    n_layer: int = 12
-    n_head: int = 12
-    n_inner: int = 3072
-    activation_function: str = "gelu_pytorch_tanh"
-    layer_norm_epsilon: float = 1e-5
-    scale_attn_weights: bool = True
-    multi_query: bool = True
-    tie_word_embeddings: bool = True
-    bos_token_id: int | None = 50256
-    eos_token_id: int | tuple[int, ...] | None = 50256
-    pad_token_id: int | None = None
-    architectures: tuple[str, ...] = ("GPTBigCodeForCausalLM",)
-    id2label: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({0: "LABEL_0", 1: "LABEL_1"}))
-    quantization_config: Mapping[str, Any] | None = None
-    other: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    model_type: ClassVar[str] = MODEL_TYPE
+    attribute_map: ClassVar[dict[str, str]] = {
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+        "torch_dtype": "dtype",
+    }
+
+    vocab_size: int
+    n_positions: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_inner: int
+    activation_function: str
+    layer_norm_epsilon: float
+    scale_attn_weights: bool
+    multi_query: bool
+    tie_word_embeddings: bool
+    bos_token_id: int | None
+    eos_token_id: int | list[int] | None
+    pad_token_id: int | None
+    architectures: list[str]
+    id2label: dict[int, str]
+    label2id: dict[str, int]
+    problem_type: str | None
+    use_cache: bool
+    output_hidden_states: bool
+    output_attentions: bool
+    return_dict: bool
+    quantization_config: dict[str, Any] | None
+
+    def __init__(self, /, **options: Any) -> None:
+        given = dict(options)
+        if given.pop("model_type", MODEL_TYPE) != MODEL_TYPE:
+            raise ConfigError(_other_model_type(options["model_type"]))
+        for alias, key in self.attribute_map.items():
+            if alias in given:
+                value = given.pop(alias)
+                if given.setdefault(key, value) != value:
+                    raise ConfigError(f"{key} is {given[key]!r}, but its other name {alias} says {value!r}")
+        given = DEFAULTS | given
+        if given["architectures"] is None:
+            given["architectures"] = DEFAULTS["architectures"]
+        self.n_embd = given.pop("n_embd")
+        if given["n_inner"] is None:
+            given["n_inner"] = 4 * self.n_embd
+        self.name_or_path: str = str(given.pop("name_or_path", ""))
+        labels, inverse, count = (given.pop(key, None) for key in ("id2label", "label2id", "num_labels"))
+        if labels is None:
+            self.num_labels = 2 if count is None else count
+        else:
+            self.id2label = labels
+            if count not in (None, len(self.id2label)):
+                raise ConfigError(f"num_labels is {count!r}, but id2label names {len(self.id2label)} labels")
+            self.label2id = {name: label for label, name in self.id2label.items()}
+        if inverse is not None:
+            self.label2id = inverse
+        for key, value in given.items():
+            if isinstance(getattr(type(self), key, None), property):
+                continue  # follows from the other values, such as num_key_value_heads
+            if hasattr(type(self), key):
+                raise ConfigError(f"{key!r} cannot be a key of a configuration")
+            setattr(self, key, value)
+        if self.n_embd % self.n_head:
+            raise ConfigError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        if self.problem_type == "single_label_classification" and self.num_labels == 1:
+            raise ConfigError("problem_type single_label_classification needs at least two labels; for one use regression")
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        key = self.attribute_map.get(key, key)
+        check = CHECKS.get(key)
+        object.__setattr__(self, key, copy.deepcopy(value) if check is None else check(key, value))
+
+    def __getattr__(self, key: str) -> Any:  # only called for what is not there under this name
+        if key in type(self).attribute_map:
+            return getattr(self, type(self).attribute_map[key])
+        raise AttributeError(f"this configuration has no {key!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GPTBigCodeConfig) and self.to_dict() == other.to_dict()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}"
 
     @property
     def head_dim(self) -> int:
@@ -78,24 +197,64 @@ class GPTBigCodeConfig:
         return 1 if self.multi_query else self.n_head
 
     @property
+    def num_key_value_heads(self) -> int:
+        """`n_kv_head` under the name that transformers gives it."""
+        return self.n_kv_head
+
+    @property
     def attention_scale(self) -> float:
         """Factor on the attention scores."""
         return 1.0 / math.sqrt(self.head_dim) if self.scale_attn_weights else 1.0
 
     @property
     def num_labels(self) -> int:
-        """Outputs of a classification head."""
+        """Outputs of a classification head. Setting it to another number names the labels ``LABEL_0``, ``LABEL_1``, ..."""
         return len(self.id2label)
 
+    @num_labels.setter
+    def num_labels(self, value: int) -> None:
+        count = label_count("num_labels", value)
+        if "id2label" not in vars(self) or count != self.num_labels:
+            self.id2label = {label: f"LABEL_{label}" for label in range(count)}
+            self.label2id = {name: label for label, name in self.id2label.items()}
+
     @classmethod
-    def from_json_file(cls, path: str | Path) -> GPTBigCodeConfig:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> GPTBigCodeConfig:
+        """Read the configuration of a model; no weights are downloaded.
+
+        Args:
+            pretrained_model_name_or_path: A directory with a ``config.json``, that file, a Hub id, or ``"demo"``.
+            **options: ``revision``, ``token``, ``cache_dir``, ``local_files_only`` as for models, and values that replace those
+                of the file.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ModelNotFoundError: The name leads nowhere.
+            ConfigError: The file is malformed, or a value is wrong.
+            InputError: A value is given for a key that the configuration does not have.
+        """
+        from gptbigcode_cpu import hub
+
+        where = {key: options.pop(key) for key in ("revision", "token", "cache_dir", "local_files_only") if key in options}
+        path = Path(pretrained_model_name_or_path)
+        if path.name != CONFIG_NAME:
+            path = hub.resolve(pretrained_model_name_or_path, weights=False, **where) / CONFIG_NAME
+        config = cls.from_json_file(path)
+        config.name_or_path = str(pretrained_model_name_or_path)
+        config.update(options)
+        return config
+
+    @classmethod
+    def from_json_file(cls, json_file: str | Path) -> GPTBigCodeConfig:
         """Read a ``config.json``.
 
         Raises:
             ModelNotFoundError: There is no such file, or it cannot be read.
             ConfigError: It is not JSON, or see `from_dict`.
         """
-        path = Path(path)
+        path = Path(json_file)
         try:
             content = json.loads(path.read_bytes())
         except FileNotFoundError as error:
@@ -110,145 +269,71 @@ class GPTBigCodeConfig:
             raise ConfigError(f"{path}: {error}") from error
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> GPTBigCodeConfig:
-        """Check the content of a ``config.json``.
+    def from_dict(cls, config_dict: Mapping[str, Any]) -> GPTBigCodeConfig:
+        """Check the content of a ``config.json``, which must name its ``model_type``.
 
         Raises:
             ConfigError: A value has the wrong type, is out of range, or asks for something that is not supported.
         """
-        if not isinstance(content, Mapping):
-            raise ConfigError(f"a configuration is a JSON object, not {type(content).__name__}")
-        given = dict(content)
-        _check_model_type(given)
-        for alias, key in ALIASES.items():
-            if alias in given:
-                value = given.pop(alias)
-                if given.setdefault(key, value) != value:
-                    raise ConfigError(f"{key} is {given[key]!r}, but its other name {alias} says {value!r}")
+        if not isinstance(config_dict, Mapping):
+            raise ConfigError(f"a configuration is a JSON object, not {type(config_dict).__name__}")
+        if config_dict.get("model_type") != MODEL_TYPE:
+            raise ConfigError(_other_model_type(config_dict.get("model_type")))
+        return cls(**config_dict)
 
-        known: dict[str, Any] = {}
-        for key in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
-            known[key] = _size(given, key, getattr(cls, key))
-        known["n_inner"] = _size(given, "n_inner", None) or 4 * known["n_embd"]
-        for key, default in _SWITCHES.items():
-            value = given.pop(key, default)
-            if not isinstance(value, bool):
-                raise ConfigError(f"{key} must be true or false, not {value!r}")
-            known[key] = value
-        if known.pop("add_cross_attention"):
-            raise ConfigError("add_cross_attention is true: cross-attention layers are not supported")
-        if known["n_embd"] % known["n_head"]:
-            raise ConfigError(f"n_embd {known['n_embd']} is not a multiple of n_head {known['n_head']}")
-        known["activation_function"] = _activation(given.pop("activation_function", cls.activation_function))
-        known["layer_norm_epsilon"] = _epsilon(given.pop("layer_norm_epsilon", cls.layer_norm_epsilon))
-        if given.get("pruned_heads"):
-            raise ConfigError("pruned_heads is set: checkpoints with pruned attention heads are not supported")
+    def update(self, config_dict: Mapping[str, Any]) -> None:
+        """Set several values.
 
-        known["bos_token_id"] = _token_id("bos_token_id", given.pop("bos_token_id", cls.bos_token_id))
-        known["pad_token_id"] = _token_id("pad_token_id", given.pop("pad_token_id", cls.pad_token_id))
-        eos = given.pop("eos_token_id", cls.eos_token_id)
-        if isinstance(eos, list):
-            known["eos_token_id"] = tuple(_required_token_id("eos_token_id", item) for item in eos)
-        else:
-            known["eos_token_id"] = _token_id("eos_token_id", eos)
-        known["architectures"] = _architectures(given.pop("architectures", None))
-        known["id2label"] = _labels(given.pop("id2label", None), given.pop("num_labels", None))
-        quantization = given.pop("quantization_config", None)
-        if quantization is not None and not isinstance(quantization, Mapping):
-            raise ConfigError(f"quantization_config must be an object, not {quantization!r}")
-        known["quantization_config"] = quantization
-        return cls(**known, other=MappingProxyType(given))
+        Raises:
+            ConfigError: A value is wrong.
+            InputError: The configuration has no such key; the message names the nearest one.
+        """
+        known = {*vars(self), *self.attribute_map, "num_labels"}
+        for key, value in config_dict.items():
+            if key not in known:
+                from difflib import get_close_matches
+
+                near = get_close_matches(key, known, n=1)
+                raise InputError(f"unknown option {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            setattr(self, key, value)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a ``config.json`` that `from_dict` reads back to an equal configuration."""
-        content: dict[str, Any] = dict(self.other)
+        content = copy.deepcopy(vars(self))
+        del content["name_or_path"]
         content["model_type"] = MODEL_TYPE
-        content["architectures"] = list(self.architectures)
-        for key in (*LIMITS, "activation_function", "layer_norm_epsilon", "scale_attn_weights", "multi_query"):
-            content[key] = getattr(self, key)
-        content["add_cross_attention"] = False
-        content["tie_word_embeddings"] = self.tie_word_embeddings
-        content["bos_token_id"] = self.bos_token_id
-        content["eos_token_id"] = list(self.eos_token_id) if isinstance(self.eos_token_id, tuple) else self.eos_token_id
-        content["pad_token_id"] = self.pad_token_id
-        if self.id2label != GPTBigCodeConfig().id2label:
-            content["id2label"] = {str(label): name for label, name in self.id2label.items()}
-        if self.quantization_config is not None:
-            content["quantization_config"] = dict(self.quantization_config)
+        for key in _OF_EVERY_MODEL:
+            if content[key] == DEFAULTS[key]:
+                del content[key]
+        labels, inverse = content.pop("id2label"), content.pop("label2id")
+        if labels != {0: "LABEL_0", 1: "LABEL_1"} or inverse != {"LABEL_0": 0, "LABEL_1": 1}:
+            content["id2label"] = {str(label): name for label, name in labels.items()}
+            content["label2id"] = inverse
         return dict(sorted(content.items()))
 
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The part of `to_dict` that differs from the defaults, and ``model_type``."""
+        defaults = GPTBigCodeConfig().to_dict()
+        del defaults["model_type"]
+        if self.n_inner == 4 * self.n_embd:
+            defaults["n_inner"] = self.n_inner
+        return {key: value for key, value in self.to_dict().items() if key not in defaults or value != defaults[key]}
 
-def _check_model_type(given: dict[str, Any]) -> None:
-    model_type = given.pop("model_type", None)
-    if model_type == MODEL_TYPE:
-        return
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """`to_diff_dict`, or with ``use_diff=False`` `to_dict`, as JSON."""
+        return json.dumps(self.to_diff_dict() if use_diff else self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write ``config.json`` into a directory, which is created if need be."""
+        directory = Path(save_directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / CONFIG_NAME).write_text(self.to_json_string(use_diff=False), encoding="utf-8")
+
+
+def _other_model_type(model_type: object) -> str:
     hint = ""
     if model_type == "gpt2":
         hint = "; bigcode/santacoder exists in this format as bigcode/gpt_bigcode-santacoder"
     elif model_type == "starcoder2":
         hint = "; StarCoder2 is another architecture"
-    raise ConfigError(f"model_type is {model_type!r}, this package runs {MODEL_TYPE!r} models{hint}")
-
-
-def _size(given: dict[str, Any], key: str, default: int | None) -> int | None:
-    value = given.pop(key, default)
-    if value is None and default is None:
-        return None
-    if type(value) is not int:
-        raise ConfigError(f"{key} must be a whole number, not {value!r}")
-    if not 1 <= value <= LIMITS[key]:
-        raise ConfigError(f"{key} is {value}, it must be between 1 and {LIMITS[key]}")
-    return value
-
-
-def _activation(name: object) -> str:
-    # Only the core knows what it computes; it is loaded here and not with this module.
-    from gptbigcode_cpu import _core
-
-    if not isinstance(name, str):
-        raise ConfigError(f"activation_function must be a name, not {name!r}")
-    supported = _core.activation_names()
-    if name not in supported:
-        raise ConfigError(f"activation_function {name!r} is not supported; supported are {', '.join(sorted(supported))}")
-    return name
-
-
-def _epsilon(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-        raise ConfigError(f"layer_norm_epsilon must be a number between 0 and 1, not {value!r}")
-    return float(value)
-
-
-def _token_id(key: str, value: object) -> int | None:
-    return None if value is None else _required_token_id(key, value)
-
-
-def _required_token_id(key: str, value: object) -> int:
-    if type(value) is not int or not -1 <= value <= LIMITS["vocab_size"]:
-        raise ConfigError(f"{key} must be a token id, not {value!r}")
-    return value
-
-
-def _architectures(value: object) -> tuple[str, ...]:
-    if value is None:
-        return GPTBigCodeConfig.architectures
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise ConfigError(f"architectures must be a list of names, not {value!r}")
-    return tuple(value)
-
-
-def _labels(id2label: object, num_labels: object) -> Mapping[int, str]:
-    if id2label is None:
-        count = 2 if num_labels is None else num_labels
-        if type(count) is not int or not 1 <= count <= LIMITS["vocab_size"]:
-            raise ConfigError(f"num_labels must be a positive whole number, not {num_labels!r}")
-        return MappingProxyType({label: f"LABEL_{label}" for label in range(count)})
-    if not isinstance(id2label, Mapping) or not id2label:
-        raise ConfigError(f"id2label must be an object that gives each label number a name, not {id2label!r}")
-    try:
-        labels = {int(label): str(name) for label, name in id2label.items()}
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"id2label must have numbers as keys: {error}") from error
-    if num_labels not in (None, len(labels)):
-        raise ConfigError(f"num_labels is {num_labels!r}, but id2label names {len(labels)} labels")
-    return MappingProxyType(labels)
+    return f"model_type is {model_type!r}, this package runs {MODEL_TYPE!r} models{hint}"

@@ -38,6 +38,10 @@ class InputError(GPTBigCodeError, ValueError):
     """An argument of a call is wrong: empty prompt, token id out of range, zero or negative count, unknown option."""
 
 
+class UnsupportedError(GPTBigCodeError, AttributeError, NotImplementedError):
+    """Something that transformers' models can do and these cannot, such as training or moving to a GPU."""
+
+
 class KernelError(GPTBigCodeError, RuntimeError):
     """A forced kernel set is unknown, or this CPU cannot run it."""
 

@@ -2,63 +2,28 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import is_torch, to_int_array, to_torch
+from .arrays import to_int_array
+from .cache import DynamicCache
+from .calls import Arguments, Call
 from .config import GPTBigCodeConfig
 from .errors import ConfigError, ContextLengthError, InputError
 from .fim import FillMixin
-from .generation import GenerationConfig, GenerationMixin, read_config, text_logits
-from .progress import progress_bar
-from .weights import CLASSIFIERS, MAX_THREADS, PackedModel, load_core, open_packed, resolve_kv_dtype
+from .generation import GenerationConfig, GenerationMixin, read_config
+from .loss import next_token_loss
+from .outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
+from .pretrained import PreTrainedModel
+from .weights import BASE_MODEL, CLASSIFIERS, PackedModel
 
 if TYPE_CHECKING:
     from . import _core
-
-logger = logging.getLogger(__name__)
-
-DTYPES = ("auto", "int8", "int4", "bfloat16", "float32")
-THREADS_VARIABLE = "GPTBIGCODE_CPU_NUM_THREADS"
-
-
-@dataclass(frozen=True)
-class CausalLMOutput:
-    """Result of a call of the model; ``output.logits``, ``output["logits"]`` and ``output[0]`` are the same.
-
-    Attributes:
-        logits: float32 ``[batch, tokens, vocab]``, zeros where the attention mask is 0.
-    """
-
-    logits: Any
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """The values in order."""
-        return tuple(getattr(self, name) for name in self.keys())
-
-    def keys(self) -> tuple[str, ...]:
-        """The names in order."""
-        return tuple(field.name for field in fields(self))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
-
-    def __len__(self) -> int:
-        return len(self.keys())
-
-    def __getitem__(self, key: str | int | slice) -> Any:
-        if not isinstance(key, str):
-            return self.to_tuple()[key]
-        if key not in self.keys():
-            raise KeyError(key)
-        return getattr(self, key)
 
 
 @dataclass(frozen=True)
@@ -70,143 +35,185 @@ class _Batch:
     rows: list[NDArray[np.int32]]
 
 
-class GPTBigCodeForCausalLM(GenerationMixin, FillMixin):
+class GPTBigCodeModel(PreTrainedModel):
+    """A GPTBigCode model without a head: token ids in, hidden states out. Any checkpoint of the family has one."""
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        past_key_values: DynamicCache | None = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        *,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **unknown: Any,
+    ) -> BaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
+        """Run the model.
+
+        Padding costs nothing and changes no bit of a row: results are those of the row alone, and zero at the places of
+        padding. Without `position_ids` positions count the tokens, on whichever side the padding is; transformers' `forward`
+        counts the padding on the left as well, unless it is given the `position_ids` that its `generate` makes.
+
+        Args:
+            input_ids: Token ids ``[batch, tokens]``: list, numpy array or torch tensor.
+            past_key_values: What the rows have seen before; it grows by the tokens of the call. Also called ``cache``.
+            attention_mask: ``[batch, past + tokens]``, 0 for padding (or False), on either side of the tokens of a call; with
+                `position_ids` anywhere. Default: every token of this call counts, and earlier ones as in their calls.
+            token_type_ids: Token ids ``[batch, tokens]`` whose embeddings are *added* to those of the tokens, as in
+                transformers. GPTBigCode models are not trained with them.
+            position_ids: ``[batch, tokens]`` or ``[1, tokens]``: rows of the position embedding. What a token sees follows from
+                the order in the sequence alone.
+            inputs_embeds: float ``[batch, tokens, n_embd]`` in place of `input_ids`, see `get_input_embeddings`.
+            use_cache: Return the cache, for calls that go on; default: ``config.use_cache``. One that is passed is returned.
+            output_attentions: Return the probabilities of attention, which takes much time and memory; they are computed in
+                float32 from queries that are not rounded and keys as they are stored. Default: ``config.output_attentions``.
+            output_hidden_states: Return the output of every block; default: ``config.output_hidden_states``.
+            return_dict: False: a tuple; default: ``config.return_dict``.
+            **unknown: Arguments of transformers that have no meaning here; only None.
+
+        Returns:
+            The hidden states, and what else is asked for: torch tensors if the input is one, else numpy arrays.
+
+        Raises:
+            InputError: Wrong shapes, types or values, an id outside the vocabulary, a row without tokens, padding between
+                tokens without `position_ids`, a cache of another model or batch, an unknown argument.
+            ContextLengthError: A row is longer than ``n_positions``.
+        """
+        arguments = Arguments(
+            input_ids, past_key_values, attention_mask, token_type_ids, position_ids, inputs_embeds,
+            use_cache, output_attentions, output_hidden_states, return_dict,
+        )  # fmt: skip
+        call = Call(self.config, self.core, arguments, unknown)
+        result = call.run(last_hidden_state=True)
+        return call.output(
+            BaseModelOutputWithPastAndCrossAttentions(
+                last_hidden_state=result.last_hidden_state,
+                past_key_values=result.past_key_values,
+                hidden_states=result.hidden_states,
+                attentions=result.attentions,
+            )
+        )
+
+    __call__ = forward
+
+
+class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
     """A GPTBigCode language model.
 
     Attributes:
-        config: The checkpoint's configuration.
         generation_config: What its ``generation_config.json`` sets.
-        dtype: Storage type of its weights.
-        core: The compiled model.
+        transformer: The model without the head.
     """
 
     def __init__(
-        self,
-        packed: PackedModel,
-        generation_config: GenerationConfig,
-        num_threads: int = 0,
-        prefill_threads: int = 0,
-        kv_dtype: str = "auto",
+        self, packed: PackedModel, core: _core.Model | None = None, generation_config: GenerationConfig | None = None
     ) -> None:
         """
         Args:
             packed: An opened converted model.
+            core: What computes on it; default: a new one.
             generation_config: Defaults for `generate`.
-            num_threads: 0 = as many as `_core.default_num_threads` says.
-            prefill_threads: For more than 16 new tokens at once; 0 = `num_threads`.
-            kv_dtype: As in `from_pretrained`.
         """
-        self.config: GPTBigCodeConfig = packed.config
-        self.generation_config = generation_config
-        self.dtype: str = packed.dtype
-        self.core: _core.Model = load_core(packed, num_threads, prefill_threads, kv_dtype)
+        super().__init__(packed, core)
+        self.transformer = GPTBigCodeModel(packed, self.core)
+        self.generation_config = generation_config or GenerationConfig()
 
     @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        dtype: Any = "auto",
-        num_threads: int | None = None,
-        prefill_threads: int | None = None,
-        kv_dtype: Any = "auto",
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-    ) -> GPTBigCodeForCausalLM:
-        """Open a model. A plain checkpoint is quantised on first use and opened from a cache afterwards.
-
-        Args:
-            pretrained_model_name_or_path: A directory with a checkpoint or a converted model, a Hub id, or ``"demo"``
-                for the tiny demonstration model inside this package.
-            dtype: ``"int8"``, ``"int4"``, ``"bfloat16"``, ``"float32"`` or the torch dtype of that name; ``"auto"`` is
-                what a converted model is stored in, and int8 for a plain checkpoint.
-            num_threads: Default: the environment variable GPTBIGCODE_CPU_NUM_THREADS, or else what suits the machine.
-            prefill_threads: For more than 16 new tokens at once, which profit from threads that share a core (SMT), where
-                single steps wait for the memory. Default: `num_threads`. The results are the same.
-            kv_dtype: Storage type of the keys and values of past tokens: ``"int8"``, ``"bfloat16"``, ``"float16"``,
-                ``"float32"`` or the torch dtype of that name; ``"auto"`` is int8 for int8 and int4 models, and the dtype of
-                the others.
-            revision: Branch, tag or commit on the Hub.
-            token: Access token for the Hub.
-            cache_dir: Where downloads are kept.
-            local_files_only: Do not use the network.
-
-        Raises:
-            ModelNotFoundError: The name leads nowhere.
-            ConfigError: The checkpoint asks for something that is not supported, or it is a classifier and writes no text.
-            CheckpointError: The checkpoint's tensors are not those of its configuration.
-            FormatError: A converted model is damaged.
-            InputError: An unknown dtype or kv_dtype, or a bad number of threads.
-            KernelError: ``GPTBIGCODE_CPU_ISA`` names a kernel set that this CPU cannot run.
-        """
-        from . import hub
-
-        threads, dtype, kv_dtype = _num_threads(num_threads), _dtype_name(dtype), _plain_name(kv_dtype)
-        for_prefill = 0 if prefill_threads is None else _checked_threads("prefill_threads", prefill_threads)
-        resolve_kv_dtype(kv_dtype, dtype)  # a mistake shows before anything is fetched or converted
-        source = hub.resolve(
-            pretrained_model_name_or_path,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-        )
-        _require_language_model(source)
-        with progress_bar() as progress:
-            directory = hub.packed_dir(source, dtype, num_threads=threads, progress=progress)
-        if pretrained_model_name_or_path == hub.DEMO:
-            logger.warning("'demo' is a tiny demonstration model: it writes Python-looking text, not useful programs")
-        packed = open_packed(directory)
+    def _from_packed(cls, packed: PackedModel, core: _core.Model) -> Self:
         # A checkpoint without generation_config.json says in its config.json which tokens end a text.
         generation_config = GenerationConfig.from_model_config(packed.config)
-        if (given := read_config(directory / "generation_config.json")) is not None:
+        if (given := read_config(packed.path / "generation_config.json")) is not None:
             generation_config.update(**given.set_options())
             generation_config.carried.update(given.carried)
-        return cls(packed, generation_config, threads, for_prefill, kv_dtype)
+        return cls(packed, core, generation_config)
 
-    @property
-    def device(self) -> str:
-        """Always ``"cpu"``."""
-        return "cpu"
+    @classmethod
+    def _check_architecture(cls, config: GPTBigCodeConfig, directory: Path) -> None:
+        # A classifier's checkpoint may lack an LM head, and was not trained to write.
+        if classifiers := [name for name in config.architectures if name in CLASSIFIERS]:
+            raise ConfigError(f"{directory} is a {classifiers[0]}; this class runs language models, which write text")
+        if BASE_MODEL in config.architectures and not config.tie_word_embeddings:
+            raise ConfigError(f"{directory} is a {BASE_MODEL}, which has no LM head; this class runs language models")
 
-    @property
-    def kv_dtype(self) -> str:
-        """Storage type of keys and values."""
-        return self.core.kv_dtype
+    def _heads(self) -> frozenset[str]:
+        return frozenset({"lm_head.weight"})
 
-    @property
-    def num_threads(self) -> int:
-        """Threads that compute steps of up to 16 tokens."""
-        return self.core.num_threads
+    def _generation_options(self) -> Mapping[str, Any]:
+        return self.generation_config.set_options()
 
-    @property
-    def prefill_threads(self) -> int:
-        """Threads that compute longer prompts."""
-        return self.core.prefill_threads
-
-    def __call__(self, input_ids: Any, attention_mask: Any = None, token_type_ids: Any = None) -> CausalLMOutput:
-        """Logits at every position.
+    def forward(
+        self,
+        input_ids: Any = None,
+        past_key_values: DynamicCache | None = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        *,
+        labels: Any = None,
+        logits_to_keep: Any = 0,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **unknown: Any,
+    ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
+        """Logits of the next token, at every position.
 
         Args:
-            input_ids: Token ids ``[batch, tokens]``: list, numpy array or torch tensor.
-            attention_mask: ``[batch, tokens]``, 0 for padding (or False), on either side; positions count the tokens.
-            token_type_ids: Ignored; some tokenizers produce them.
+            input_ids: As in `GPTBigCodeModel.forward`, like all arguments but `labels` and `logits_to_keep`.
+            past_key_values: See there.
+            attention_mask: See there.
+            token_type_ids: See there.
+            position_ids: See there.
+            inputs_embeds: See there.
+            labels: Token ids ``[batch, tokens]``, usually `input_ids`, for the loss: every token's logits are compared with the
+                label one place later, and -100 does not count. Nor does padding: what is masked is neither predicted nor
+                predicts. (transformers counts it unless its label is -100, and predicts a row's first token from the padding on
+                its left.)
+            logits_to_keep: Compute the logits of so many last columns only, 0 = all; or a vector of columns. For padding on the
+                right, that of a shorter row's last columns is zero.
+            use_cache: See there.
+            output_attentions: See there.
+            output_hidden_states: See there.
+            return_dict: See there.
+            **unknown: See there.
 
         Returns:
-            The logits: a torch tensor if `input_ids` is one, else a numpy array.
+            The logits, and what else is asked for.
 
         Raises:
-            InputError: Wrong shapes, an id outside the vocabulary, a row without tokens.
+            InputError: As in `GPTBigCodeModel.forward`; bad labels, or labels without all logits.
             ContextLengthError: A row is longer than ``n_positions``.
         """
-        batch = self._batch(input_ids, attention_mask)
-        logits = np.zeros((*batch.ids.shape, self.config.vocab_size), dtype=np.float32)
-        positions = [np.flatnonzero(row_mask) for row_mask in batch.mask]
-        for i, start, part in text_logits(self.core, batch.rows):
-            logits[i, positions[i][start : start + len(part)]] = part
-        return CausalLMOutput(logits=to_torch(logits) if is_torch(input_ids) else logits)
+        arguments = Arguments(
+            input_ids, past_key_values, attention_mask, token_type_ids, position_ids, inputs_embeds,
+            use_cache, output_attentions, output_hidden_states, return_dict,
+        )  # fmt: skip
+        call = Call(self.config, self.core, arguments, unknown)
+        result = call.run(logits_to_keep)
+        assert result.logits is not None
+        loss = None
+        if labels is not None:
+            if result.logits.shape[1] != call.batch.mask.shape[1]:
+                raise InputError("labels need all logits; leave logits_to_keep at 0")
+            loss = next_token_loss(result.logits, labels, call.batch.mask)
+        return call.output(
+            CausalLMOutputWithCrossAttentions(
+                loss=loss,
+                logits=result.logits,
+                past_key_values=result.past_key_values,
+                hidden_states=result.hidden_states,
+                attentions=result.attentions,
+            )
+        )
+
+    __call__ = forward
 
     def prompt(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
         """The checked form of one prompt, int32 ``[tokens]``.
@@ -246,50 +253,3 @@ class GPTBigCodeForCausalLM(GenerationMixin, FillMixin):
         if counts.max() > n_positions:
             row = int(counts.argmax())
             raise ContextLengthError(f"row {row} has {counts[row]} tokens, the model has {n_positions} positions; shorten it")
-
-
-AutoModelForCausalLM = GPTBigCodeForCausalLM
-
-
-def _require_language_model(directory: Path) -> None:
-    """Refuse a classifier before it is converted: its checkpoint may lack an LM head, and was not trained to write."""
-    architectures = GPTBigCodeConfig.from_json_file(directory / "config.json").architectures
-    if classifiers := [name for name in architectures if name in CLASSIFIERS]:
-        raise ConfigError(f"{directory} is a {classifiers[0]}; this class runs language models, which write text")
-
-
-def _plain_name(dtype: Any) -> str:
-    """The name of a dtype, without torch's prefix."""
-    return str(dtype).removeprefix("torch.")
-
-
-def _dtype_name(dtype: Any) -> str:
-    name = _plain_name(dtype)
-    if name not in DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {name!r}")
-    return name
-
-
-def default_num_threads() -> int:
-    """Threads that a model computes with if its opener does not say: GPTBIGCODE_CPU_NUM_THREADS, or what suits the machine.
-
-    Raises:
-        InputError: The variable is no number of threads.
-    """
-    from . import _core
-
-    return _num_threads(None) or _core.default_num_threads()
-
-
-def _num_threads(argument: int | None) -> int:
-    """The requested number of threads; 0 = the core decides."""
-    if argument is not None:
-        return _checked_threads("num_threads", argument)
-    text = os.environ.get(THREADS_VARIABLE, "").strip()
-    return _checked_threads(THREADS_VARIABLE, int(text) if text.isdecimal() else text) if text else 0
-
-
-def _checked_threads(origin: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_THREADS:
-        raise InputError(f"{origin} must be an integer from 1 to {MAX_THREADS}, not {value!r}")
-    return value

@@ -30,6 +30,7 @@ HEAD_DTYPES = {"int8": "int8", "int4": "int8", "bfloat16": "bfloat16", "float32"
 _PACKED_TYPES = {"int8": "U8", "int4": "U8", "bfloat16": "BF16", "float32": "F32"}
 _POSITION_TYPES = {"int8": "F16", "int4": "F16", "bfloat16": "BF16", "float32": "F32"}
 
+BASE_MODEL = "GPTBigCodeModel"  # the architecture without a head
 # Architectures whose head classifies instead of writing text -> the tensors of that head.
 CLASSIFIERS = {
     "GPTBigCodeForSequenceClassification": frozenset({"score.weight"}),
@@ -111,6 +112,8 @@ def required_heads(config: GPTBigCodeConfig) -> frozenset[str]:
     for architecture, heads in CLASSIFIERS.items():
         if architecture in config.architectures:
             return heads
+    if BASE_MODEL in config.architectures:
+        return frozenset()
     return frozenset() if config.tie_word_embeddings else frozenset({"lm_head.weight"})
 
 

@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptbigcode_cpu import generation
+from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM, generation
 from gptbigcode_cpu.errors import ConfigError, ContextLengthError, FormatError, InputError
 from gptbigcode_cpu.generation import CHUNK_TOKENS, GenerationConfig, _chunks
-from gptbigcode_cpu.modeling import AutoModelForCausalLM, GPTBigCodeForCausalLM
 from gptbigcode_cpu.tokenizer import AutoTokenizer
 
 PROMPTS = ["def fibonacci(n):", "import os\nimport sys\n\n", "class A:"]

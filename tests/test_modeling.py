@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM
 from gptbigcode_cpu.errors import ConfigError, ContextLengthError, GPTBigCodeError, InputError, ModelNotFoundError
 from gptbigcode_cpu.generation import prefill
-from gptbigcode_cpu.modeling import AutoModelForCausalLM, GPTBigCodeForCausalLM
 
 ROW = [10, 500, 31, 8000, 77]
 SHORT = [42, 43]

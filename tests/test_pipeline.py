@@ -10,10 +10,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from gptbigcode_cpu import fim
+from gptbigcode_cpu import AutoModelForCausalLM, fim
 from gptbigcode_cpu.errors import ContextLengthError, InputError, TokenizerError
 from gptbigcode_cpu.generation import GenerationConfig
-from gptbigcode_cpu.modeling import AutoModelForCausalLM
 from gptbigcode_cpu.pipelines import TextGenerationPipeline, pipeline
 from gptbigcode_cpu.tokenizer import AutoTokenizer
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.generation import prefill
-from gptbigcode_cpu.modeling import AutoModelForCausalLM, GPTBigCodeForCausalLM
 from gptbigcode_cpu.streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
 from gptbigcode_cpu.tokenizer import AutoTokenizer, GPTBigCodeTokenizer
 

@@ -1,4 +1,5 @@
 #include <memory>
+#include <optional>
 #include <unordered_map>
 
 #include "base/error.h"
@@ -58,34 +59,97 @@ struct PyCache {
   KVCache cache;
 };
 
-FloatArray forward(PyModel& model, const std::vector<PyCache*>& caches, const std::vector<IntArray>& tokens,
-                   const std::vector<int64_t>& logits_to_keep) {
-  require(caches.size() == tokens.size() && caches.size() == logits_to_keep.size(),
-          "caches, tokens and logits_to_keep must have the same length");
+// What a sequence's new tokens are given as, converted where numpy does so without loss.
+template <class Array>
+Array to_array(const py::object& values, const char* type, int64_t ndim, const std::string& where) {
+  auto array = Array::ensure(values);
+  require(array && array.ndim() == ndim, where + " must be " + type);
+  return array;
+}
+
+py::object forward(PyModel& model, const std::vector<PyCache*>& caches, const std::vector<py::object>& tokens,
+                   const std::vector<int64_t>& logits_to_keep, bool hidden_states, bool last_hidden_state, bool attentions,
+                   const std::optional<std::vector<py::object>>& position_ids) {
+  const size_t count = caches.size();
+  require(count == tokens.size() && count == logits_to_keep.size() && (!position_ids || count == position_ids->size()),
+          "caches, tokens, logits_to_keep and position_ids must have the same length");
+  const ModelConfig& config = model->config();
   std::vector<Run> runs;
-  int64_t rows = 0;
-  for (size_t i = 0; i < caches.size(); ++i) {
-    require(caches[i] != nullptr && caches[i]->model.get() == &model,
-            "sequence " + std::to_string(i) + ": the cache belongs to another model");
-    require(tokens[i].ndim() == 1, "sequence " + std::to_string(i) + ": tokens must be a vector");
-    runs.push_back({&caches[i]->cache, tokens[i].data(), tokens[i].size(), logits_to_keep[i]});
-    require(logits_to_keep[i] >= 0 && logits_to_keep[i] <= tokens[i].size(),
-            "sequence " + std::to_string(i) + ": logits_to_keep is " + std::to_string(logits_to_keep[i]) + ", outside 0.." +
-                std::to_string(tokens[i].size()));
-    rows += logits_to_keep[i];
+  std::vector<py::object> owners;  // of the arrays that runs point into
+  py::list attention_arrays;
+  int64_t rows = 0, n_tokens = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const std::string where = "sequence " + std::to_string(i) + ": ";
+    require(caches[i] != nullptr && caches[i]->model.get() == &model, where + "the cache belongs to another model");
+    Run run{.cache = &caches[i]->cache, .tokens = nullptr, .n_tokens = 0, .logits_to_keep = logits_to_keep[i]};
+    if (py::isinstance<py::array>(tokens[i]) && py::reinterpret_borrow<py::array>(tokens[i]).ndim() == 2) {
+      const auto embeddings = to_array<FloatArray>(tokens[i], "a float32 matrix", 2, where + "embeddings");
+      require(embeddings.shape(1) == config.n_embd, where + "embeddings must have n_embd columns");
+      run.embeddings = embeddings.data();
+      run.n_tokens = embeddings.shape(0);
+      owners.push_back(embeddings);
+    } else {
+      const auto ids = to_array<IntArray>(tokens[i], "an int32 vector", 1, where + "tokens");
+      run.tokens = ids.data();
+      run.n_tokens = ids.size();
+      owners.push_back(ids);
+    }
+    if (position_ids) {
+      const auto ids = to_array<IntArray>((*position_ids)[i], "an int32 vector", 1, where + "position_ids");
+      require(ids.size() == run.n_tokens, where + "position_ids and tokens must have the same length");
+      run.position_ids = ids.data();
+      owners.push_back(ids);
+    }
+    require(run.logits_to_keep >= 0 && run.logits_to_keep <= run.n_tokens,
+            where + "logits_to_keep is " + std::to_string(run.logits_to_keep) + ", outside 0.." + std::to_string(run.n_tokens));
+    if (attentions) {
+      FloatArray array({config.n_layer, config.n_head, run.n_tokens, run.cache->size() + run.n_tokens});
+      run.attentions = array.mutable_data();
+      attention_arrays.append(array);
+    }
+    rows += run.logits_to_keep;
+    n_tokens += run.n_tokens;
+    runs.push_back(run);
   }
-  FloatArray logits({rows, model->config().vocab_size});
-  float* out = logits.mutable_data();
+  FloatArray logits({rows, config.vocab_size}), states, last_state;
+  Outputs outputs{.logits = logits.mutable_data()};
+  py::list result;
+  result.append(logits);
+  if (hidden_states) {
+    states = FloatArray({config.n_layer + 1, n_tokens, config.n_embd});
+    outputs.hidden_states = states.mutable_data();
+    result.append(states);
+  }
+  if (last_hidden_state) {
+    last_state = FloatArray({n_tokens, config.n_embd});
+    outputs.last_hidden_state = last_state.mutable_data();
+    result.append(last_state);
+  }
+  if (attentions) result.append(attention_arrays);
   try {
     const py::gil_scoped_release unlocked;
-    model->forward(runs, out, [] {
+    model->forward(runs, outputs, [] {
       const py::gil_scoped_acquire locked;
       return PyErr_CheckSignals() != 0;  // Ctrl-C, or any handler that raises
     });
   } catch (const Stopped&) {
     throw py::error_already_set();
   }
-  return logits;
+  if (result.size() == 1) return logits;
+  return py::tuple(result);
+}
+
+FloatArray embed(PyModel& model, const IntArray& tokens) {
+  const ModelConfig& config = model->config();
+  require(tokens.ndim() == 1, "tokens must be a vector");
+  FloatArray out({static_cast<int64_t>(tokens.size()), config.n_embd});
+  for (int64_t t = 0; t < tokens.size(); ++t) {
+    const int32_t token = tokens.data()[t];
+    require(token >= 0 && token < config.vocab_size, "token id " + std::to_string(token) + " at index " + std::to_string(t) +
+                                                         " is outside the vocabulary of " + std::to_string(config.vocab_size));
+    model->embed_token(token, out.mutable_data() + t * config.n_embd);
+  }
+  return out;
 }
 
 }  // namespace
@@ -128,7 +192,9 @@ void register_model(py::module_& module) {
       .def_property_readonly("prefill_threads", [](const PyModel& model) { return model->prefill_threads(); })
       .def_property_readonly("kv_dtype", [](const PyModel& model) { return std::string(kv_dtype_name(model->config().kv_dtype)); })
       .def_property_readonly("kv_bytes_per_token", [](const PyModel& model) { return model->kv_layout().block_size() / kKvBlock; })
-      .def("forward", &forward, py::arg("caches"), py::arg("tokens"), py::arg("logits_to_keep"));
+      .def("forward", &forward, py::arg("caches"), py::arg("tokens"), py::arg("logits_to_keep"), py::arg("hidden_states") = false,
+           py::kw_only(), py::arg("last_hidden_state") = false, py::arg("attentions") = false, py::arg("position_ids") = py::none())
+      .def("embed", &embed, py::arg("tokens"));
 
   py::class_<PyCache>(module, "KVCache")
       .def(py::init([](const std::shared_ptr<PyModel>& model) { return PyCache{model, KVCache((*model)->kv_layout())}; }),

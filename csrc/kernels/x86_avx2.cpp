@@ -175,6 +175,7 @@ const Kernels kAvx2Kernels = {
     .write_kv = {write_kv_float<float>, write_kv_float<BFloat16>, write_kv_float<Float16>, write_kv_int8},
     .attention = {attention<FloatKv<float>>, attention<FloatKv<BFloat16>>, attention<FloatKv<Float16>>, attention<Int8Kv>},
     .merge_attention = merge_attention,
+    .softmax = softmax,
     .int8_peak = int8_peak,
 };
 

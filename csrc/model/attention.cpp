@@ -1,6 +1,9 @@
 #include "model/attention.h"
 
 #include <algorithm>
+#include <cstring>
+
+#include "base/float_bits.h"
 
 namespace gptbigcode {
 namespace {
@@ -11,6 +14,34 @@ constexpr int64_t kPartHeads = 4;   // fewer heads would waste the registers of 
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t chunks_seen(int64_t position) { return position / kKvChunk + 1; }
+
+// Elements d..d+count-1 of the keys of sixteen tokens of a part of a KV block, as kernels.h lays them out.
+void load_keys(const std::byte* part, KvDType dtype, int64_t head_dim, int64_t tile, int64_t d, float* out) {
+  constexpr int64_t kTokens = 16;
+  const int64_t element = (tile * head_dim + d) * kTokens;
+  for (int64_t t = 0; t < kTokens; ++t) {
+    uint16_t bits = 0;
+    switch (dtype) {
+      case KvDType::kFloat32: std::memcpy(out + t, part + (element + t) * 4, 4); break;
+      case KvDType::kBFloat16:
+        std::memcpy(&bits, part + (element + t) * 2, 2);
+        out[t] = from_bfloat16(bits);
+        break;
+      case KvDType::kFloat16:
+        std::memcpy(&bits, part + (element + t) * 2, 2);
+        out[t] = from_float16(bits);
+        break;
+      case KvDType::kInt8: {
+        float scale;
+        std::memcpy(&scale, part + kv_part(dtype, head_dim).key_scales + static_cast<size_t>(tile * kTokens + t) * 4, 4);
+        const int64_t quads = (head_dim + 3) / 4;
+        const int code = std::to_integer<int>(part[((tile * quads + d / 4) * kTokens + t) * 4 + d % 4]);
+        out[t] = scale * static_cast<float>(code - 128);
+        break;
+      }
+    }
+  }
+}
 
 }  // namespace
 
@@ -133,6 +164,25 @@ void Attention::finish(int64_t row, const float* bias, float* out) {
   for (int64_t head = 0; head < n_head_; ++head) {
     const float* value_bias = bias == nullptr ? nullptr : bias + n_embd() + kv_width() + head / group() * layout_.head_dim;
     kernels_.merge_attention(partial(row, head, 0), chunks, layout_.head_dim, value_bias, out + head * layout_.head_dim);
+  }
+}
+
+void Attention::probabilities(int64_t layer, int64_t row, const float* q, int64_t keys, float* out, int64_t stride) const {
+  const Row& r = rows_[static_cast<size_t>(row)];
+  const int64_t head_dim = layout_.head_dim, seen = r.position + 1;
+  for (int64_t head = 0; head < n_head_; ++head) {
+    float* scores = out + head * stride;
+    for (int64_t begin = 0; begin < seen; begin += 16) {
+      const std::byte* part = r.cache->block(begin / kKvBlock) + layout_.part_offset(layer, head / group());
+      float sums[16] = {}, elements[16];
+      for (int64_t d = 0; d < head_dim; ++d) {
+        load_keys(part, layout_.dtype, head_dim, begin % kKvBlock / 16, d, elements);
+        for (int t = 0; t < 16; ++t) sums[t] += q[head * head_dim + d] * elements[t];
+      }
+      for (int64_t t = 0; t < std::min<int64_t>(16, seen - begin); ++t) scores[begin + t] = sums[t] * scale_;
+    }
+    kernels_.softmax(scores, seen);
+    std::fill(scores + seen, scores + keys, 0.0f);
   }
 }
 

@@ -32,6 +32,9 @@ class Attention {
   void attend(int64_t layer, const float* qkv, int thread, WorkQueue& queue);
   // out: [n_embd]
   void finish(int64_t row, const float* bias, float* out);
+  // The softmax of a row's scores over `keys` tokens, 0 for those after it; head h at out + h * stride. Not what `attend` computes
+  // with, which never has all of it, but computed again from the same queries and stored keys. The queries are not rounded.
+  void probabilities(int64_t layer, int64_t row, const float* q, int64_t keys, float* out, int64_t stride) const;
 
  private:
   // Consecutive tokens of a sequence, some query heads of one KV head, and one chunk of its cache or all of it.

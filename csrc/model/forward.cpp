@@ -38,7 +38,12 @@ void Model::validate(const std::vector<Run>& runs) const {
     require(run.cache->size() + run.n_tokens <= config_.n_positions,
             where + std::to_string(run.cache->size()) + " tokens in the cache and " + std::to_string(run.n_tokens) +
                 " new ones exceed n_positions = " + std::to_string(config_.n_positions));
-    for (int64_t t = 0; t < run.n_tokens; ++t) {
+    for (int64_t t = 0; run.position_ids != nullptr && t < run.n_tokens; ++t) {
+      require(run.position_ids[t] >= 0 && run.position_ids[t] < config_.n_positions,
+              where + "position id " + std::to_string(run.position_ids[t]) + " at index " + std::to_string(t) + " is outside 0.." +
+                  std::to_string(config_.n_positions - 1));
+    }
+    for (int64_t t = 0; run.tokens != nullptr && t < run.n_tokens; ++t) {
       require(run.tokens[t] >= 0 && run.tokens[t] < config_.vocab_size,
               where + "token id " + std::to_string(run.tokens[t]) + " at index " + std::to_string(t) +
                   " is outside the vocabulary of " + std::to_string(config_.vocab_size));
@@ -46,7 +51,7 @@ void Model::validate(const std::vector<Run>& runs) const {
   }
 }
 
-void Model::forward(const std::vector<Run>& runs, float* logits, const StopRequested& stop) {
+void Model::forward(const std::vector<Run>& runs, const Outputs& outputs, const StopRequested& stop) {
   validate(runs);
   const std::lock_guard lock(mutex_);
   std::vector<int64_t> sizes;
@@ -60,15 +65,21 @@ void Model::forward(const std::vector<Run>& runs, float* logits, const StopReque
   try {
     for (const Run& run : runs) run.cache->reserve(run.n_tokens);
     std::vector<Row> rows;
+    const int64_t stride = n_tokens * config_.n_embd;
+    HiddenStates states{outputs.hidden_states, stride, outputs.last_hidden_state};
+    float* logits = outputs.logits;
     const auto flush = [&] {
-      run_rows(rows, team, stop);
+      run_rows(rows, states, team, stop);
+      const int64_t done = static_cast<int64_t>(rows.size()) * config_.n_embd;
+      if (states.first != nullptr) states.first += done;
+      if (states.last != nullptr) states.last += done;
       rows.clear();
     };
     for (size_t i = 0; i < runs.size(); ++i) {
       const Run& run = runs[i];
       for (int64_t t = 0; t < run.n_tokens; ++t) {
         const bool wanted = t >= run.n_tokens - run.logits_to_keep;
-        rows.push_back({run.cache, run.tokens[t], sizes[i] + t, wanted ? logits : nullptr});
+        rows.push_back({&run, t, sizes[i] + t, wanted ? logits : nullptr});
         if (wanted) logits += config_.vocab_size;
         if (static_cast<int64_t>(rows.size()) == kMicroBatch) flush();
       }
@@ -93,9 +104,18 @@ void Model::reserve(int64_t rows) {
   work_.inner_blocks.reserve(size((config_.n_inner + kBlock - 1) / kBlock * rows));
 }
 
+void Model::embed_token(int32_t token, float* out) const {
+  unpack_row(weights_.wte.weights, weights_.wte.dtype, token, config_.n_embd, out);
+}
+
 void Model::embed(const Row& row, float* out) const {
-  unpack_row(weights_.wte.weights, weights_.wte.dtype, row.token, config_.n_embd, out);
-  const int64_t offset = row.position * config_.n_embd;
+  const Run& run = *row.run;
+  if (run.embeddings != nullptr) {
+    std::copy_n(run.embeddings + row.index * config_.n_embd, config_.n_embd, out);
+  } else {
+    embed_token(run.tokens[row.index], out);
+  }
+  const int64_t offset = (run.position_ids != nullptr ? run.position_ids[row.index] : row.position) * config_.n_embd;
   for (int64_t i = 0; i < config_.n_embd; ++i) {
     switch (weights_.wpe_type) {
       case Weights::PositionType::kFloat32: out[i] += reinterpret_cast<const float*>(weights_.wpe)[offset + i]; break;
@@ -111,7 +131,7 @@ void Model::embed(const Row& row, float* out) const {
 
 // The transformer: one parallel region, a work queue per phase. Phases alternate between linear layers or attention, shared out
 // by output features or heads, and work on rows (LayerNorm, quantising, writing keys and values).
-void Model::run_rows(const std::vector<Row>& rows, int team, const StopRequested& stop) {
+void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequested& stop) {
   const auto m = static_cast<int64_t>(rows.size());
   std::vector<int64_t> asked;  // rows whose logits are wanted
   for (int64_t r = 0; r < m; ++r) {
@@ -121,7 +141,7 @@ void Model::run_rows(const std::vector<Row>& rows, int team, const StopRequested
   constexpr size_t kPhasesPerLayer = 9;
   std::vector<Attention::Row> attention_rows;
   attention_rows.reserve(rows.size());
-  for (const Row& row : rows) attention_rows.push_back({row.cache, row.position});
+  for (const Row& row : rows) attention_rows.push_back({row.run->cache, row.position});
   attention_.plan(attention_rows);
   const size_t phases = static_cast<size_t>(config_.n_layer) * kPhasesPerLayer + 3;
   if (work_.queues.size() != phases) work_.queues = std::vector<WorkQueue>(phases);
@@ -164,6 +184,7 @@ void Model::run_rows(const std::vector<Row>& rows, int team, const StopRequested
       if (thread == 0 && stop != nullptr && m > kDecodeRows && stop()) stopped = true;
       for_each_row(m, [&](int64_t r) {
         if (i == 0) embed(rows[static_cast<size_t>(r)], hidden + r * n_embd);
+        if (states.first != nullptr) std::copy_n(hidden + r * n_embd, n_embd, states.first + i * states.stride + r * n_embd);
         norm(layer.ln_1, layer.c_attn, r, r, m);
       });
       if (stopped) return;
@@ -172,6 +193,12 @@ void Model::run_rows(const std::vector<Row>& rows, int team, const StopRequested
       attention_.attend(i, qkv, thread, work_.queues[phase++]);
       for_each_row(m, [&](int64_t r) {
         attention_.finish(r, layer.c_attn.bias, attended + r * n_embd);
+        if (const Row& row = rows[static_cast<size_t>(r)]; row.run->attentions != nullptr) {
+          const int64_t keys = row.run->cache->size() + row.run->n_tokens;  // the cache grows when all rows are done
+          attention_.probabilities(i, r, qkv + r * qkv_width, keys,
+                                   row.run->attentions + (i * config_.n_head * row.run->n_tokens + row.index) * keys,
+                                   row.run->n_tokens * keys);
+        }
         quantize_row(kernels_, layer.attn_c_proj, attended, r, m, blocks);
       });
       linear(layer.attn_c_proj, {.x = attended, .blocks = blocks, .m = m, .out = hidden, .accumulate = true});
@@ -184,6 +211,15 @@ void Model::run_rows(const std::vector<Row>& rows, int team, const StopRequested
                           .out_blocks = is_quantized(layer.mlp_c_proj.dtype) ? inner_blocks : nullptr});
       pool_.barrier();
       linear(layer.mlp_c_proj, {.x = inner, .blocks = inner_blocks, .m = m, .out = hidden, .accumulate = true});
+    }
+    if (states.first != nullptr || states.last != nullptr) {
+      for_each_row(m, [&](int64_t r) {
+        float* out = (states.last != nullptr ? states.last : states.first + config_.n_layer * states.stride) + r * n_embd;
+        kernels_.layer_norm(hidden + r * n_embd, n_embd, weights_.ln_f.weight, weights_.ln_f.bias, config_.layer_norm_epsilon, out);
+        if (states.first != nullptr && states.last != nullptr) {
+          std::copy_n(out, n_embd, states.first + config_.n_layer * states.stride + r * n_embd);
+        }
+      });
     }
     if (asked.empty()) return;
     const auto count = static_cast<int64_t>(asked.size());

@@ -18,9 +18,22 @@ namespace gptbigcode {
 // New tokens of one sequence.
 struct Run {
   KVCache* cache;
-  const int32_t* tokens;
+  const int32_t* tokens;  // [n_tokens], or null if embeddings are given
   int64_t n_tokens;
-  int64_t logits_to_keep;  // of its last new tokens
+  int64_t logits_to_keep;                 // of its last new tokens
+  const float* embeddings = nullptr;      // [n_tokens][n_embd]: in place of rows of the token embedding
+  const int32_t* position_ids = nullptr;  // [n_tokens]: rows of the position embedding; null: those that the cache's size says
+  // [n_layer][n_head][n_tokens][size of the cache + n_tokens]: what the softmax of attention gives; null: not asked for.
+  float* attentions = nullptr;
+};
+
+// What a call computes. A null pointer is not computed and costs nothing.
+struct Outputs {
+  float* logits = nullptr;  // [sum of logits_to_keep][vocab_size]
+  // [n_layer + 1][sum of n_tokens][n_embd]: the residual stream before the first block and after each, the last one normalised
+  // by ln_f.
+  float* hidden_states = nullptr;
+  float* last_hidden_state = nullptr;  // [sum of n_tokens][n_embd]: the last of these
 };
 
 // Asked by the calling thread once per layer of a prefill: whether to give up.
@@ -32,9 +45,12 @@ class Model {
   // prefill_threads: for calls of more than 16 new tokens.
   Model(const ModelConfig& config, const FindTensor& find, const Kernels& kernels, int num_threads, int prefill_threads);
 
-  // Appends every run's tokens to its cache and writes the logits that are asked for, [sum of logits_to_keep][vocab_size].
+  // Appends every run's tokens to its cache and writes what is asked for.
   // Throws std::invalid_argument for bad input, std::bad_alloc, and Stopped; the caches are then as before.
-  void forward(const std::vector<Run>& runs, float* logits, const StopRequested& stop = nullptr);
+  void forward(const std::vector<Run>& runs, const Outputs& outputs, const StopRequested& stop = nullptr);
+
+  // Row `token` of the token embedding, [n_embd].
+  void embed_token(int32_t token, float* out) const;
 
   const ModelConfig& config() const { return config_; }
   const Kernels& kernels() const { return kernels_; }
@@ -47,10 +63,16 @@ class Model {
  private:
   // One token of a micro-batch.
   struct Row {
-    const KVCache* cache;
-    int32_t token;
-    int64_t position;
-    float* logits;  // null: not asked for
+    const Run* run;
+    int64_t index;     // among the run's tokens
+    int64_t position;  // in the sequence
+    float* logits;     // null: not asked for
+  };
+  // Where the hidden states of a micro-batch go: row r's after block i at first + i * stride + r * n_embd.
+  struct HiddenStates {
+    float* first;  // null: not asked for
+    int64_t stride;
+    float* last;  // after ln_f; null: not asked for
   };
   // Scratch of a micro-batch of m rows.
   struct Workspace {
@@ -66,7 +88,7 @@ class Model {
   };
   void validate(const std::vector<Run>& runs) const;
   void reserve(int64_t rows);
-  void run_rows(const std::vector<Row>& rows, int team, const StopRequested& stop);
+  void run_rows(const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequested& stop);
   void embed(const Row& row, float* out) const;
 
   const ModelConfig config_;

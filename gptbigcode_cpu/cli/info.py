@@ -21,7 +21,7 @@ _SHAPE = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_kv_head
 
 def _cpu() -> dict[str, Any]:
     from gptbigcode_cpu import _core
-    from gptbigcode_cpu.modeling import default_num_threads
+    from gptbigcode_cpu.loading import default_num_threads
 
     try:
         chosen = _core.select_kernel()

@@ -89,7 +89,7 @@ class TextClassificationPipeline(Pipeline):
 
     def _function(self) -> str:
         config = self.model.config
-        match getattr(config, "problem_type", None) or config.other.get("problem_type"):
+        match config.problem_type:
             case "regression":
                 return "none"
             case "multi_label_classification":

@@ -49,8 +49,8 @@ class TokenClassificationPipeline(Pipeline):
 
         Returns:
             For each text, of which a list of words is one of several as in transformers, a list of dicts: ``entity``
-            (``entity_group`` if aggregated), ``score``, ``word``, ``start`` and ``end`` in characters, and ``index`` of the token
-            if not aggregated.
+            (``entity_group`` if aggregated), ``score``, ``word``, ``start`` and ``end`` in characters, and the token's
+            ``index`` if not aggregated.
 
         Raises:
             InputError: Something that is no text, or an unknown or wrong option.

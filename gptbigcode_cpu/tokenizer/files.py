@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gptbigcode_cpu.errors import TokenizerError
+from gptbigcode_cpu.errors import InputError, TokenizerError
 from gptbigcode_cpu.tokenizer.special_tokens import EXTRA_NAMES, SPECIAL_NAMES
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def read(directory: Path) -> tuple[Tokenizer, dict[str, Any]]:
 
 def write(directory: Path, backend: Tokenizer, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Write the tokenizer and its settings; the paths of the files."""
+    if directory.is_file():
+        raise InputError(f"{directory} is a file; a tokenizer is saved in a directory")
     directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / CONFIG]
     config = dict(settings)

@@ -124,18 +124,57 @@ class GPTBigCodeTokenizer(Vocabulary, ChatTemplates):
         backend, stored = files.read(directory)
         return cls(backend, stored | settings, str(pretrained_model_name_or_path))
 
-    def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
+    def save_pretrained(
+        self, save_directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **options: Any
+    ) -> tuple[str, ...]:
         """Write ``tokenizer.json``, ``tokenizer_config.json`` and, if there is one, ``chat_template.jinja``.
+
+        Args:
+            save_directory: Created if need be.
+            push_to_hub: Upload as well, see `push_to_hub`.
+            repo_id: For `push_to_hub`; default: the name of the directory.
+            **options: Further arguments of `push_to_hub`.
 
         Returns:
             The paths of the files.
+
+        Raises:
+            InputError: `save_directory` is a file, or an unknown argument.
+            OSError: It cannot be written.
         """
+        refuse_unknown({} if push_to_hub else options, ("push_to_hub", "repo_id"), "save_pretrained")
         settings: dict[str, Any] = {key: value for key, value in self.settings.items() if key != "extra_special_tokens"}
         settings |= self._special | {"additional_special_tokens": self._extra}
         settings |= {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
         settings |= {"model_max_length": self.model_max_length, "chat_template": self.chat_template}
         settings = {name: value for name, value in settings.items() if value not in (None, [])}
-        return files.write(Path(save_directory), self.backend, settings)
+        paths = files.write(Path(save_directory), self.backend, settings)
+        if push_to_hub:
+            self.push_to_hub(repo_id or Path(save_directory).name, **options)
+        return paths
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the files to the Hugging Face Hub; arguments, result and errors as of `GPTBigCodeForCausalLM.push_to_hub`."""
+        from gptbigcode_cpu.saving import push_model
+
+        return push_model(
+            lambda directory: self.save_pretrained(directory),
+            repo_id,
+            commit_message=commit_message or "Upload tokenizer",
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )
 
     def __call__(
         self,

@@ -1,0 +1,164 @@
+"""What a value of a GPTBigCode configuration may be. Every check returns the value in the form in which it is kept.
+
+Raises of all of them: `ConfigError`, whose message names the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gptbigcode_cpu.errors import ConfigError
+
+# Largest sizes accepted. Each is far above the largest published model (n_embd 6144, vocabulary 49k, 8k positions) and low
+# enough for any product of two of them to stay an ordinary number of bytes.
+LIMITS = {
+    "vocab_size": 1 << 24,
+    "n_positions": 1 << 24,
+    "n_embd": 1 << 16,
+    "n_layer": 1 << 12,
+    "n_head": 1 << 12,
+    "n_inner": 1 << 20,
+}
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+
+def size(key: str, value: object) -> int:
+    """A whole number from 1 to its limit."""
+    if type(value) is not int:
+        raise ConfigError(f"{key} must be a whole number, not {value!r}")
+    if not 1 <= value <= LIMITS[key]:
+        raise ConfigError(f"{key} is {value}, it must be between 1 and {LIMITS[key]}")
+    return value
+
+
+def switch(key: str, value: object) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} must be true or false, not {value!r}")
+    return value
+
+
+def no_cross_attention(key: str, value: object) -> bool:
+    """False: there are no cross-attention layers."""
+    if switch(key, value):
+        raise ConfigError("add_cross_attention is true: cross-attention layers are not supported")
+    return False
+
+
+def activation(key: str, value: object) -> str:
+    """The name of an activation function that the core computes."""
+    # Only the core knows what it computes; it is loaded here and not with this module.
+    from gptbigcode_cpu import _core
+
+    if not isinstance(value, str):
+        raise ConfigError(f"{key} must be a name, not {value!r}")
+    supported = _core.activation_names()
+    if value not in supported:
+        raise ConfigError(f"{key} {value!r} is not supported; supported are {', '.join(sorted(supported))}")
+    return value
+
+
+def epsilon(key: str, value: object) -> float:
+    """A number between 0 and 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ConfigError(f"{key} must be a number between 0 and 1, not {value!r}")
+    return float(value)
+
+
+def token_id(key: str, value: object) -> int | None:
+    """A token id, -1, with which some checkpoints say "none", or None."""
+    return None if value is None else _given_token_id(key, value)
+
+
+def end_token_ids(key: str, value: object) -> int | list[int] | None:
+    """A token id, a list of them, or None."""
+    if isinstance(value, list | tuple):
+        return [_given_token_id(key, item) for item in value]
+    return token_id(key, value)
+
+
+def names(key: str, value: object) -> list[str]:
+    """A list of names."""
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise ConfigError(f"{key} must be a list of names, not {value!r}")
+    return list(value)
+
+
+def id2label(key: str, value: object) -> dict[int, str]:
+    """Label number -> name."""
+    if not isinstance(value, Mapping) or not value:
+        raise ConfigError(f"{key} must be an object that gives each label number a name, not {value!r}")
+    try:
+        return {int(label): str(name) for label, name in value.items()}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key} must have numbers as keys: {error}") from error
+
+
+def label2id(key: str, value: object) -> dict[str, int]:
+    """Name -> label number."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key} must be an object that gives each label name a number, not {value!r}")
+    try:
+        return {str(name): int(label) for name, label in value.items()}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key} must have numbers as values: {error}") from error
+
+
+def label_count(key: str, value: object) -> int:
+    """A positive number of labels."""
+    if type(value) is not int or not 1 <= value <= LIMITS["vocab_size"]:
+        raise ConfigError(f"{key} must be a positive whole number, not {value!r}")
+    return value
+
+
+def problem_type(key: str, value: object) -> str | None:
+    """One of `PROBLEM_TYPES`, or None: the labels of a call decide."""
+    if value is not None and value not in PROBLEM_TYPES:
+        raise ConfigError(f"{key} must be one of {', '.join(PROBLEM_TYPES)}, not {value!r}")
+    return value
+
+
+def quantization(key: str, value: object) -> dict[str, Any] | None:
+    """How the weights are stored, or None."""
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigError(f"{key} must be an object, not {value!r}")
+    return None if value is None else dict(value)
+
+
+def no_pruning(key: str, value: object) -> Any:
+    """Nothing: pruned heads are not supported."""
+    if value:
+        raise ConfigError(f"{key} is set: checkpoints with pruned attention heads are not supported")
+    return value
+
+
+def dtype(key: str, value: object) -> str | None:
+    """The name of a type, without torch's prefix, or None."""
+    return None if value is None else str(value).removeprefix("torch.")
+
+
+def _given_token_id(key: str, value: object) -> int:
+    if type(value) is not int or not -1 <= value <= LIMITS["vocab_size"]:
+        raise ConfigError(f"{key} must be a token id, not {value!r}")
+    return value
+
+
+CHECKS: dict[str, Callable[[str, object], Any]] = {
+    **dict.fromkeys(LIMITS, size),
+    **dict.fromkeys(("scale_attn_weights", "multi_query", "tie_word_embeddings", "use_cache"), switch),
+    **dict.fromkeys(("output_hidden_states", "output_attentions", "return_dict"), switch),
+    "add_cross_attention": no_cross_attention,
+    "activation_function": activation,
+    "layer_norm_epsilon": epsilon,
+    "bos_token_id": token_id,
+    "pad_token_id": token_id,
+    "eos_token_id": end_token_ids,
+    "architectures": names,
+    "id2label": id2label,
+    "label2id": label2id,
+    "problem_type": problem_type,
+    "quantization_config": quantization,
+    "pruned_heads": no_pruning,
+    "dtype": dtype,
+}

@@ -1,0 +1,342 @@
+"""What all model classes share: opening and saving a model, and one run of its core."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from .batch import refuse_unknown
+from .config import GPTBigCodeConfig
+from .embeddings import Embedding
+from .errors import InputError, UnsupportedError
+from .loading import Loading, open_model
+from .saving import push_model, save_model
+from .weights import PackedModel, decoder_tensors, head_tensors, load_core
+
+if TYPE_CHECKING:
+    from . import _core
+
+# Attributes of torch modules and trainable models, and why there are none here.
+_ABSENT = {
+    **dict.fromkeys(
+        ("parameters", "named_parameters", "buffers", "modules", "named_modules", "children", "state_dict"),
+        "the weights are packed and mapped, not tensors; num_parameters() counts them, save_pretrained() copies them",
+    ),
+    **dict.fromkeys(("load_state_dict", "resize_token_embeddings", "set_input_embeddings"), "the weights are read-only"),
+    **dict.fromkeys(
+        ("gradient_checkpointing_enable", "enable_input_require_grads", "zero_grad", "backward"), "models are not trained here"
+    ),
+    "cuda": "this package computes on the CPU",
+}
+
+
+class Device(str):
+    """Where a model is. Equal to the string ``"cpu"``, and usable where torch takes a device."""
+
+    __slots__ = ()
+
+    @property
+    def type(self) -> str:
+        """The kind of the device."""
+        return str(self)
+
+
+class PreTrainedModel:
+    """Base class of the models.
+
+    Attributes:
+        config: The checkpoint's configuration. What a call does by default (``use_cache``, ``pad_token_id``, ...) may be set;
+            the sizes are those of the weights.
+        dtype: Storage type of its weights.
+        core: The compiled model.
+        name_or_path: What `from_pretrained` was asked for.
+    """
+
+    config_class: ClassVar[type[GPTBigCodeConfig]] = GPTBigCodeConfig
+    base_model_prefix: ClassVar[str] = "transformer"
+    main_input_name: ClassVar[str] = "input_ids"
+
+    def __init__(self, packed: PackedModel, core: _core.Model | None = None) -> None:
+        """
+        Args:
+            packed: An opened converted model; models are made by `from_pretrained`.
+            core: What computes on it; default: a new one.
+
+        Raises:
+            UnsupportedError: A configuration is given, as transformers takes one for a model with random weights.
+        """
+        if not isinstance(packed, PackedModel):
+            raise UnsupportedError(
+                f"models are not trained here, so there are none with random weights: {type(self).__name__}"
+                ".from_pretrained opens a trained one"
+            )
+        self.config: GPTBigCodeConfig = packed.config
+        self.dtype: str = packed.dtype
+        self.core: _core.Model = load_core(packed) if core is None else core
+        self.name_or_path = packed.config.name_or_path
+        self._packed = packed
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        dtype: Any = "auto",
+        num_threads: int | None = None,
+        prefill_threads: int | None = None,
+        kv_dtype: Any = "auto",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        config: GPTBigCodeConfig | None = None,
+        **options: Any,
+    ) -> Self:
+        """Open a model. A plain checkpoint is quantised on first use and opened from a cache afterwards.
+
+        Args:
+            pretrained_model_name_or_path: A directory with a checkpoint or a converted model, a Hub id, or ``"demo"``
+                for the tiny demonstration model inside this package.
+            dtype: ``"int8"``, ``"int4"``, ``"bfloat16"``, ``"float32"`` or the torch dtype of that name; ``"auto"`` is
+                what a converted model is stored in, and int8 for a plain checkpoint.
+            num_threads: Default: the environment variable GPTBIGCODE_CPU_NUM_THREADS, or else what suits the machine.
+            prefill_threads: For more than 16 new tokens at once, which profit from threads that share a core (SMT), where
+                single steps wait for the memory. Default: `num_threads`. The results are the same.
+            kv_dtype: Storage type of the keys and values of past tokens: ``"int8"``, ``"bfloat16"``, ``"float16"``,
+                ``"float32"`` or the torch dtype of that name; ``"auto"`` is int8 for int8 and int4 models, and the dtype of
+                the others.
+            revision: Branch, tag or commit on the Hub.
+            token: Access token for the Hub.
+            cache_dir: Where downloads are kept.
+            local_files_only: Do not use the network.
+            config: Takes the place of the checkpoint's configuration; it must describe the same weights.
+            **options: Values of the configuration that decide what calls do: ``pad_token_id``, ``id2label``, ``use_cache``,
+                ``output_hidden_states``, ...; and arguments of transformers that change nothing here, such as
+                ``device_map="cpu"``, ``trust_remote_code`` or ``low_cpu_mem_usage``.
+
+        Raises:
+            ModelNotFoundError: The name leads nowhere.
+            ConfigError: The checkpoint asks for something that is not supported, or its weights are those of another class: a
+                classifier writes no text, and a language model has no trained head for classes.
+            CheckpointError: The checkpoint's tensors are not those of its configuration.
+            FormatError: A converted model is damaged.
+            InputError: An unknown or unsupported argument, dtype or kv_dtype, or a bad number of threads.
+            KernelError: ``GPTBIGCODE_CPU_ISA`` names a kernel set that this CPU cannot run.
+        """
+        loading = Loading.from_arguments(
+            dtype=dtype,
+            num_threads=num_threads,
+            prefill_threads=prefill_threads,
+            kv_dtype=kv_dtype,
+            config=config,
+            options=options,
+        )
+        packed = open_model(
+            pretrained_model_name_or_path,
+            loading,
+            cls._check_architecture,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        return cls._from_packed(packed, load_core(packed, loading.num_threads, loading.prefill_threads, loading.kv_dtype))
+
+    @classmethod
+    def _from_packed(cls, packed: PackedModel, core: _core.Model) -> Self:
+        return cls(packed, core)
+
+    @classmethod
+    def _check_architecture(cls, config: GPTBigCodeConfig, directory: Path) -> None:
+        """Refuse a checkpoint whose weights are those of another class, before it is converted."""
+
+    @property
+    def device(self) -> Device:
+        """Always ``"cpu"``."""
+        return Device("cpu")
+
+    @property
+    def training(self) -> bool:
+        """Always False: models are not trained here, so dropout never acts."""
+        return False
+
+    @property
+    def kv_dtype(self) -> str:
+        """Storage type of keys and values."""
+        return self.core.kv_dtype
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that compute steps of up to 16 tokens."""
+        return self.core.num_threads
+
+    @property
+    def prefill_threads(self) -> int:
+        """Threads that compute longer prompts."""
+        return self.core.prefill_threads
+
+    def eval(self) -> Self:
+        """The model, which is always ready for inference."""
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """The model; only ``mode=False`` is possible.
+
+        Raises:
+            UnsupportedError: Training is asked for.
+        """
+        if mode:
+            raise UnsupportedError("models are not trained here; train with transformers and convert the checkpoint")
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """The model; only ``requires_grad=False`` is possible.
+
+        Raises:
+            UnsupportedError: Gradients are asked for.
+        """
+        return self.train(requires_grad)
+
+    def to(self, device: Any = None, dtype: Any = None) -> Self:
+        """The model, for a device and a type that it has already.
+
+        Raises:
+            UnsupportedError: Another device, or another type than that of the weights.
+        """
+        from .loading import DTYPES, plain_name
+
+        for value in (device, dtype):
+            name = plain_name(value) if value is not None else None
+            if name in (None, self.dtype) or str(value) in ("cpu", "cpu:0"):
+                continue
+            if name in DTYPES or str(value).startswith("torch."):
+                raise UnsupportedError(f"this model is stored as {self.dtype}; for {name} pass dtype= to from_pretrained")
+            raise UnsupportedError(f"this package computes on the CPU, not on {str(value)!r}")
+        return self
+
+    def cpu(self) -> Self:
+        """The model, which is on the CPU."""
+        return self
+
+    def float(self) -> Self:
+        """`to` float32."""
+        return self.to(dtype="float32")
+
+    def bfloat16(self) -> Self:
+        """`to` bfloat16."""
+        return self.to(dtype="bfloat16")
+
+    def half(self) -> Self:
+        """`to` float16, which no model is stored in."""
+        return self.to(dtype="torch.float16")
+
+    def can_generate(self) -> bool:
+        """Whether it has `generate`."""
+        return hasattr(self, "generate")
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Weights of the model, tied ones counted once.
+
+        Args:
+            only_trainable: Count what can be trained: nothing.
+            exclude_embeddings: Leave out the token and position embeddings.
+        """
+        if only_trainable:
+            return 0
+        heads = head_tensors(self.config)
+        names = self._heads() - ({"lm_head.weight"} if self.config.tie_word_embeddings else set())
+        specs = [*decoder_tensors(self.config), *(heads[name] for name in names)]
+        embeddings = ("transformer.wte.weight", "transformer.wpe.weight") if exclude_embeddings else ()
+        return sum(int(np.prod(spec.shape)) for spec in specs if spec.name not in embeddings)
+
+    def _heads(self) -> frozenset[str]:
+        """Names of the head tensors that this class uses."""
+        return frozenset()
+
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Bytes of the mapped weights; there are no buffers."""
+        return self._packed.nbytes
+
+    def get_input_embeddings(self) -> Embedding:
+        """The token embedding: called with ids, it gives `inputs_embeds`."""
+        return Embedding(self._packed, self.core)
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        safe_serialization: bool = True,
+        **options: Any,
+    ) -> None:
+        """Copy the converted model: weights, ``config.json`` with what was set since, and the generation options.
+
+        Every file appears complete or not at all; weights are hard-linked where the file system allows it, which takes no room.
+        `from_pretrained` opens the copy with equal results. The tokenizer has a `save_pretrained` of its own.
+
+        Args:
+            save_directory: Created if need be.
+            push_to_hub: Upload as well, see `push_to_hub`.
+            repo_id: For `push_to_hub`; default: the name of the directory.
+            safe_serialization: Only True: the format is safetensors.
+            **options: Further arguments of `push_to_hub`.
+
+        Raises:
+            InputError: `save_directory` is a file, or an unknown or unsupported argument.
+            OSError: It cannot be written.
+        """
+        refuse_unknown({} if push_to_hub else options, ("save_directory", "push_to_hub", "repo_id", "safe_serialization"))
+        if not safe_serialization:
+            raise InputError("safe_serialization must be True: converted models are safetensors files")
+        save_model(self._packed, self.config, self._generation_options(), Path(save_directory))
+        if push_to_hub:
+            self.push_to_hub(repo_id or Path(save_directory).name, **options)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the converted model to the Hugging Face Hub; the repository is created if need be.
+
+        Args:
+            repo_id: ``owner/name``, or a name of the token's owner.
+            commit_message: Default: ``"Upload model"``.
+            private: Whether a new repository is private; default: as the owner's account says.
+            token: Access token; default: the stored one.
+            revision: Branch to commit to.
+            create_pr: Open a pull request instead.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            InputError: The Hub refused or was not reached; the message says why.
+        """
+        return push_model(
+            lambda directory: self.save_pretrained(directory),
+            repo_id,
+            commit_message=commit_message or "Upload model",
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )
+
+    def _generation_options(self) -> Mapping[str, Any] | None:
+        """What ``generation_config.json`` is to say, for models that generate."""
+        return None
+
+    def __getattr__(self, name: str) -> Any:  # only called for what is not there
+        if name in _ABSENT:
+            raise UnsupportedError(f"{type(self).__name__} has no {name}: {_ABSENT[name]}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
