@@ -47,7 +47,7 @@ def preferred_mode(config: GPTBigCodeConfig) -> Mode:
     Raises:
         ConfigError: ``fim_mode`` is something else.
     """
-    value = getattr(config, MODE_KEY, None) or "psm"
+    value: Any = getattr(config, MODE_KEY, None) or "psm"
     if value not in ("psm", "spm"):
         raise ConfigError(f"{MODE_KEY} must be 'psm' or 'spm', not {value!r}")
     mode: Mode = value

@@ -101,9 +101,10 @@ class TextClassificationPipeline(Pipeline):
 
 def apply_function(logits: NDArray[np.float32], function: str | None) -> NDArray[np.float32]:
     """``sigmoid``, ``softmax`` over the last axis, or ``none``."""
+    scores: NDArray[np.float32] = logits
     if function == "sigmoid":
-        return (1 / (1 + np.exp(-logits))).astype(np.float32)
-    if function == "softmax":
-        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return (exponentials / exponentials.sum(axis=-1, keepdims=True)).astype(np.float32)
-    return logits
+        scores = 1 / (1 + np.exp(-logits))
+    elif function == "softmax":
+        scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        scores /= scores.sum(axis=-1, keepdims=True)
+    return scores.astype(np.float32, copy=False)
