@@ -58,18 +58,18 @@ def short(checkpoint_dir: Path) -> GPTBigCodeTokenizer:
     return AutoTokenizer.from_pretrained(checkpoint_dir, model_max_length=24)
 
 
-def assert_same(actual: Any, expected: Any) -> None:
+def assert_same(actual: Any, expected: Any, tolerance: float = 1e-6) -> None:
     """Equal, but for the last bits of scores."""
     if isinstance(expected, dict):
         assert list(actual) == list(expected)
         for name in expected:
-            assert_same(actual[name], expected[name])
+            assert_same(actual[name], expected[name], tolerance)
     elif isinstance(expected, list):
         assert len(actual) == len(expected)
         for one, other in zip(actual, expected, strict=True):
-            assert_same(one, other)
+            assert_same(one, other, tolerance)
     elif isinstance(expected, float):
-        assert actual == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        assert actual == pytest.approx(expected, rel=1e-5, abs=tolerance)
     else:
         assert actual == expected
 
@@ -162,3 +162,35 @@ def test_wrong_tasks_and_devices(tokenizer: GPTBigCodeTokenizer) -> None:
     ):
         with pytest.raises(InputError, match=message):
             pipeline(**{"model": Model(), "tokenizer": tokenizer, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.live
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("task", ["text-classification", "token-classification", "feature-extraction"])
+def test_transformers_live(task: str, checkpoint_dir: Path, tmp_path: Path) -> None:
+    """The same checkpoint in both, from files to results."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(3)
+    config = transformers.GPTBigCodeConfig(
+        n_layer=2, n_embd=64, n_head=4, vocab_size=8192, n_positions=128, initializer_range=0.4, pad_token_id=4,
+        id2label=dict(enumerate(cases.LABELS)), bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    kind = {
+        "text-classification": transformers.GPTBigCodeForSequenceClassification,
+        "token-classification": transformers.GPTBigCodeForTokenClassification,
+        "feature-extraction": transformers.GPTBigCodeModel,
+    }[task]
+    kind(config).eval().save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((checkpoint_dir / name).read_bytes())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path, model_max_length=24, pad_token="<fim_pad>")
+    theirs = transformers.pipeline(task, model=kind.from_pretrained(tmp_path, dtype=torch.float32), tokenizer=tokenizer)
+    own_tokenizer = AutoTokenizer.from_pretrained(tmp_path, model_max_length=24)
+    calls = {"token-classification": cases.TOKEN_CALLS, "text-classification": cases.TEXT_CALLS}.get(task, cases.FEATURE_CALLS)
+    for batch_size in (1, 3):
+        ours = pipeline(task, model=tmp_path, tokenizer=own_tokenizer, dtype="float32", num_threads=1, batch_size=batch_size)
+        for name in calls:
+            expected = cases.results({name: calls[name]}, theirs)[name]
+            actual = cases.results({name: calls[name]}, ours)[name]
+            assert_same(actual, expected, tolerance=2e-4)

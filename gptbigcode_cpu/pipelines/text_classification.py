@@ -103,7 +103,7 @@ def apply_function(logits: NDArray[np.float32], function: str | None) -> NDArray
     """``sigmoid``, ``softmax`` over the last axis, or ``none``."""
     scores: NDArray[np.float32] = logits
     if function == "sigmoid":
-        scores = 1 / (1 + np.exp(-logits))
+        scores = (1 / (1 + np.exp(-logits))).astype(np.float32)
     elif function == "softmax":
         scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
         scores /= scores.sum(axis=-1, keepdims=True)
