@@ -37,7 +37,7 @@ class MiddleFilter:
         self._keep_newline = bool(suffix.strip(" \t")) and not suffix.lstrip(" \t").startswith("\n")
         space = suffix[: len(suffix) - len(suffix.lstrip())]
         self._whole_lines = "\n" in space
-        self._at_line_start = cursor_line == ""
+        self._cursor_line = cursor_line
         self._repeated = _first_lines(suffix[space.rfind("\n") + 1 :])
 
     def push(self, piece: str) -> str:
@@ -105,9 +105,12 @@ class MiddleFilter:
         return None
 
     def _may_begin(self, position: int) -> bool:
-        if not self._whole_lines:
-            return True
-        return self._at_line_start if position == 0 else self._text[position - 1] == "\n"
+        """Whether what stands before a repetition allows it: nothing, or white space as before the cursor, in its line."""
+        line = self._text[self._text.rfind("\n", 0, position) + 1 : position]
+        before = line if "\n" in self._text[:position] else self._cursor_line + line
+        if self._whole_lines:
+            return before == ""
+        return self._lead is None or not before.strip()
 
     def _end_before(self, position: int) -> int:
         """A repetition of whole lines takes the blank lines before it along."""
