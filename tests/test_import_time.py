@@ -67,8 +67,8 @@ def test_every_public_name_exists() -> None:
     for name in gptbigcode_cpu.__all__:
         assert getattr(gptbigcode_cpu, name) is not None
     assert dir(gptbigcode_cpu) == sorted(gptbigcode_cpu.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'AutoModel'"):
-        _ = gptbigcode_cpu.AutoModel
+    with pytest.raises(AttributeError, match="no attribute 'AutoModelForMaskedLM'"):
+        _ = gptbigcode_cpu.AutoModelForMaskedLM
 
 
 @pytest.mark.parametrize("first", ["from gptbigcode_cpu import *", "import gptbigcode_cpu.cli.generate, {modules}"])

@@ -54,13 +54,15 @@ class Pipeline:
     def _rows(self, encodings: Iterable[Sequence[int]], batch_size: int) -> Iterator[tuple[NDArray[np.int64], Any]]:
         """Token ids, int64 ``[batch, tokens]``, and their attention mask, padded on the right."""
         rows = list(encodings)
+        # A classifier of texts tells by this token where a text ends; to the others it is all the same.
+        filler = self.model.config.pad_token_id or 0
         for first in range(0, len(rows), batch_size):
             batch = rows[first : first + batch_size]
             if not all(batch):
                 raise InputError("a text is empty; there is nothing to compute on")
             width = max(map(len, batch))
             mask = np.array([[1] * len(row) + [0] * (width - len(row)) for row in batch], dtype=np.int64)
-            yield np.array([[*row, *[0] * (width - len(row))] for row in batch], dtype=np.int64), mask
+            yield np.array([[*row, *[filler] * (width - len(row))] for row in batch], dtype=np.int64), mask
 
 
 def checked_batch_size(value: object) -> int:

@@ -5,6 +5,7 @@ The models' logits are a function of the token ids, the same on both sides, so t
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -83,5 +84,5 @@ def plain(value: Any) -> Any:
 
 def results(calls: dict[str, dict[str, Any]], pipe: Any) -> dict[str, Any]:
     """What a pipeline returns for the calls."""
-    given = {name: {"inputs": TEXTS, **call} for name, call in calls.items()}
+    given = {name: {"inputs": TEXTS, **copy.deepcopy(call)} for name, call in calls.items()}
     return {name: plain(pipe(call.pop("inputs"), **call)) for name, call in given.items()}
