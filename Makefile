@@ -44,7 +44,7 @@ bench: $(VENV)/.installed
 	@$(BIN)/gptbigcode-cpu bench $(MODEL)
 
 docs: $(VENV)/.docs-tools
-	@$(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,6 +8,7 @@ import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -442,3 +443,31 @@ def test_pad_gives_what_it_was_given(tokenizer: GPTBigCodeTokenizer, checkpoint_
         own.pad({"input_ids": [[1], [2]], "labels": [[1]]})
     with pytest.raises(TokenizerError, match="pad_token"):
         tokenizer.pad({"input_ids": [[1], [2, 3]]})
+
+
+def test_upload(checkpoint_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+
+    class Api:
+        def __init__(self, token: object = None) -> None:
+            seen["token"] = token
+
+        def create_repo(self, repo_id: str, **_: object) -> SimpleNamespace:
+            return SimpleNamespace(repo_id=f"me/{repo_id}")
+
+        def upload_folder(self, *, folder_path: Path, **given: object) -> SimpleNamespace:
+            seen.update(given, files=sorted(path.name for path in folder_path.iterdir()))
+            return SimpleNamespace(pr_url=None, commit_url="https://commit")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint_dir, chat_template="octocoder")
+    assert tokenizer.push_to_hub("mine", token="secret") == "https://commit"
+    assert seen["files"] == ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"]
+    assert (seen["repo_id"], seen["token"], seen["commit_message"]) == ("me/mine", "secret", "Upload tokenizer")
+    tokenizer.save_pretrained(tmp_path / "named", push_to_hub=True, commit_message="Again")
+    assert (seen["repo_id"], seen["commit_message"]) == ("me/named", "Again")
+    with pytest.raises(InputError, match="did you mean 'repo_id'"):
+        tokenizer.save_pretrained(tmp_path / "named", repo_i="x")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        tokenizer.save_pretrained(tmp_path / "file")
