@@ -233,6 +233,12 @@ class PreTrainedModel:
         """`to` float16, which no model is stored in."""
         return self.to(dtype="torch.float16")
 
+    @property
+    def base_model(self) -> PreTrainedModel:
+        """The model without its head."""
+        base: PreTrainedModel = vars(self).get(self.base_model_prefix, self)
+        return base
+
     def can_generate(self) -> bool:
         """Whether it has `generate`."""
         return hasattr(self, "generate")

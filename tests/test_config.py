@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import json
 import math
 from pathlib import Path
@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptbigcode_cpu import _core
-from gptbigcode_cpu.config import ALIASES, LIMITS, GPTBigCodeConfig
-from gptbigcode_cpu.errors import ConfigError, ModelNotFoundError
+from gptbigcode_cpu.config import DEFAULTS, GPTBigCodeConfig
+from gptbigcode_cpu.config_checks import LIMITS
+from gptbigcode_cpu.errors import ConfigError, InputError, ModelNotFoundError
 
 MINIMAL = {"model_type": "gpt_bigcode"}
+ALIASES = {alias: key for alias, key in GPTBigCodeConfig.attribute_map.items() if key in LIMITS}
 
 
 def test_defaults_are_those_of_transformers() -> None:
@@ -29,9 +31,26 @@ def test_defaults_are_those_of_transformers() -> None:
 def test_every_field_has_the_default_of_the_real_class() -> None:
     transformers = pytest.importorskip("transformers")
     theirs = transformers.GPTBigCodeConfig()
-    for field in dataclasses.fields(GPTBigCodeConfig):
-        if field.name not in ("n_inner", "architectures", "id2label", "quantization_config", "other"):
-            assert getattr(GPTBigCodeConfig(), field.name) == getattr(theirs, field.name), field.name
+    ours = GPTBigCodeConfig()
+    for key in DEFAULTS.keys() - {"n_inner", "architectures", "quantization_config"}:
+        assert getattr(ours, key) == getattr(theirs, key), key
+    for key in ("id2label", "label2id", "num_labels", "num_key_value_heads", "hidden_size", "model_type", "attribute_map"):
+        value = getattr(ours, key)
+        expected = getattr(theirs, key)
+        assert value == expected or value.items() > expected.items(), key
+
+
+@pytest.mark.live
+def test_the_real_class_reads_what_is_written(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    ours = GPTBigCodeConfig(n_embd=36, n_head=3, n_layer=1, num_labels=3, problem_type="regression", custom={"a": 1})
+    ours.save_pretrained(tmp_path / "ours")
+    theirs = transformers.GPTBigCodeConfig.from_pretrained(tmp_path / "ours")
+    for key in ("n_embd", "n_inner", "num_labels", "id2label", "label2id", "problem_type", "custom", "hidden_size"):
+        assert getattr(theirs, key) == getattr(ours, key), key
+    theirs.save_pretrained(tmp_path / "theirs")
+    again = GPTBigCodeConfig.from_pretrained(tmp_path / "theirs")
+    assert (again.n_embd, again.num_labels, again.problem_type, again.custom) == (36, 3, "regression", {"a": 1})
 
 
 def test_derived_sizes() -> None:
@@ -132,7 +151,10 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from([field.name for field in dataclasses.fields(GPTBigCodeConfig)] + list(ALIASES)), JSON))
+KEYS = [*DEFAULTS, *GPTBigCodeConfig.attribute_map, "id2label", "label2id", "num_labels"]
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), JSON))
 def test_any_content_gives_a_configuration_or_a_config_error(content: dict[str, Any]) -> None:
     try:
         config = GPTBigCodeConfig.from_dict(MINIMAL | content)
@@ -152,3 +174,70 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
         path.write_bytes(text)
         with pytest.raises(ConfigError, match=str(path)):
             GPTBigCodeConfig.from_json_file(path)
+
+
+def test_keywords_attributes_and_other_names() -> None:
+    config = GPTBigCodeConfig(hidden_size=64, n_head=4, num_hidden_layers=3, torch_dtype="torch.bfloat16", whatever=[1])
+    assert (config.n_embd, config.hidden_size, config.n_layer, config.n_inner) == (64, 64, 3, 256)
+    assert (config.dtype, config.torch_dtype, config.whatever) == ("bfloat16", "bfloat16", [1])
+    config.num_hidden_layers = 5
+    config.pad_token_id = 7
+    assert (config.n_layer, config.pad_token_id) == (5, 7)
+    with pytest.raises(ConfigError, match="pad_token_id must be a token id"):
+        config.pad_token_id = "7"  # type: ignore[assignment]
+    with pytest.raises(AttributeError, match="no 'nothing'"):
+        _ = config.nothing
+    assert not hasattr(config, "nothing")
+    other = copy.deepcopy(config)
+    assert other == config
+    other.whatever.append(2)
+    assert other != config
+
+
+@pytest.mark.parametrize("key", ["to_dict", "__class__", "attribute_map", "from_dict"])
+def test_a_key_cannot_take_the_place_of_a_method(key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        GPTBigCodeConfig.from_dict(MINIMAL | {key: 1})
+
+
+def test_labels() -> None:
+    assert GPTBigCodeConfig(num_labels=3).label2id == {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}
+    named = GPTBigCodeConfig(id2label={"0": "good", "1": "bad"})
+    assert (named.id2label, named.label2id, named.num_labels) == ({0: "good", 1: "bad"}, {"good": 0, "bad": 1}, 2)
+    named.num_labels = 2
+    assert named.id2label[1] == "bad"
+    named.num_labels = 1
+    assert (named.id2label, named.label2id) == ({0: "LABEL_0"}, {"LABEL_0": 0})
+    with pytest.raises(ConfigError, match="at least two labels"):
+        GPTBigCodeConfig(num_labels=1, problem_type="single_label_classification")
+    with pytest.raises(ConfigError, match="problem_type must be one of regression"):
+        GPTBigCodeConfig(problem_type="guessing")
+
+
+def test_what_is_written() -> None:
+    config = GPTBigCodeConfig(n_layer=3, num_labels=4, extra=True, name_or_path="there")
+    assert config.to_diff_dict() == {
+        "model_type": "gpt_bigcode",
+        "n_layer": 3,
+        "extra": True,
+        "id2label": {str(i): f"LABEL_{i}" for i in range(4)},
+        "label2id": {f"LABEL_{i}": i for i in range(4)},
+    }
+    assert json.loads(config.to_json_string()) == config.to_diff_dict()
+    assert json.loads(config.to_json_string(use_diff=False)) == config.to_dict()
+    assert "name_or_path" not in config.to_dict()
+    assert GPTBigCodeConfig(n_embd=64, n_head=4).to_diff_dict() == MINIMAL | {"n_embd": 64, "n_head": 4}
+
+
+def test_saved_and_read_again(tmp_path: Path) -> None:
+    config = GPTBigCodeConfig(n_layer=3, eos_token_id=[1, 2], extra={"a": None})
+    config.save_pretrained(tmp_path / "new" / "directory")
+    for where in (tmp_path / "new" / "directory", tmp_path / "new" / "directory" / "config.json"):
+        again = GPTBigCodeConfig.from_pretrained(where, pad_token_id=5, hidden_size=48)
+        assert (again.name_or_path, again.pad_token_id, again.n_embd) == (str(where), 5, 48)
+        again.update({"pad_token_id": None, "n_embd": 768})
+        assert again == config
+    with pytest.raises(InputError, match="unknown option 'pad_token'; did you mean 'pad_token_id'"):
+        GPTBigCodeConfig.from_pretrained(tmp_path / "new" / "directory", pad_token=5)
+    with pytest.raises(ModelNotFoundError):
+        GPTBigCodeConfig.from_pretrained(tmp_path / "nowhere")

@@ -17,7 +17,6 @@ import pytest
 
 from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM
 from gptbigcode_cpu.errors import ConfigError, ContextLengthError, GPTBigCodeError, InputError, ModelNotFoundError
-from gptbigcode_cpu.generation import prefill
 
 ROW = [10, 500, 31, 8000, 77]
 SHORT = [42, 43]
@@ -34,19 +33,24 @@ class TestLogits:
         assert output.logits.shape == (1, 5, 8192)
         assert output.logits.dtype == np.float32
         assert output["logits"] is output[0] is output.to_tuple()[0] is output.logits
-        assert list(output) == ["logits"]
-        assert dict(**output) == {"logits": output.logits}
+        assert list(output) == ["logits", "past_key_values"]
+        assert dict(**output) == {"logits": output.logits, "past_key_values": output.past_key_values}
+        assert output["cache"] is output.cache is output[1] is output.past_key_values
+        assert (len(output), "logits" in output, "loss" in output, output.loss) == (2, True, False, None)
+        assert output.get("loss", 7) == 7
         with pytest.raises(KeyError):
             output["loss"]
         with pytest.raises(IndexError):
-            output[1]
+            output[2]
+        logits, cache = model([ROW], return_dict=False)
+        assert np.array_equal(logits, output.logits)
+        assert cache.get_seq_length() == 5
 
     def test_inputs_of_every_kind(self, model: GPTBigCodeForCausalLM) -> None:
         expected = model([ROW]).logits
         for ids in (np.array([ROW]), np.array([ROW], dtype=np.int32), [np.array(ROW)], ROW, np.asfortranarray([ROW])):
             assert np.array_equal(model(ids).logits, expected)
         assert np.array_equal(model([ROW], attention_mask=np.ones((1, 5), dtype=np.bool_)).logits, expected)
-        assert np.array_equal(model([ROW], token_type_ids=[[0] * 5]).logits, expected)
         assert np.array_equal(model(input_ids=[ROW], attention_mask=[[1] * 5]).logits, expected)
 
     def test_torch_in_torch_out(self, model: GPTBigCodeForCausalLM) -> None:
@@ -72,12 +76,6 @@ class TestLogits:
         assert np.array_equal(logits[1, places[side]], model([SHORT]).logits[0])
         assert not logits[1][mask[1] == 0].any()
 
-    def test_long_texts_run_in_chunks(self, model: GPTBigCodeForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-        ids = np.random.default_rng(0).integers(0, 8192, (3, 150))
-        whole = model(ids).logits
-        monkeypatch.setattr(prefill, "CHUNK_TOKENS", 64)
-        assert np.array_equal(model(ids).logits, whole)
-
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -93,7 +91,7 @@ class TestLogits:
             ({"input_ids": [[1], [1, 2]]}, "attention_mask"),
             ({"input_ids": [[[1]]]}, "shape"),
             ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, "shape"),
-            ({"input_ids": [[1], [2]], "attention_mask": [[1], [0]]}, "row 1 of input_ids is empty"),
+            ({"input_ids": [[1], [2]], "attention_mask": [[1], [0]]}, "row 1 of .* is empty"),
         ],
     )
     def test_wrong_inputs(self, model: GPTBigCodeForCausalLM, arguments: dict[str, Any], message: str) -> None:

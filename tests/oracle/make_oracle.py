@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from oracle import cases  # noqa: E402
+from oracle import cases, forward_cases  # noqa: E402
 from oracle.random_models import full_config, write_checkpoint  # noqa: E402
 
 MARGIN = 1e-3  # between the best and the second best logit of a greedy step; smaller ones would make tests depend on rounding
@@ -88,8 +89,28 @@ def checkpoint(shared: Path) -> dict[str, NDArray[Any]]:
     return out
 
 
+def calls() -> dict[str, NDArray[Any]]:
+    """Answers to `forward_cases`."""
+    out: dict[str, NDArray[Any]] = {}
+    for name, model_case in forward_cases.MODELS.items():
+        arguments = forward_cases.model_arguments(name)
+        with tempfile.TemporaryDirectory() as directory:
+            path = write_checkpoint(Path(directory) / name, **arguments)
+            model_class = getattr(transformers, model_case["class"])
+            model = model_class.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+        config = model.config
+        found = forward_cases.cases_of(
+            model_case["class"], config.vocab_size, config.n_embd, config.num_labels, config.pad_token_id
+        )
+        for case, steps in found.items():
+            for i, arrays in enumerate(forward_cases.answers(model, steps, theirs=True)):
+                out |= {f"{name}/{case}/{i}/{key}": value for key, value in arrays.items()}
+    return out
+
+
 def main() -> None:
     torch.set_grad_enabled(False)
+    np.savez_compressed(HERE / "forward.npz", **calls())
     np.savez_compressed(HERE / "random_models.npz", **random_models())
     np.savez_compressed(HERE / "python_8m.npz", **checkpoint(Path(sys.argv[1])))
 
