@@ -173,6 +173,7 @@ def test_truncation(checkpoint_dir: Path) -> None:
         ({"text": "a", "padding": "max_length", "truncation": True, "max_length": 9, "pad_to_multiple_of": 8}, "multiple"),
         ({"text": "a", "truncation": "first"}, "only_first"),
         ({"text": "a b c", "truncation": "only_second", "max_length": 1}, "cut"),
+        ({"text": "a b c d", "text_pair": "e f g h", "truncation": True, "max_length": 4, "stride": 2}, "stride"),
         ({"text": ["a", "b"], "text_pair": ["a"]}, "text_pair"),
         ({"text": "a", "text_pair": 3}, "text_pair"),
         ({"text": "a", "is_split_into_words": True}, "list of words"),

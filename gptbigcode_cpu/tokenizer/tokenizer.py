@@ -285,6 +285,10 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
             raise InputError("the text contains a lone surrogate and is not valid Unicode") from error
         except Exception as error:  # the tokenizers library raises bare Exception, here about truncation only
             raise InputError(f"the text cannot be cut to max_length: {error}") from error
+        except BaseException as error:  # Rust panics where one of two texts is cut to no more than the stride
+            if type(error).__name__ != "PanicException":
+                raise
+            raise InputError(f"the text cannot be cut to max_length: {error}") from error
 
     @cached_property
     def _second_backend(self) -> Tokenizer:
