@@ -1,6 +1,6 @@
 """Which order of a fill-in-the-middle prompt suits a checkpoint: the share of hidden lines that it writes exactly.
 
-Usage: python bench/fim_orders.py MODEL TEXTS.jsonl [--lines N] [--dtype D] [--halves]
+Usage: python bench/fim_orders.py MODEL TEXTS.jsonl [--lines N] [--context T] [--dtype D] [--halves]
 
 TEXTS.jsonl has a "text" per line. Lines of the texts are hidden, and the model fills each gap from the text before and after
 it, in both orders. Write the better order as "fim_mode" into the checkpoint's config.json. With --halves, the first half of a
@@ -20,8 +20,6 @@ import numpy as np
 
 from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer
 from gptbigcode_cpu.fim import build_prompt
-
-CONTEXT = 700  # tokens of a prompt: enough to tell the orders apart, and quick
 
 
 def gaps(texts: list[str], count: int, random_lines: random.Random) -> list[tuple[str, str, str]]:
@@ -58,6 +56,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("texts", type=Path)
     parser.add_argument("--lines", type=int, default=200)
+    parser.add_argument("--context", type=int, default=700, help="tokens of a prompt")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--halves", action="store_true")
     arguments = parser.parse_args()
@@ -71,7 +70,7 @@ def main() -> None:
         losses, matches = [], []
         for before, line, after in hidden:
             files, near = extra(before)
-            prompt = build_prompt(tokenizer, near, after, mode=mode, extra_files=files, max_tokens=CONTEXT)
+            prompt = build_prompt(tokenizer, near, after, mode=mode, extra_files=files, max_tokens=arguments.context)
             losses.append(loss(model, tokenizer, prompt, line))
             new = [*model.stream(prompt, max_new_tokens=len(tokenizer.encode(line)) + 4, do_sample=False)]
             written = tokenizer.decode(new, skip_special_tokens=True)
