@@ -423,6 +423,18 @@ def test_cleaning_up_is_refused_with_a_warning(tokenizer: GPTBigCodeTokenizer, c
     assert "not applied" in caplog.text
 
 
+def test_unknown_arguments_are_named(tokenizer: GPTBigCodeTokenizer) -> None:
+    for call, near in (
+        (lambda: tokenizer.decode([1], skip_special_token=True), "skip_special_tokens"),
+        (lambda: tokenizer.batch_decode([[1]], skip_special=True), "skip_special_tokens"),
+        (lambda: tokenizer.pad({"input_ids": [1]}, pading=True), "padding"),
+        (lambda: tokenizer.encode("x", add_special_token=True), "add_special_tokens"),
+        (lambda: tokenizer.tokenize("x", truncate=True), "truncation"),
+    ):
+        with pytest.raises(InputError, match=f"did you mean '{near}'"):
+            call()
+
+
 def test_fim_tokens(tokenizer: GPTBigCodeTokenizer, checkpoint_dir: Path, tmp_path: Path) -> None:
     ids = (tokenizer.fim_prefix_id, tokenizer.fim_middle_id, tokenizer.fim_suffix_id, tokenizer.fim_pad_id)
     assert ids == (1, 2, 3, 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -132,7 +132,7 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
             InputError: A wrong or unknown argument, or rows of different lengths asked for as a tensor.
             TokenizerError: Padding was asked for and there is no pad token.
         """
-        refuse_unknown(unknown, _argument_names(), "the tokenizer")
+        refuse_unknown(unknown, _argument_names(GPTBigCodeTokenizer.__call__), "the tokenizer")
         inputs, batched = rows(text, text_pair, is_split_into_words)
         check_choice("truncation", truncation, TRUNCATIONS)
         check_choice("return_tensors", return_tensors, (None, "np", "pt"))
@@ -198,7 +198,7 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
         padding_side: Side | None = None,
         return_attention_mask: bool | None = None,
         return_tensors: ReturnTensors | None = None,
-        verbose: bool = True,
+        **unknown: Any,
     ) -> BatchEncoding:
         """Pad rows that are token ids already.
 
@@ -206,6 +206,7 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
             encoded_inputs: A dict with ``input_ids`` and maybe ``attention_mask``, ``token_type_ids`` and
                 ``special_tokens_mask`` of one row or several, or a list of dicts of one row each.
             padding: As in a call, as are the other arguments.
+            **unknown: An error.
 
         Returns:
             The same, padded; tensors if tensors were given or `return_tensors` says so.
@@ -214,6 +215,7 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
             InputError: No ``input_ids``, or a wrong argument.
             TokenizerError: There is no pad token.
         """
+        refuse_unknown(unknown, _argument_names(GPTBigCodeTokenizer.pad), "pad")
         if isinstance(encoded_inputs, (list, tuple)):
             encoded_inputs = {name: [row[name] for row in encoded_inputs] for name in (encoded_inputs or [{}])[0]}
         if not isinstance(encoded_inputs, Mapping) or "input_ids" not in encoded_inputs:
@@ -328,7 +330,6 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
 AutoTokenizer = GPTBigCodeTokenizer
 
 
-def _argument_names() -> list[str]:
-    from inspect import signature
-
-    return [name for name in signature(GPTBigCodeTokenizer.__call__).parameters if name not in ("self", "unknown")]
+def _argument_names(function: Callable[..., Any]) -> list[str]:
+    names = function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
+    return [name for name in names if name != "self"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from gptbigcode_cpu.arrays import to_int_array
 from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.suggest import refuse_unknown
 from gptbigcode_cpu.tokenizer.special_tokens import SpecialTokens
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,11 @@ class Vocabulary(SpecialTokens):
     """Ids, tokens and their texts of `GPTBigCodeTokenizer`."""
 
     def decode(
-        self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **unknown: Any,
     ) -> Any:
         """Text of one token id or of a sequence of them (list, numpy array or torch tensor); a list of texts for a batch.
 
@@ -29,7 +34,9 @@ class Vocabulary(SpecialTokens):
             skip_special_tokens: Leave special tokens out.
             clean_up_tokenization_spaces: Not applied, with a warning, as in transformers: it is made for WordPiece and
                 would take spaces out of code.
+            **unknown: An error.
         """
+        refuse_unknown(unknown, ("skip_special_tokens", "clean_up_tokenization_spaces"), "decode")
         if clean_up_tokenization_spaces:
             logger.warning("clean_up_tokenization_spaces=True is not applied: it would take spaces out of code")
         if isinstance(token_ids, Mapping):
@@ -40,12 +47,16 @@ class Vocabulary(SpecialTokens):
         return self.backend.decode(ids if isinstance(ids, list) else [ids], skip_special_tokens=skip_special_tokens)
 
     def batch_decode(
-        self, sequences: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+        self,
+        sequences: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **unknown: Any,
     ) -> list[str]:
         """`decode` for each sequence."""
         if len(sequences) == 0:
             return []
-        texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
+        texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces, **unknown)
         return [texts] if isinstance(texts, str) else texts
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
