@@ -224,8 +224,8 @@ class GPTBigCodeConfig:
 
         Args:
             pretrained_model_name_or_path: A directory with a ``config.json``, that file, a Hub id, or ``"demo"``.
-            **options: ``revision``, ``token``, ``cache_dir``, ``local_files_only`` as for models, and values that replace those
-                of the file.
+            **options: ``revision``, ``token``, ``cache_dir``, ``local_files_only`` as for models, ``trust_remote_code``, which
+                changes nothing, and values that replace those of the file.
 
         Returns:
             The configuration.
@@ -238,6 +238,7 @@ class GPTBigCodeConfig:
         from gptbigcode_cpu import hub
 
         where = {key: options.pop(key) for key in ("revision", "token", "cache_dir", "local_files_only") if key in options}
+        options.pop("trust_remote_code", None)  # no code is downloaded
         path = Path(pretrained_model_name_or_path)
         if path.name != CONFIG_NAME:
             path = hub.resolve(pretrained_model_name_or_path, weights=False, **where) / CONFIG_NAME

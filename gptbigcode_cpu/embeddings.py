@@ -40,7 +40,7 @@ class Embedding:
             input_ids: Token ids of any shape: list, numpy array or torch tensor.
 
         Returns:
-            float32 ``[..., n_embd]``, unquantised: a torch tensor if `input_ids` is one, else a numpy array.
+            float32 ``[..., n_embd]``, what is stored for them: a torch tensor if `input_ids` is one, else a numpy array.
 
         Raises:
             InputError: An id outside the vocabulary.

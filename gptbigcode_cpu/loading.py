@@ -111,7 +111,8 @@ class Loading:
                 raise InputError(f"dtype is {plain_name(dtype)!r}, but its older name torch_dtype says {plain_name(older)!r}")
             dtype = older
         for name in remaining.keys() & _NEUTRAL.keys():
-            if (value := remaining.pop(name)) not in _NEUTRAL[name]:
+            value = remaining.pop(name)
+            if value not in _NEUTRAL[name] and str(value) not in _NEUTRAL[name]:  # such as torch.device("cpu")
                 raise InputError(f"{name}={value!r} is not supported{_INSTEAD.get(name, '')}")
         for name in remaining:
             if name in _OF_CALLS:

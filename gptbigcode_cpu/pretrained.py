@@ -13,7 +13,6 @@ from .config import GPTBigCodeConfig
 from .embeddings import Embedding
 from .errors import InputError, UnsupportedError
 from .loading import Loading, open_model
-from .saving import push_model, save_model
 from .weights import PackedModel, decoder_tensors, head_tensors, load_core
 
 if TYPE_CHECKING:
@@ -295,6 +294,8 @@ class PreTrainedModel:
             InputError: `save_directory` is a file, or an unknown or unsupported argument.
             OSError: It cannot be written.
         """
+        from .saving import save_model
+
         refuse_unknown({} if push_to_hub else options, ("save_directory", "push_to_hub", "repo_id", "safe_serialization"))
         if not safe_serialization:
             raise InputError("safe_serialization must be True: converted models are safetensors files")
@@ -328,6 +329,8 @@ class PreTrainedModel:
         Raises:
             InputError: The Hub refused or was not reached; the message says why.
         """
+        from .saving import push_model
+
         return push_model(
             lambda directory: self.save_pretrained(directory),
             repo_id,

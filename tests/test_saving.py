@@ -114,7 +114,7 @@ class TestOpening:
 
     def test_auto_config(self, source: Source) -> None:
         path = source(custom=5)
-        config = AutoConfig.from_pretrained(path, pad_token_id=3)
+        config = AutoConfig.from_pretrained(path, pad_token_id=3, trust_remote_code=True)
         assert (config.n_embd, config.custom, config.pad_token_id, config.name_or_path) == (36, 5, 3, str(path))
         assert AutoConfig.from_pretrained("demo").n_layer == 8
         with pytest.raises(UnsupportedError):

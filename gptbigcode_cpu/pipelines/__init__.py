@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.pipelines.base import Pipeline
@@ -36,6 +36,24 @@ TASKS: dict[str, tuple[type[Pipeline], str]] = {
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 
 
+@overload
+def pipeline(
+    task: Literal["text-generation"] = ..., model: Any = ..., tokenizer: Any = ..., **options: Any
+) -> TextGenerationPipeline: ...
+@overload
+def pipeline(
+    task: Literal["text-classification", "sentiment-analysis"], model: Any = ..., tokenizer: Any = ..., **options: Any
+) -> TextClassificationPipeline: ...
+@overload
+def pipeline(
+    task: Literal["token-classification", "ner"], model: Any = ..., tokenizer: Any = ..., **options: Any
+) -> TokenClassificationPipeline: ...
+@overload
+def pipeline(
+    task: Literal["feature-extraction"], model: Any = ..., tokenizer: Any = ..., **options: Any
+) -> FeatureExtractionPipeline: ...
+@overload
+def pipeline(task: str, model: Any = ..., tokenizer: Any = ..., **options: Any) -> Pipeline: ...
 def pipeline(
     task: str = "text-generation",
     model: Any = "demo",
@@ -55,7 +73,7 @@ def pipeline(
     trust_remote_code: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
     **options: Any,
-) -> Any:
+) -> Pipeline:
     """Load a model and its tokenizer.
 
     Args:
