@@ -32,12 +32,12 @@ def recorded_options(
     """The limit and the options that a call comes down to."""
     seen: list[tuple[int, GenerationConfig]] = []
 
-    def record(_core: object, prompts: list[Any], limits: list[int], config: GenerationConfig, **_: int) -> Iterator[Any]:
+    def record(_core: object, _prompts: Any, limits: list[int], config: GenerationConfig, *_: Any, **__: Any) -> Iterator[Any]:
         seen.append((limits[0], config))
         return iter(())
 
     with monkeypatch.context() as patch:
-        patch.setattr("gptbigcode_cpu.pipelines.token_steps", record)
+        patch.setattr("gptbigcode_cpu.generation.mixin.token_steps", record)
         pipe(options.pop("prompt", PROMPT), **options)
     return seen[0]
 
@@ -148,7 +148,7 @@ class TestStream:
     def test_characters_are_whole(self, pipe: TextGenerationPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
         text = "naïve 🙂 日本"
         ids = pipe.tokenizer.encode(text)
-        monkeypatch.setattr("gptbigcode_cpu.pipelines.token_steps", lambda *_: ({0: token_id} for token_id in ids))
+        monkeypatch.setattr("gptbigcode_cpu.pipelines.token_steps", lambda *_: ({0: [token_id]} for token_id in ids))
         pieces = list(pipe.stream("x"))
         assert "".join(pieces) == text
         assert len(pieces) < len(ids)
