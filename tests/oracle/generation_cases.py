@@ -67,12 +67,12 @@ BEAMS: dict[str, dict[str, Any]] = {
     "beams_forced": {"num_beams": 3, "forced_eos_token_id": "E", "eos_token_id": "E"},
     "beams_stop_strings": {"num_beams": 3, "stop_strings": ["0", "return"], "eos_token_id": ["E"]},
 }
-NEW_TOKENS = 24
+DEFAULTS: dict[str, Any] = {"max_new_tokens": 24, "pad_token_id": PAD, "eos_token_id": 0}
 
 # Tokens by letter: frequent ones, so that options about them show. D is rarer, E ends texts.
 LETTERS = {
-    "python_8m": {"A": "\n", "B": "self", "C": ".", "D": " return", "E": "\n\n"},
-    "random": {"A": 70, "B": 90, "C": 100, "D": 110, "E": 120},
+    "python_8m": {"A": "\n", "B": ",", "C": " n", "D": " return", "E": "."},
+    "random": {"A": 43, "B": 227, "C": 136, "D": 100, "E": 122},
 }
 
 
@@ -111,7 +111,7 @@ PROCESSORS: list[tuple[str, dict[str, Any]]] = [
     ("EtaLogitsWarper", {"epsilon": 0.05}),
     ("EtaLogitsWarper", {"epsilon": 0.5, "min_tokens_to_keep": 2}),
     ("TopHLogitsWarper", {"top_h": 0.4}),
-    ("TopHLogitsWarper", {"top_h": 1.0}),
+    ("TopHLogitsWarper", {"top_h": 0.9}),
     ("RepetitionPenaltyLogitsProcessor", {"penalty": 1.7}),
     ("RepetitionPenaltyLogitsProcessor", {"penalty": 0.5, "prompt_ignore_length": 3}),
     ("NoRepeatNGramLogitsProcessor", {"ngram_size": 1}),

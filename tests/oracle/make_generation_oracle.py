@@ -38,7 +38,7 @@ def questions(name: str, tokenizer: Any) -> Iterator[tuple[str, NDArray[np.int64
     rows = [tokenizer(text)["input_ids"] for text in cases.PROMPTS]
     for case, options in {**cases.GREEDY, **cases.ONE_TOKEN, **cases.BEAMS}.items():
         batch = [row[-1:] for row in rows] if case in cases.ONE_TOKEN else rows
-        given = {"max_new_tokens": cases.NEW_TOKENS, "pad_token_id": cases.PAD, "eos_token_id": 0} | cases.with_ids(options, ids)
+        given = cases.DEFAULTS | cases.with_ids(options, ids)
         yield (case, *cases.left_padded(batch), {key: value for key, value in given.items() if value is not None})
 
 
