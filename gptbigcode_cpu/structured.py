@@ -24,12 +24,17 @@ if TYPE_CHECKING:
     from .tokenizer import GPTBigCodeTokenizer
 
 
+# Between the parts of JSON: where any amount of it is allowed, small models write nothing else.
+WHITESPACE = "[ ]?"
+
+
 class StructuredLogitsProcessor(LogitsProcessor):
     """Excludes every token that no text of the grammar goes on with.
 
     Args:
         tokenizer: The tokenizer of the model; it must have an end token.
-        json_schema: JSON schema, a dict or its text; True: any JSON.
+        json_schema: JSON schema, a dict or its text; True: any JSON. It is written in one line, unless the schema's
+            ``x-guidance`` says otherwise.
         regex: Regular expression that the whole output matches.
         grammar: Grammar in the format of Lark.
 
@@ -65,7 +70,7 @@ class StructuredLogitsProcessor(LogitsProcessor):
             if json_schema is not None:
                 schema = {} if json_schema is True else json_schema
                 text = schema if isinstance(schema, str) else json.dumps(schema)
-                self._grammar = matcher.grammar_from_json_schema(text)
+                self._grammar = matcher.grammar_from_json_schema(text, defaults={"whitespace_pattern": WHITESPACE})
             elif regex is not None:
                 self._grammar = matcher.grammar_from_regex(regex)
             else:

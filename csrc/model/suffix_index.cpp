@@ -34,6 +34,7 @@ void SuffixIndex::extend(const int32_t* tokens, int64_t count) {
 void SuffixIndex::append(int32_t token) {
   const auto state = [&](int64_t index) -> State& { return states_[static_cast<size_t>(index)]; };
   const auto added = static_cast<int64_t>(states_.size());
+  if (matched_ > 0) state(std::exchange(matched_, 0)).end = size_;  // an earlier occurrence from now on
   ++size_;
   states_.push_back({.length = size_, .link = 0, .end = size_, .next = {}});
   int64_t from = last_;
@@ -68,9 +69,8 @@ SuffixMatch SuffixIndex::match(int64_t max_length) {
   if (found <= 0) return {};
   const auto state = [&](int64_t index) -> State& { return states_[static_cast<size_t>(index)]; };
   while (state(state(found).link).length >= max_length) found = state(found).link;
-  const SuffixMatch result{.length = std::min(state(found).length, max_length), .end = state(found).end};
-  state(found).end = size_;
-  return result;
+  matched_ = found;
+  return {.length = std::min(state(found).length, max_length), .end = state(found).end};
 }
 
 }  // namespace gptbigcode

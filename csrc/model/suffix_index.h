@@ -39,7 +39,8 @@ class SuffixIndex {
   void append(int32_t token);
 
   std::vector<State> states_;
-  int64_t last_ = 0;  // the state of the whole sequence
+  int64_t last_ = 0;     // the state of the whole sequence
+  int64_t matched_ = 0;  // the state that was found, which ends here, too
   int64_t size_ = 0;
 };
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.suggest import nearest
 
 # Whether a value is acceptable, and how to say what is expected.
 Rule = tuple[Callable[[Any], bool], str]
@@ -223,8 +223,7 @@ def refuse(name: str, value: Any, others: Iterable[str] = ()) -> None:
         InputError: It is unsupported, for the reason given, or unknown.
     """
     if name not in UNSUPPORTED:
-        near = get_close_matches(name, [*RULES, *others], n=1)
-        raise InputError(f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise InputError(f"unknown option {name!r}{nearest(name, [*RULES, *others])}")
     if not is_neutral(name, value):
         neutral, reason = UNSUPPORTED[name]
         allowed = f"; only its neutral value {neutral[0]!r} may be passed" if neutral else ""
