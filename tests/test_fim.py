@@ -192,12 +192,9 @@ class TestContext:
 
     def test_model_without_these_tokens(self, checkpoint_dir: Path, tmp_path: Path) -> None:
         tokenizer = renamed(checkpoint_dir, tmp_path, "<filename>", "<other>")
-        for mode, expected in (
-            ("psm", "<fim_prefix># a.py\nA = 1\n\n\np<fim_suffix>s<fim_middle>"),
-            ("spm", "<fim_prefix><fim_suffix>s<fim_middle># a.py\nA = 1\n\n\np"),
-        ):
-            prompt = build_prompt(tokenizer, "p", "s", mode=mode, extra_files={"a.py": "A = 1\n"})
-            assert tokenizer.decode(prompt) == expected
+        with pytest.raises(TokenizerError, match="<filename>"):
+            build_prompt(tokenizer, "p", "s", extra_files={"a.py": "A = 1\n"})
+        assert build_prompt(tokenizer, "p", "s", extra_files={}) == build_prompt(tokenizer, "p", "s")
 
     def test_the_last_files_stay(self, tokenizer: GPTBigCodeTokenizer) -> None:
         files = [(f"{i}.py", f"x = {i}\n" * 3) for i in range(20)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gptbigcode_cpu.errors import ContextLengthError, InputError
+from gptbigcode_cpu.errors import ContextLengthError, InputError, TokenizerError
 from gptbigcode_cpu.fim.tokens import ContextTokens, FimTokens, Mode
 from gptbigcode_cpu.fim.trim import cut_end, cut_start, encoded
 from gptbigcode_cpu.suggest import check_choice
@@ -38,8 +38,6 @@ def build_prompt(
 
         <reponame> REPO <filename> PATH \\n CODE <|endoftext|>
 
-    A model without ``<filename>`` sees them at the beginning of PREFIX, each under a comment with its path.
-
     What does not fit is cut at line starts: the beginning of `prefix`, by quarters of its share so that the prompt stays the
     same while somebody types, the end of `suffix`, and the other files from the first on, which may take half of the
     room, or more if the text around the cursor is short.
@@ -55,7 +53,7 @@ def build_prompt(
 
     Raises:
         InputError: An unknown mode, or something that is no text.
-        TokenizerError: The model has no fill-in-the-middle tokens.
+        TokenizerError: The model has no fill-in-the-middle tokens, or no ``<filename>`` for `extra_files`.
         ContextLengthError: `max_tokens` does not even hold the three marks.
     """
     check_choice("mode", mode, ("auto", "psm", "spm"))
@@ -72,14 +70,9 @@ def build_prompt(
     context = _context(tokenizer, files, repo_name, _context_room(tokenizer, prefix, suffix, room))
     rest = None if room is None else room - len(context)
     before, after = _around_cursor(tokenizer, prefix, suffix, rest)
-    header: list[int] = []
-    if ContextTokens.find(tokenizer).filename is None:
-        before = context + before
-    else:
-        header = context
     if mode == "spm":
-        return [*header, tokens.prefix, tokens.suffix, *after, tokens.middle, *before]
-    return [*header, tokens.prefix, *before, tokens.suffix, *after, tokens.middle]
+        return [*context, tokens.prefix, tokens.suffix, *after, tokens.middle, *before]
+    return [*context, tokens.prefix, *before, tokens.suffix, *after, tokens.middle]
 
 
 def split_at_cursor(text: str, mark: str = CURSOR) -> tuple[str, str]:
@@ -129,16 +122,16 @@ def _context(
 ) -> list[int]:
     """The files that fit, in their order; the last are chosen first."""
     tokens = ContextTokens.find(tokenizer)
+    if files and tokens.filename is None:
+        raise TokenizerError("this model was not trained with other files: its vocabulary lacks <filename>; pass no extra_files")
     pieces: list[list[int]] = []
     repository = encoded(tokenizer, repo_name)[0] if repo_name else []
+    tail = [] if tokens.end is None else [tokens.end]
     for path, text in reversed(files):
-        if tokens.filename is None:
-            head, tail = encoded(tokenizer, f"# {path}\n")[0], encoded(tokenizer, "\n\n")[0]
-        else:
-            head = [tokens.filename, *encoded(tokenizer, path)[0], *encoded(tokenizer, "\n")[0]]
-            if repository and tokens.reponame is not None:
-                head = [tokens.reponame, *repository, *head]
-            tail = [] if tokens.end is None else [tokens.end]
+        assert tokens.filename is not None
+        head = [tokens.filename, *encoded(tokenizer, path)[0], *encoded(tokenizer, "\n")[0]]
+        if repository and tokens.reponame is not None:
+            head = [tokens.reponame, *repository, *head]
         if room is None:
             pieces.append([*head, *encoded(tokenizer, text)[0], *tail])
             continue
