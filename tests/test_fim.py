@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
@@ -262,6 +262,8 @@ class TestHygiene:
     TEXT = PARTS.map("".join)
 
     @settings(max_examples=300)
+    @example("", "    \nfoo(abc)", "\nfoo(abc)", [1])
+    @example("if a:\n    ", "x\n\nx", "", [2])
     @given(prefix=TEXT, generated=TEXT, suffix=TEXT, cuts=st.lists(st.integers(0, 60), max_size=6))
     def test_pieces_do_not_matter(self, prefix: str, generated: str, suffix: str, cuts: list[int]) -> None:
         bounds = [0, *sorted(cuts), len(generated)]

@@ -89,10 +89,7 @@ class MiddleFilter:
 
     def _settled(self) -> int:
         """Up to where the text is certain to stay."""
-        settled = len(self._text)
-        solid = len(self._text.rstrip())
-        if "\n" in self._text[solid:]:
-            settled = solid
+        settled = _blank_lines(self._text)
         partial = self._partial()
         return settled if partial is None else min(settled, self._end_before(partial))
 
@@ -114,13 +111,20 @@ class MiddleFilter:
 
     def _end_before(self, position: int) -> int:
         """A repetition of whole lines takes the blank lines before it along."""
-        return len(self._text[:position].rstrip()) if self._whole_lines else position
+        return _blank_lines(self._text[:position]) if self._whole_lines else position
 
 
 def _width(line: str) -> int:
     """Columns of the indentation of a line."""
     first = line.partition("\n")[0].expandtabs(8)
     return len(first) - len(first.lstrip())
+
+
+def _blank_lines(text: str) -> int:
+    """Where the line break and the blank lines at the end of a text begin; its end if there are none."""
+    solid = len(text.rstrip())
+    newline = text.find("\n", solid)
+    return len(text) if newline < 0 else newline
 
 
 def _solid(text: str) -> int:

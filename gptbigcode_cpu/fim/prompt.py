@@ -123,7 +123,7 @@ def _context(
     """The files that fit, in their order; the last are chosen first."""
     tokens = ContextTokens.find(tokenizer)
     if files and tokens.filename is None:
-        raise TokenizerError("this model was not trained with other files: its vocabulary lacks <filename>; pass no extra_files")
+        raise TokenizerError("this model knows no other files: its vocabulary lacks <filename>; pass no extra_files")
     pieces: list[list[int]] = []
     repository = encoded(tokenizer, repo_name)[0] if repo_name else []
     tail = [] if tokens.end is None else [tokens.end]
