@@ -208,6 +208,7 @@ class TestRendering:
             ([{"role": "user"}], {"continue_final_message": True}, "content"),
             (USER, {"chat_template": "fixed", "continue_final_message": True}, "last message"),
             (USER, {"tools": [len]}, "JSON schemas"),
+            (USER, {"sanitize_control_tokens": True}, "not supported"),
             (USER, {"return_assistant_tokens_mask": True}, "tokenize"),
         ],
     )

@@ -86,6 +86,24 @@ def test_transformers_live_on_any_text(checkpoint_dir: Path, text: str, ids: lis
     assert ours.decode(ids, skip_special_tokens=skip) == theirs.decode(ids, skip_special_tokens=skip)
 
 
+@pytest.mark.live
+@pytest.mark.filterwarnings("default")
+def test_transformers_reads_what_is_saved(checkpoint_dir: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    ours = AutoTokenizer.from_pretrained(checkpoint_dir, chat_template=tokenizer_cases.CHAT_TEMPLATES[0], padding_side="left")
+    ours.add_special_tokens({"pad_token": "[PAD]", "extra_special_tokens": ["<mine>"]}, replace_extra_special_tokens=False)
+    ours.add_tokens(["two words"])
+    ours.save_pretrained(tmp_path / "ours")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    theirs.save_pretrained(tmp_path / "theirs")
+    for other in (theirs, AutoTokenizer.from_pretrained(tmp_path / "theirs")):
+        for name in ("padding_side", "all_special_tokens", "all_special_ids", "chat_template", "model_max_length"):
+            assert getattr(other, name) == getattr(ours, name)
+        texts = ["two words<mine>x[PAD]", *tokenizer_cases.BATCH]
+        assert other(texts, padding=True)["input_ids"] == ours(texts, padding=True).input_ids
+        assert len(other) == len(ours)
+
+
 PAIR: list[Any] = []
 
 

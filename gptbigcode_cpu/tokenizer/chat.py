@@ -287,6 +287,7 @@ class ChatTemplates:
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
         tokenize: bool = True,
+        sanitize_control_tokens: bool = False,
         padding: Any = False,
         truncation: Any = False,
         max_length: int | None = None,
@@ -306,6 +307,7 @@ class ChatTemplates:
             add_generation_prompt: End with what begins an answer.
             continue_final_message: End inside the last message, so that the model goes on with it.
             tokenize: Return token ids; False returns the text.
+            sanitize_control_tokens: Only False: the names of special tokens in messages are those tokens.
             padding: As in a call of the tokenizer, as are `truncation`, `max_length` and `return_tensors`.
             return_dict: Return a `BatchEncoding`; False returns its ``input_ids``.
             return_assistant_tokens_mask: Add ``assistant_masks``: 1 for tokens inside the template's
@@ -318,6 +320,10 @@ class ChatTemplates:
             TokenizerError: There is no template, or it is damaged.
             MissingDependencyError: Jinja is not installed: ``pip install "gptbigcode-cpu[chat]"``.
         """
+        if sanitize_control_tokens:
+            raise InputError(
+                "sanitize_control_tokens is not supported: take the names of special tokens out of messages you do not trust"
+            )
         if return_assistant_tokens_mask and not (tokenize and return_dict):
             raise InputError("return_assistant_tokens_mask needs tokenize=True and return_dict=True")
         if return_assistant_tokens_mask and continue_final_message:
