@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from oracle import generation_cases as cases
 
+from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM
 from gptbigcode_cpu.generation import processors, warpers
-from gptbigcode_cpu.modeling import AutoModelForCausalLM, GPTBigCodeForCausalLM
 from gptbigcode_cpu.tokenizer import AutoTokenizer, GPTBigCodeTokenizer
 
 ORACLE = Path(__file__).parent / "oracle" / "generation.npz"
