@@ -3,6 +3,7 @@
 #   make test                  run the test suite
 #   make lint                  ruff, mypy, clang-format, clang-tidy
 #   make bench [MODEL=...]     measure this machine
+#   make docs                  build the site into build/site
 #   make clean                 remove what was built
 
 PYTHON ?= python3
@@ -22,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # For CMake, one after the other, such as GPTBIGCODE_CPU_WERROR=ON.
 CMAKE_DEFINES ?=
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -41,6 +42,9 @@ lint: $(VENV)/.lint-tools
 
 bench: $(VENV)/.installed
 	@$(BIN)/gptbigcode-cpu bench $(MODEL)
+
+docs: $(VENV)/.docs-tools
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -75,4 +79,8 @@ $(VENV)/.test-tools: $(VENV)/.installed pyproject.toml
 
 $(VENV)/.lint-tools: $(VENV)/.installed pyproject.toml
 	@$(BIN)/python -m pip install -q $(call requirements,project.optional-dependencies.lint)
+	@touch $@
+
+$(VENV)/.docs-tools: $(VENV)/.installed pyproject.toml
+	@$(BIN)/python -m pip install -q $(call requirements,project.optional-dependencies.docs)
 	@touch $@

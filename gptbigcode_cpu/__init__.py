@@ -50,10 +50,17 @@ if TYPE_CHECKING:
         SequenceClassifierOutputWithPast,
         TokenClassifierOutput,
     )
-    from .pipelines import TextGenerationPipeline, pipeline
+    from .pipelines import (
+        FeatureExtractionPipeline,
+        TextClassificationPipeline,
+        TextGenerationOptions,
+        TextGenerationPipeline,
+        TokenClassificationPipeline,
+        pipeline,
+    )
     from .pretrained import PreTrainedModel
     from .streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
-    from .tokenizer import AutoTokenizer, BatchEncoding, GPTBigCodeTokenizer
+    from .tokenizer import AutoTokenizer, BatchEncoding, CharSpan, GPTBigCodeTokenizer, TokenSpan
 
 __all__ = [
     "AutoConfig",
@@ -66,11 +73,13 @@ __all__ = [
     "BaseStreamer",
     "BatchEncoding",
     "CausalLMOutputWithCrossAttentions",
+    "CharSpan",
     "CheckpointError",
     "ConfigError",
     "ContextLengthError",
     "DiskSpaceError",
     "DynamicCache",
+    "FeatureExtractionPipeline",
     "FormatError",
     "GPTBigCodeConfig",
     "GPTBigCodeError",
@@ -88,10 +97,14 @@ __all__ = [
     "ModelOutput",
     "PreTrainedModel",
     "SequenceClassifierOutputWithPast",
+    "TextClassificationPipeline",
+    "TextGenerationOptions",
     "TextGenerationPipeline",
     "TextIteratorStreamer",
     "TextStreamer",
+    "TokenClassificationPipeline",
     "TokenClassifierOutput",
+    "TokenSpan",
     "TokenizerError",
     "UnsupportedError",
     "__version__",
@@ -108,9 +121,10 @@ _MODULE_OF = {
     **dict.fromkeys(("GPTBigCodeForCausalLM", "GPTBigCodeModel"), "modeling"),
     "PreTrainedModel": "pretrained",
     **{name: "outputs" for name in __all__ if "Output" in name},
-    **dict.fromkeys(("TextGenerationPipeline", "pipeline"), "pipelines"),
+    **dict.fromkeys(("TextGenerationOptions", "pipeline"), "pipelines"),
+    **{name: "pipelines" for name in __all__ if name.endswith("Pipeline")},
     **dict.fromkeys(("BaseStreamer", "TextIteratorStreamer", "TextStreamer"), "streamers"),
-    **dict.fromkeys(("AutoTokenizer", "BatchEncoding", "GPTBigCodeTokenizer"), "tokenizer"),
+    **dict.fromkeys(("AutoTokenizer", "BatchEncoding", "CharSpan", "GPTBigCodeTokenizer", "TokenSpan"), "tokenizer"),
     **{name: "errors" for name in __all__ if name.endswith("Error")},
 }
 

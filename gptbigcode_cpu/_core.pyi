@@ -275,3 +275,20 @@ class Sampler:
     ) -> None: ...
     def sample(self, logits: NDArray[np.float32], context: NDArray[np.int32]) -> int:
         """Next token for ``logits [vocab]`` after ``context [n]`` (prompt and output so far, for the penalty)."""
+
+class SuffixIndex:
+    """Finds the longest end of a growing token sequence that occurred before in it."""
+
+    def __init__(self) -> None: ...
+    def __len__(self) -> int:
+        """Tokens of the sequence."""
+
+    def extend(self, tokens: NDArray[np.int32]) -> None:
+        """Append tokens ``[n]``, in amortised constant time each."""
+
+    def match(self, max_length: int) -> tuple[int, int]:
+        """The longest match of at most `max_length` tokens.
+
+        Returns:
+            Its length, 0 = none, and where an earlier occurrence ended: the index of the token that followed it.
+        """

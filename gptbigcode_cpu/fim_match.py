@@ -13,7 +13,7 @@ import numpy as np
 
 from . import fim
 from .errors import ContextLengthError, InputError
-from .generation import DEFAULTS, token_steps
+from .generation import GenerationConfig, token_steps
 from .incremental import IncrementalDecoder
 from .progress import Progress
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from .tokenizer import GPTBigCodeTokenizer
 
 Hidden = Literal["line", "tail"]
-ORDERS: tuple[fim.Order, ...] = ("psm", "spm")
+Order = Literal["psm", "spm"]
+ORDERS: tuple[Order, ...] = ("psm", "spm")
 
 _LINES_BEFORE = 5  # A hidden line has so many before it: without context nobody could know it.
 _LONGEST_LINE = 200  # Characters; longer ones are mostly data.
@@ -43,7 +44,7 @@ class Gap:
 class ExactMatch:
     """How many of the hidden texts a model wrote exactly, with prompts of one order."""
 
-    order: fim.Order
+    order: Order
     matches: int
     samples: int
 
@@ -118,7 +119,7 @@ def exact_match(
     gaps: Sequence[Gap],
     *,
     context: int,
-    orders: Sequence[fim.Order] = ORDERS,
+    orders: Sequence[Order] = ORDERS,
     progress: Progress | None = None,
 ) -> tuple[ExactMatch, ...]:
     """Let a model fill gaps greedily, and count the answers whose first line is the hidden one but for blanks around it.
@@ -142,7 +143,7 @@ def exact_match(
         limit = len(_encode(tokenizer, gap.hidden)) + _SPARE_TOKENS
         before, after = _shortened(tokenizer, gap, context - limit - _MARKERS)
         for j, order in enumerate(orders):
-            prompt = fim.build_prompt(tokenizer, before, after, order=order)
+            prompt = fim.build_prompt(tokenizer, before, after, mode=order)
             matches[order] += _writes(model, tokenizer, prompt, gap.hidden.strip(), limit, stops)
             if progress:
                 progress("filling gaps", i * len(orders) + j + 1, len(gaps) * len(orders))
@@ -158,13 +159,14 @@ def _writes(
     stops: Sequence[int],
 ) -> bool:
     """Whether the first line that the model writes is the expected one, blanks around it aside."""
-    options = DEFAULTS.updated({"max_new_tokens": limit, "eos_token_id": stops})
+    options = GenerationConfig(do_sample=False, max_new_tokens=limit, eos_token_id=list(stops))
     decoder = IncrementalDecoder(tokenizer)
     written = ""
     for step in token_steps(model.core, [np.array(prompt, np.int32)], [limit], options):
-        if step[0] in stops:
+        (token,) = step[0]
+        if token in stops:
             return (written + decoder.flush()).strip() == expected
-        written += decoder.push(step[0])
+        written += decoder.push(token)
         if "\n" in written:
             return written.partition("\n")[0].strip() == expected
         if not expected.startswith(written.strip()):

@@ -26,7 +26,7 @@ class IncrementalDecoder:
         self._backend = tokenizer.backend
         if self._backend.decoder is None or self._backend.decoder.decode(["Ġa"]) != " a":
             raise TokenizerError("GPTBigCode tokenizers are byte-level; this tokenizer.json has another decoder")
-        self._skipped = frozenset(tokenizer.all_special_ids) if skip_special_tokens else frozenset()
+        self._skipped = tokenizer.skipped_ids if skip_special_tokens else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
@@ -34,14 +34,15 @@ class IncrementalDecoder:
         token = self._backend.id_to_token(token_id)
         if token is None or token_id in self._skipped:
             return ""
-        return self._utf8.decode(_token_bytes(token))
+        return self._utf8.decode(token_bytes(token))
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD if the last character is incomplete. The decoder can then start anew."""
         return self._utf8.decode(b"", final=True)
 
 
-def _token_bytes(token: str) -> bytes:
+def token_bytes(token: str) -> bytes:
+    """The bytes that a token of a byte-level vocabulary stands for."""
     alphabet = _byte_of_character()
     try:
         return bytes([alphabet[character] for character in token])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -11,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import is_torch, to_int_array, to_torch
+from .arrays import to_int_array
 from .cache import DynamicCache
 from .calls import Arguments, Call
 from .config import GPTBigCodeConfig
 from .errors import ConfigError, ContextLengthError, InputError
-from .generation import DEFAULT_NEW_TOKENS, DEFAULTS, GenerationConfig, token_steps
+from .fim import FillMixin
+from .generation import GenerationConfig, GenerationMixin, read_config
 from .loss import next_token_loss
 from .outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
 from .pretrained import PreTrainedModel
-from .streamers import BaseStreamer, Streamer
 from .tensors import BASE_MODEL, CLASSIFIERS
 from .weights import PackedModel
 
@@ -104,7 +103,7 @@ class GPTBigCodeModel(PreTrainedModel):
     __call__ = forward
 
 
-class GPTBigCodeForCausalLM(PreTrainedModel):
+class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
     """A GPTBigCode language model.
 
     Attributes:
@@ -128,10 +127,11 @@ class GPTBigCodeForCausalLM(PreTrainedModel):
     @classmethod
     def _from_packed(cls, packed: PackedModel, core: _core.Model) -> Self:
         # A checkpoint without generation_config.json says in its config.json which tokens end a text.
-        special = {name: getattr(packed.config, name) for name in ("eos_token_id", "bos_token_id", "pad_token_id")}
-        given = GenerationConfig.from_pretrained(packed.path).set_options()
-        defaults = {name: value for name, value in special.items() if value is not None and value != -1}
-        return cls(packed, core, GenerationConfig(**(defaults | given)))
+        generation_config = GenerationConfig.from_model_config(packed.config)
+        if (given := read_config(packed.path / "generation_config.json")) is not None:
+            generation_config.update(**given.set_options())
+            generation_config.carried.update(given.carried)
+        return cls(packed, core, generation_config)
 
     @classmethod
     def _check_architecture(cls, config: GPTBigCodeConfig, directory: Path) -> None:
@@ -216,76 +216,6 @@ class GPTBigCodeForCausalLM(PreTrainedModel):
 
     __call__ = forward
 
-    def generate(
-        self,
-        input_ids: Any,
-        generation_config: GenerationConfig | None = None,
-        *,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
-        streamer: Streamer | None = None,
-        **options: Any,
-    ) -> Any:
-        """Continue every row of a batch.
-
-        Args:
-            input_ids: Token ids ``[batch, tokens]``: list, numpy array or torch tensor.
-            generation_config: Options; what it does not set comes from the model's own.
-            attention_mask: ``[batch, tokens]``, 0 for padding (or False), on either side. Without one, pad tokens are taken for
-                padding if the pad token is no end token, as in transformers.
-            token_type_ids: Ignored; some tokenizers produce them.
-            streamer: Receives the prompt and then every step's tokens.
-            **options: Fields of `GenerationConfig`; they win over everything else.
-
-        Returns:
-            int64 ``[batch * num_return_sequences, tokens]``, prompt included; rows that ended early are filled with the
-            pad token. A torch tensor if `input_ids` is one, else a numpy array.
-
-        Raises:
-            InputError: Wrong shapes or ids, an unknown option or a bad value.
-            ContextLengthError: Prompt and requested tokens exceed ``n_positions``.
-        """
-        with _informed(streamer):
-            config = self.resolve_options(generation_config, options)
-            batch = self._batch(input_ids, attention_mask, self._padding_token(config))
-            # As in transformers, max_length counts padding; what must fit into the context are the tokens.
-            limit = self.new_token_limit(config, batch.ids.shape[1], max(map(len, batch.rows)))
-            prompts = np.repeat(batch.ids, config.num_return_sequences or 1, axis=0)
-            fill = config.pad_token_id if config.pad_token_id is not None else next(iter(config.eos_token_ids), 0)
-            if streamer is not None:
-                streamer.put(prompts)
-            columns: list[NDArray[np.int64]] = []
-            for step in token_steps(self.core, batch.rows, [limit] * len(batch.rows), config):
-                column = np.full(len(prompts), fill, dtype=np.int64)
-                column[list(step)] = list(step.values())
-                columns.append(column)
-                if streamer is not None:
-                    streamer.put(column)
-        output = np.concatenate([prompts, np.stack(columns, axis=1)], axis=1)
-        return to_torch(output) if is_torch(input_ids) else output
-
-    def stream(
-        self,
-        input_ids: Any,
-        generation_config: GenerationConfig | None = None,
-        *,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
-        **options: Any,
-    ) -> Iterator[int]:
-        """The new tokens of one sequence, one by one, an end token included; the same tokens as `generate`.
-
-        Arguments and errors are those of `generate`; the errors are raised by the call, not by the first step. Closing the
-        iterator stops the work.
-        """
-        config = self.resolve_options(generation_config, options)
-        batch = self._batch(input_ids, attention_mask, self._padding_token(config))
-        if len(batch.rows) != 1 or config.num_return_sequences != 1:
-            raise InputError("stream writes one sequence; use generate for several")
-        limit = self.new_token_limit(config, batch.ids.shape[1], len(batch.rows[0]))
-        steps = token_steps(self.core, batch.rows, [limit], config)
-        return (step[0] for step in steps)
-
     def prompt(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
         """The checked form of one prompt, int32 ``[tokens]``.
 
@@ -294,51 +224,6 @@ class GPTBigCodeForCausalLM(PreTrainedModel):
             ContextLengthError: It is longer than ``n_positions``.
         """
         return self._batch(token_ids, None).rows[0]
-
-    def resolve_options(self, config: GenerationConfig | None, options: Mapping[str, Any]) -> GenerationConfig:
-        """All options of a call: `options` over `config` over the model's own over the defaults.
-
-        Raises:
-            InputError: An unknown option or a bad value.
-        """
-        if config is not None and not isinstance(config, GenerationConfig):
-            raise InputError(f"generation_config must be a GenerationConfig, not {type(config).__name__}")
-        resolved = DEFAULTS.updated(self.generation_config.set_options())
-        if config is not None:
-            resolved = resolved.updated(config.set_options())
-        resolved = resolved.updated(options)
-        vocab_size = self.config.vocab_size
-        if outside := [token_id for token_id in resolved.logit_bias or {} if token_id >= vocab_size]:
-            raise InputError(f"logit_bias names token {outside[0]}; the vocabulary has {vocab_size}")
-        return resolved
-
-    def new_token_limit(self, config: GenerationConfig, width: int, longest: int) -> int:
-        """How many tokens may be generated after prompts of `width` tokens with padding and `longest` without.
-
-        Raises:
-            InputError: The prompt alone fills max_length.
-            ContextLengthError: The requested tokens do not fit into the context.
-        """
-        n_positions = self.config.n_positions
-        if config.max_new_tokens is not None:
-            limit = config.max_new_tokens
-        elif config.max_length is not None:
-            limit = config.max_length - width
-            if limit < 1:
-                raise InputError(
-                    f"the prompt has {width} tokens and max_length is {config.max_length}; raise it or set max_new_tokens"
-                )
-        else:
-            limit = max(1, min(DEFAULT_NEW_TOKENS, n_positions - longest))
-        if longest + limit > n_positions:
-            raise ContextLengthError(
-                f"{longest} prompt tokens and {limit} new ones exceed the model's {n_positions} positions; "
-                "shorten the prompt or ask for fewer tokens"
-            )
-        return limit
-
-    def _padding_token(self, config: GenerationConfig) -> int | None:
-        return None if config.pad_token_id in config.eos_token_ids else config.pad_token_id
 
     def _batch(self, input_ids: Any, attention_mask: Any, padding_token: int | None = None) -> _Batch:
         ids = np.atleast_2d(to_int_array(input_ids, "input_ids"))
@@ -369,18 +254,3 @@ class GPTBigCodeForCausalLM(PreTrainedModel):
         if counts.max() > n_positions:
             row = int(counts.argmax())
             raise ContextLengthError(f"row {row} has {counts[row]} tokens, the model has {n_positions} positions; shorten it")
-
-
-@contextmanager
-def _informed(streamer: Streamer | None) -> Iterator[None]:
-    """Tell a streamer how the work inside the block ended."""
-    try:
-        yield
-    except BaseException as error:
-        if isinstance(streamer, BaseStreamer):
-            streamer.fail(error)
-        elif streamer is not None:  # one of transformers, which knows put and end only
-            streamer.end()
-        raise
-    if streamer is not None:
-        streamer.end()

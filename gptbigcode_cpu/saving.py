@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +40,8 @@ def save_model(
             try:
                 temporary.hardlink_to(source.resolve())
             except OSError:  # another file system, or one without links
+                import shutil
+
                 shutil.copyfile(source, temporary)
     if generation_options is not None:
         _write_json(directory / GENERATION_CONFIG_NAME, generation_options)
@@ -57,6 +56,8 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 @contextmanager
 def _appearing(path: Path) -> Iterator[Path]:
     """The name of a file that takes the place of `path` when the block ends, and vanishes when it fails."""
+    import secrets  # which loads OpenSSL; opening a model needs nothing of it
+
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         yield temporary
@@ -94,6 +95,8 @@ def push_model(
     Raises:
         InputError: The Hub refused or was not reached.
     """
+    import tempfile
+
     import huggingface_hub
 
     with tempfile.TemporaryDirectory() as name:

@@ -152,6 +152,31 @@ def test_fill_writes_between_prefix_and_suffix(model: Path) -> None:
     assert shown.stdout == before + json.loads(middle.stdout)["text"] + after
 
 
+def test_fill_orders_and_other_files(model: Path, tmp_path: Path) -> None:
+    from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer
+
+    (tmp_path / "shapes.py").write_text("def area(width, height):\n    return width * height\n")
+    extra = str(tmp_path / "shapes.py")
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    files = [(extra, (tmp_path / "shapes.py").read_text())]
+    lengths = set()
+    for mode in ("psm", "spm"):
+        for given, flags in (([], []), (files, ["--extra-file", extra])):
+            shown = cli("generate", "-m", model, "--fill", "x = <cursor>\n", "-n", "8", "--json", "--mode", mode, *flags)
+            answer = json.loads(shown.stdout)
+            expected = loaded.fill("x = ", "\n", tokenizer=tokenizer, mode=mode, extra_files=given, max_new_tokens=8)
+            assert (answer["text"], answer["mode"]) == (expected, mode)
+            lengths.add(answer["prompt_tokens"])
+    assert len(lengths) == 2
+
+
+def test_fill_of_a_file_longer_than_the_context(model: Path) -> None:
+    source = "".join(f"value_{i} = {i}\n" for i in range(3000))
+    shown = cli("generate", "-m", model, "--fill", "-", "-n", "4", "--json", stdin=f"{source}x = <cursor>\n{source}".encode())
+    assert shown.returncode == 0, shown.stderr
+    assert 1000 < json.loads(shown.stdout)["prompt_tokens"] <= 2044
+
+
 def test_text_is_streamed_and_ctrl_c_ends_it(model: Path) -> None:
     prompt = "class Stack:"  # after which the model writes more than twice what the pipe holds
     process = subprocess.Popen(
@@ -207,6 +232,11 @@ def test_exit_codes_tell_the_classes_apart() -> None:
         (["generate", "x", "--stop", ""], 2, "--stop"),
         (["generate", "x", "--threads", "0"], 2, "threads"),
         (["generate", "x", "--prefill-threads", "5000"], 9, "prefill_threads"),
+        (["generate", "x", "--mode", "psm"], 2, "--fill"),
+        (["generate", "x", "--extra-file", "pyproject.toml"], 2, "--fill"),
+        (["generate", "--fill", "x<cursor>", "--repo-name", "a/b"], 2, "--extra-file"),
+        (["generate", "--fill", "x<cursor>", "--extra-file", "/no/such/file"], 2, "/no/such/file"),
+        (["generate", "-m", "MODEL", "--fill", "x<cursor>", "-n", "2046"], 8, "2046"),
         (["frobnicate"], 2, "frobnicate"),
         (["info", "--context", "5"], 2, "MODEL"),
         (["generate", "-m", "/no/such/model", "x"], 3, "/no/such/model"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(py|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -51,3 +51,28 @@ def test_documented_commands_exist() -> None:
             assert shown.returncode == 0, line
             for option in re.findall(r"(?<= )--?[a-z][a-z-]*", line[1].partition(" #")[0]):
                 assert option in shown.stdout, (page.name, option)
+
+
+def test_every_public_name_has_a_page() -> None:
+    import gptbigcode_cpu
+
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs" / "reference").glob("*.md")))
+    shown = re.findall(r"^::: gptbigcode_cpu\.(\w+)$", pages, re.MULTILINE)
+    assert sorted(shown) == sorted(name for name in gptbigcode_cpu.__all__ if name != "__version__")
+    assert "gptbigcode_cpu.__version__" in pages
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    listed = set(re.findall(r"([\w-]+\.md)$", navigation, re.MULTILINE))
+    assert listed == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+    page = (tmp_path / "reference" / "GPTBigCodeTokenizer.html").read_text(encoding="utf-8")
+    assert "return_overflowing_tokens" in page
+    assert "http" not in "".join(re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=.([^ >]*)", page))

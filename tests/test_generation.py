@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM, generation
-from gptbigcode_cpu.errors import ConfigError, ContextLengthError, FormatError, InputError
-from gptbigcode_cpu.generation import CHUNK_TOKENS, GenerationConfig, _chunks
+from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM
+from gptbigcode_cpu.errors import ConfigError, ContextLengthError, FormatError, InputError, ModelNotFoundError
+from gptbigcode_cpu.generation import GenerationConfig
+from gptbigcode_cpu.generation import loop as loop_module
+from gptbigcode_cpu.generation.prefill import CHUNK_TOKENS, _chunks
 from gptbigcode_cpu.tokenizer import AutoTokenizer
 
 PROMPTS = ["def fibonacci(n):", "import os\nimport sys\n\n", "class A:"]
@@ -101,8 +103,8 @@ class TestOptions:
 
     def test_options_of_transformers_may_have_their_neutral_value_only(self, model: GPTBigCodeForCausalLM) -> None:
         assert model.generate([[1]], num_beams=1, use_cache=True, max_new_tokens=1).shape == (1, 2)
-        with pytest.raises(InputError, match="num_beams is not supported"):
-            model.generate([[1]], num_beams=4)
+        with pytest.raises(InputError, match="penalty_alpha is not supported: transformers 5 itself"):
+            model.generate([[1]], penalty_alpha=0.6)
 
     def test_later_sources_win(self, model: GPTBigCodeForCausalLM) -> None:
         config = GenerationConfig(max_new_tokens=3, temperature=0.5)
@@ -118,16 +120,18 @@ class TestOptions:
         assert model.generate([[5] * 4], config, max_length=10, **NO_END).shape == (1, 10)
         assert model.generate([[5] * 4], GenerationConfig(max_length=10), max_new_tokens=3, **NO_END).shape == (1, 7)
 
-    def test_file(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        assert GenerationConfig.from_pretrained(tmp_path) == GenerationConfig()
+    def test_file(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelNotFoundError, match=r"no generation_config\.json"):
+            GenerationConfig.from_pretrained(tmp_path)
         path = tmp_path / "generation_config.json"
         content = {"eos_token_id": [0, 5], "pad_token_id": -1, "transformers_version": "5.0", "temperature": 0.2}
         path.write_text(json.dumps(content))
         assert GenerationConfig.from_pretrained(tmp_path) == GenerationConfig(eos_token_id=[0, 5], temperature=0.2)
-        assert not caplog.records
-        path.write_text(json.dumps(content | {"num_beams": 4}))
-        GenerationConfig.from_pretrained(tmp_path)
-        assert "num_beams" in caplog.text
+        path.write_text(json.dumps(content | {"dola_layers": "low", "num_beam_groups": 1}))
+        config = GenerationConfig.from_pretrained(tmp_path, top_k=3)
+        assert (config.top_k, config.carried["dola_layers"]) == (3, "low")
+        with pytest.raises(InputError, match="dola_layers"):  # kept in a file, refused when it would matter
+            config.check()
         for bad in ("{", "[]", '{"top_p": 7}'):
             path.write_text(bad)
             with pytest.raises(ConfigError, match="generation_config"):
@@ -162,7 +166,7 @@ class TestLengths:
         with pytest.raises(InputError, match="every token is excluded"):
             model.generate([[5]], logit_bias=nothing)
         broken = np.full((1, model.config.vocab_size), np.nan, dtype=np.float32)
-        monkeypatch.setattr(generation, "_prefill", lambda core, prompts: [(None, broken[0])])
+        monkeypatch.setattr(loop_module, "prefill", lambda core, prompts: [(None, broken[0])])
         with pytest.raises(FormatError, match="NaN"):
             model.generate([[5]])
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -31,12 +31,12 @@ def recorded_options(
     """The limit and the options that a call comes down to."""
     seen: list[tuple[int, GenerationConfig]] = []
 
-    def record(_core: object, prompts: list[Any], limits: list[int], config: GenerationConfig, **_: int) -> Iterator[Any]:
+    def record(prompts: list[Any], limits: list[int], config: GenerationConfig, *_: object) -> list[list[int]]:
         seen.append((limits[0], config))
-        return iter(())
+        return [[] for _ in prompts]
 
     with monkeypatch.context() as patch:
-        patch.setattr("gptbigcode_cpu.pipelines.token_steps", record)
+        patch.setattr(pipe.model, "continuations", record)
         pipe(options.pop("prompt", PROMPT), **options)
     return seen[0]
 
@@ -109,13 +109,11 @@ class TestCompletion:
             pipe(long + " x" * 48)
 
     def test_mistakes(self, pipe: TextGenerationPipeline, converted: Callable[[str], Path]) -> None:
-        with pytest.raises(InputError, match="empty"):
-            pipe("")
         with pytest.raises(InputError, match="max_new_tokens"):
             pipe(PROMPT, max_new_token=3)
-        for wrong in (None, 3, b"text", [{"role": "user", "content": "chat"}]):
+        for wrong in (None, 3, b"text", {"role": "user", "content": "chat"}, [3], [[]], [[{"role": "user"}]]):
             with pytest.raises(InputError, match="must be a string"):
-                pipe(wrong)  # type: ignore[call-overload]
+                pipe(wrong)
         with pytest.raises(InputError, match="must be a GenerationConfig"):
             pipe(PROMPT, generation_config={"max_new_tokens": 3})
         with pytest.raises(InputError, match="batch_size"):
@@ -136,6 +134,99 @@ class TestCompletion:
             assert other(PROMPT, **GREEDY) == pipe(PROMPT, **GREEDY)
 
 
+class TestOptions:
+    """Options of transformers' pipeline besides those of generation."""
+
+    def test_prefix(self, pipe: TextGenerationPipeline) -> None:
+        prefix = "import os\n"
+        (whole,) = pipe(prefix + PROMPT, **GREEDY)
+        (result,) = pipe(PROMPT, prefix=prefix, **GREEDY)
+        assert prefix + result["generated_text"] == whole["generated_text"]
+        length = len(pipe.tokenizer.encode(prefix + PROMPT)) - len(pipe.tokenizer.encode(prefix))
+        (limited,) = pipe(PROMPT, prefix=prefix, do_sample=False, max_length=length + 2)
+        assert limited == pipe(PROMPT, prefix=prefix, do_sample=False, max_new_tokens=2)[0]
+
+    def test_ids(self, pipe: TextGenerationPipeline) -> None:
+        (ids,) = pipe(PROMPT, return_tensors=True, **GREEDY)
+        (shown,) = pipe(PROMPT, skip_special_tokens=False, **GREEDY)
+        assert pipe.tokenizer.decode(ids["generated_token_ids"]) == shown["generated_text"]
+        assert ids["generated_token_ids"][: len(pipe.tokenizer.encode(PROMPT))] == pipe.tokenizer.encode(PROMPT)
+
+    def test_stop_sequence(self, pipe: TextGenerationPipeline) -> None:
+        options: dict[str, Any] = {"return_full_text": False, "do_sample": False, "max_new_tokens": 30}
+        new = pipe(PROMPT, **options)[0]["generated_text"]
+        stop = new[7:10]
+        for stops in (stop, ["never written", stop]):
+            cut = pipe(PROMPT, stop_sequence=stops, **options)[0]["generated_text"]
+            assert new.startswith(cut)
+            assert stop in cut
+            assert len(cut) < len(new)
+
+    def test_hole(self, pipe: TextGenerationPipeline) -> None:
+        long = "x = 1\n" * 1000
+        (result,) = pipe(long, handle_long_generation="hole", return_tensors=True, **GREEDY)
+        ids = result["generated_token_ids"]
+        assert len(ids) == 2048
+        assert ids[: 2048 - 12] == pipe.tokenizer.encode(long)[-(2048 - 12) :]
+
+    def test_empty_prompt_is_the_bos_token(self, pipe: TextGenerationPipeline) -> None:
+        tokens = pipe.model.generate([[0]], **GREEDY)[0]
+        assert pipe("", **GREEDY) == [{"generated_text": pipe.tokenizer.decode(tokens, skip_special_tokens=True)}]
+
+    def test_truncation(self, pipe: TextGenerationPipeline) -> None:
+        (result,) = pipe(PROMPT, tokenizer_encode_kwargs={"truncation": True, "max_length": 2}, return_tensors=True, **GREEDY)
+        assert result["generated_token_ids"][:2] == pipe.tokenizer.encode(PROMPT)[:2]
+        assert len(result["generated_token_ids"]) == 2 + 12
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"return_tensors": True, "return_full_text": True}, "return_tensors"),
+            ({"return_text": True, "return_full_text": True}, "return_full_text"),
+            ({"return_text": False}, "return_tensors"),
+            ({"handle_long_generation": "whole"}, "did you mean 'hole'"),
+        ],
+    )
+    def test_contradictions(self, pipe: TextGenerationPipeline, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            pipe(PROMPT, **options)
+        with pytest.raises(InputError, match=message):
+            TextGenerationPipeline(pipe.model, pipe.tokenizer, **options)
+
+
+class TestChat:
+    USER: ClassVar = [{"role": "user", "content": "Reverse a list."}]
+
+    @pytest.fixture
+    def chatty(self, pipe: TextGenerationPipeline, checkpoint_dir: Path) -> TextGenerationPipeline:
+        pytest.importorskip("jinja2")
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint_dir, chat_template="octocoder")
+        return TextGenerationPipeline(pipe.model, tokenizer, **GREEDY)
+
+    def test_answer(self, chatty: TextGenerationPipeline) -> None:
+        prompt = "Question: Reverse a list.\n\nAnswer:"
+        text = chatty(prompt, return_full_text=False)[0]["generated_text"]
+        (result,) = chatty(self.USER)
+        assert result["generated_text"] == [*self.USER, {"role": "assistant", "content": text}]
+        assert chatty(self.USER, return_full_text=False) == [{"generated_text": text}]
+        assert chatty([self.USER, self.USER]) == [[result], [result]]
+        assert chatty([self.USER, prompt])[1] == chatty(prompt)
+        assert "".join(chatty.stream(self.USER)) == text
+
+    def test_continued(self, chatty: TextGenerationPipeline) -> None:
+        chat = [*self.USER, {"role": "assistant", "content": "Use"}]
+        text = chatty("Question: Reverse a list.\n\nAnswer: Use", return_full_text=False)[0]["generated_text"]
+        (result,) = chatty(chat)
+        assert result["generated_text"] == [*self.USER, {"role": "assistant", "content": "Use" + text}]
+        assert chat[-1]["content"] == "Use"
+        (answer,) = chatty(chat, continue_final_message=False)
+        assert len(answer["generated_text"]) == 3
+
+    def test_without_a_template(self, pipe: TextGenerationPipeline) -> None:
+        with pytest.raises(TokenizerError, match="chat template"):
+            pipe(self.USER)
+
+
 class TestStream:
     @pytest.mark.parametrize("options", [GREEDY, {"seed": 2, "max_new_tokens": 40}])
     def test_pieces_join_to_the_text(self, pipe: TextGenerationPipeline, options: dict[str, Any]) -> None:
@@ -147,29 +238,68 @@ class TestStream:
     def test_characters_are_whole(self, pipe: TextGenerationPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
         text = "naïve 🙂 日本"
         ids = pipe.tokenizer.encode(text)
-        monkeypatch.setattr("gptbigcode_cpu.pipelines.token_steps", lambda *_: ({0: token_id} for token_id in ids))
+        steps = "gptbigcode_cpu.pipelines.text_generation.token_steps"
+        monkeypatch.setattr(steps, lambda *_: ({0: [token_id]} for token_id in ids))
         pieces = list(pipe.stream("x"))
         assert "".join(pieces) == text
         assert len(pieces) < len(ids)
 
     def test_mistakes_show_at_the_call(self, pipe: TextGenerationPipeline) -> None:
-        with pytest.raises(InputError):
-            pipe.stream("")
+        with pytest.raises(InputError, match="max_new_tokens"):
+            pipe.stream("x", max_new_token=3)
+        with pytest.raises(InputError, match="one text"):
+            pipe.stream(["x", "y"])
         with pytest.raises(InputError, match="one text"):
             pipe.stream(PROMPT, num_return_sequences=2)
 
 
 class TestFill:
+    def test_long_files_and_other_files(self, pipe: TextGenerationPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+        source = "".join(f"value_{i} = {i}\n" for i in range(3000))
+        text = pipe.fill(source + "x = ", "\n" + source, extra_files={"a.py": source}, max_new_tokens=4)
+        seen: list[list[int]] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(pipe.model, "stream", lambda ids, **_: seen.append(ids) or iter(()))
+            pipe.fill(source + "x = ", "\n" + source, extra_files={"a.py": source})
+        assert 1500 < len(seen[0]) <= 2048 - 256
+        assert seen[0][0] == pipe.tokenizer.convert_tokens_to_ids("<filename>")
+        assert isinstance(text, str)
+
+    def test_options_of_all_calls(self, pipe: TextGenerationPipeline) -> None:
+        own = TextGenerationPipeline(pipe.model, pipe.tokenizer, max_new_tokens=3, do_sample=False, return_full_text=False)
+        assert own.fill("a = ", "\n") == pipe.fill("a = ", "\n", max_new_tokens=3)
+        assert own.fill("a = ", "\n", max_new_tokens=6) == pipe.fill("a = ", "\n", max_new_tokens=6)
+        config = GenerationConfig(max_new_tokens=3)
+        assert pipe.model.fill("a = ", "\n", tokenizer=pipe.tokenizer, generation_config=config) == own.fill("a = ", "\n")
+
+    def test_mistakes(self, pipe: TextGenerationPipeline) -> None:
+        with pytest.raises(InputError, match="did you mean 'psm'"):
+            pipe.fill("a", "b", mode="psn")
+        with pytest.raises(InputError, match="extra_files"):
+            pipe.stream_fill("a", "b", extra_files=["a.py"])
+        with pytest.raises(InputError, match="max_new_tokens"):
+            pipe.stream_fill("a", "b", max_new_token=3)
+        with pytest.raises(ContextLengthError, match="2046"):
+            pipe.stream_fill("a", "b", max_new_tokens=2046)
+        with pytest.raises(InputError, match="generation_config"):
+            pipe.model.fill("a", "b", tokenizer=pipe.tokenizer, generation_config={"max_new_tokens": 3})
+
     def test_continues_the_prompt_of_its_order(self, pipe: TextGenerationPipeline) -> None:
         prefix, suffix = "def add(a, b):\n    ", "\n    return c\n"
-        for order in ("psm", "spm"):
-            prompt = fim.build_prompt(pipe.tokenizer, prefix, suffix, order=order)
+        texts = set()
+        for mode in ("psm", "spm"):
+            prompt = fim.build_prompt(pipe.tokenizer, prefix, suffix, mode=mode)
             stops = fim.stop_token_ids(pipe.tokenizer)
             tokens = list(pipe.model.stream(prompt, max_new_tokens=24, eos_token_id=stops))
-            text = pipe.fill(prefix, suffix, order=order, max_new_tokens=24)
-            assert text == pipe.tokenizer.decode(tokens, skip_special_tokens=True)
-            assert text == "".join(pipe.stream_fill(prefix, suffix, order=order, max_new_tokens=24))
+            gap = fim.MiddleFilter(prefix, suffix)
+            expected = gap.push(pipe.tokenizer.decode(tokens, skip_special_tokens=True)) + gap.flush()
+            text = pipe.fill(prefix, suffix, mode=mode, max_new_tokens=24)
+            assert text == expected
+            assert text == "".join(pipe.stream_fill(prefix, suffix, mode=mode, max_new_tokens=24))
+            assert text == pipe.model.fill(prefix, suffix, tokenizer=pipe.tokenizer, mode=mode, max_new_tokens=24)
             assert text
+            texts.add(text)
+        assert len(texts) == 2
 
     @pytest.mark.parametrize("token", range(6))
     def test_every_special_token_ends_it_unseen(self, pipe: TextGenerationPipeline, token: int) -> None:

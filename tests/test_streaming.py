@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM, generation
+from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM
 from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.generation import prefill
 from gptbigcode_cpu.streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
 from gptbigcode_cpu.tokenizer import AutoTokenizer, GPTBigCodeTokenizer
 
@@ -165,11 +166,11 @@ class TestStreamers:
     def test_reader_learns_of_an_error(
         self, model: GPTBigCodeForCausalLM, tokenizer: GPTBigCodeTokenizer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def failing(*_: Any) -> Iterator[dict[int, int]]:
-            yield {0: 70}
+        def failing(*_: Any, **__: Any) -> Iterator[dict[int, list[int]]]:
+            yield {0: [70]}
             raise RuntimeError("broken")
 
-        monkeypatch.setattr("gptbigcode_cpu.modeling.token_steps", failing)
+        monkeypatch.setattr("gptbigcode_cpu.generation.mixin.token_steps", failing)
         streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=10)
         with pytest.raises(RuntimeError, match="broken"):
             model.generate([[1]], streamer=streamer)
@@ -255,5 +256,5 @@ def test_threads_share_a_model(model: GPTBigCodeForCausalLM, expected: list[int]
 def test_chunks_do_not_change_the_tokens(model: GPTBigCodeForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = list(range(6, 306))
     whole = list(model.stream(prompt, **OPTIONS))
-    monkeypatch.setattr(generation, "CHUNK_TOKENS", 37)
+    monkeypatch.setattr(prefill, "CHUNK_TOKENS", 37)
     assert list(model.stream(prompt, **OPTIONS)) == whole

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ from hypothesis import strategies as st
 
 from gptbigcode_cpu.errors import InputError, ModelNotFoundError, TokenizerError
 from gptbigcode_cpu.incremental import IncrementalDecoder
-from gptbigcode_cpu.tokenizer import AutoTokenizer, GPTBigCodeTokenizer
+from gptbigcode_cpu.tokenizer import AutoTokenizer, BatchEncoding, GPTBigCodeTokenizer
 
 VOCABULARY = 8192
 TEXTS = st.text() | st.text(alphabet="🙂👩‍👩‍👧é日\ufffd\n\t x", max_size=20)
@@ -31,8 +35,8 @@ def tokenizer(checkpoint_dir: Path) -> GPTBigCodeTokenizer:
 def with_added(checkpoint_dir: Path) -> GPTBigCodeTokenizer:
     """With added tokens outside the byte alphabet, special and not."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_dir)
-    tokenizer.backend.add_tokens(["two words", "日本語"])
-    tokenizer.backend.add_special_tokens(["<｜end｜>"])
+    tokenizer.add_tokens(["two words", "日本語"])
+    tokenizer.add_special_tokens({"eos_token": "<｜end｜>"})
     return tokenizer
 
 
@@ -158,7 +162,23 @@ def test_truncation(checkpoint_dir: Path) -> None:
         ({"text": "\ud800"}, "surrogate"),
         ({"text": "a", "padding": "left"}, "padding"),
         ({"text": "a", "return_tensors": "tf"}, "return_tensors"),
-        ({"text": "a", "max_length": 4}, "truncation"),
+        ({"text": "a", "max_length": 4, "truncation": False}, "truncation"),
+        ({"text": "a", "max_length": 4, "padding": True}, "truncation"),
+        ({"text": "a", "stride": 2}, "stride"),
+        ({"text": "a", "max_length": 4, "stride": 4}, "stride"),
+        ({"text": "a", "stride": 2048, "truncation": True}, "stride"),
+        ({"text": "a", "padding": "longst"}, "did you mean 'longest'"),
+        ({"text": "a", "padding_side": "up"}, "padding_side"),
+        ({"text": "a", "pad_to_multiple_of": 0}, "pad_to_multiple_of"),
+        ({"text": "a", "padding": "max_length", "truncation": True, "max_length": 9, "pad_to_multiple_of": 8}, "multiple"),
+        ({"text": "a", "truncation": "first"}, "only_first"),
+        ({"text": "a b c", "truncation": "only_second", "max_length": 1}, "cut"),
+        ({"text": "a b c d", "text_pair": "e f g h", "truncation": True, "max_length": 4, "stride": 2}, "stride"),
+        ({"text": ["a", "b"], "text_pair": ["a"]}, "text_pair"),
+        ({"text": "a", "text_pair": 3}, "text_pair"),
+        ({"text": "a", "is_split_into_words": True}, "list of words"),
+        ({"text": "a", "return_tensor": "np"}, "did you mean 'return_tensors'"),
+        ({"text": "a", "max_lenght": 3}, "did you mean 'max_length'"),
         ({"text": "a", "max_length": 0, "truncation": True}, "positive"),
     ],
 )
@@ -173,12 +193,16 @@ def test_decode_accepts_what_holds_integers(tokenizer: GPTBigCodeTokenizer) -> N
     assert tokenizer.decode(ids[0]) == tokenizer.decode(np.int64(ids[0])) == "def"
     assert tokenizer.decode([]) == ""
     assert tokenizer.batch_decode([ids, ids[:1]]) == ["def f():", "def"]
+    assert tokenizer.decode([ids, ids[:1]]) == ["def f():", "def"]
+    assert tokenizer.decode({"input_ids": ids}) == "def f():"
+    assert tokenizer.batch_decode([]) == []
+    assert tokenizer.batch_decode(ids) == ["def f():"]
     assert tokenizer.batch_decode(np.array([ids, ids])) == ["def f():"] * 2
     assert tokenizer.decode([0, *ids]) == "<|endoftext|>def f():"
     assert tokenizer.decode([0, *ids], skip_special_tokens=True) == "def f():"
 
 
-@pytest.mark.parametrize("ids", [[-1], [2**32], [[1, 2]], [0.5], ["a"], [True]])
+@pytest.mark.parametrize("ids", [[-1], [2**32], [[1, 2**40]], [0.5], ["a"], [True]])
 def test_decode_refuses_what_is_no_id(tokenizer: GPTBigCodeTokenizer, ids: object) -> None:
     with pytest.raises(InputError):
         tokenizer.decode(ids)
@@ -255,3 +279,208 @@ def test_missing_files(tmp_path: Path) -> None:
         AutoTokenizer.from_pretrained(tmp_path)
     with pytest.raises(ModelNotFoundError):
         AutoTokenizer.from_pretrained(tmp_path / "nowhere")
+
+
+class TestBatchEncoding:
+    def test_rows(self, tokenizer: GPTBigCodeTokenizer) -> None:
+        batch = tokenizer(["def f():", "x"], return_length=True)
+        assert batch[1].tokens == batch.tokens(1) == ["x"]
+        assert batch[:1] == {"input_ids": batch.input_ids[:1], "attention_mask": batch.attention_mask[:1], "length": [3]}
+        assert batch.n_sequences == 1
+        assert tokenizer("a", "b").n_sequences == 2
+        with pytest.raises(InputError, match="row 2 does not exist"):
+            batch.tokens(2)
+        with pytest.raises(KeyError):
+            _ = batch["labels"]
+
+    def test_positions_count_from_the_end_too(self, tokenizer: GPTBigCodeTokenizer) -> None:
+        batch = tokenizer(["def f():", "x y"])
+        assert batch.token_to_chars(1, -1) == (1, 3)
+        assert batch.token_to_chars(-1).start == 5
+        assert batch.char_to_token(1, 2) == 1
+        assert batch.word_to_tokens(99) is None
+        assert batch.char_to_token(99) is None
+
+    def test_without_encodings(self, tokenizer: GPTBigCodeTokenizer) -> None:
+        batch = BatchEncoding({"input_ids": [[1, 2]], "scores": [[0.5, 0.25]]})
+        assert not batch.is_fast
+        with pytest.raises(InputError, match="maps no words"):
+            batch.tokens()
+        batch.convert_to_tensors("np")
+        assert (batch.input_ids.dtype, batch.scores.tolist()) == (np.int64, [[0.5, 0.25]])
+        assert BatchEncoding({"input_ids": [1]}).convert_to_tensors("np", prepend_batch_axis=True).input_ids.shape == (1, 1)
+
+    def test_survives_pickling(self, tokenizer: GPTBigCodeTokenizer) -> None:
+        batch = pickle.loads(pickle.dumps(tokenizer(["def f():"])))
+        assert batch.tokens() == tokenizer.tokenize("def f():")
+
+
+class TestAddedTokens:
+    @pytest.fixture
+    def own(self, checkpoint_dir: Path) -> GPTBigCodeTokenizer:
+        return AutoTokenizer.from_pretrained(checkpoint_dir)
+
+    def test_ordinary(self, own: GPTBigCodeTokenizer) -> None:
+        own("cut", truncation=True, split_special_tokens=True)  # makes the second backend, which must learn the tokens too
+        assert own.add_tokens(["two words", "two words"]) == 1
+        for options in ({}, {"truncation": True}, {"split_special_tokens": True}):
+            assert own.encode("two words", **options) == [VOCABULARY], options
+        assert own.decode([VOCABULARY], skip_special_tokens=True) == "two words"
+        assert (len(own), own.vocab_size, own.get_vocab()["two words"]) == (VOCABULARY + 1, VOCABULARY, VOCABULARY)
+        assert own.added_tokens_encoder["two words"] == VOCABULARY
+        assert own.added_tokens_decoder[VOCABULARY].content == "two words"
+
+    def test_special(self, own: GPTBigCodeTokenizer) -> None:
+        assert own.add_special_tokens({"pad_token": "[PAD]", "extra_special_tokens": ["<a>", "<b>"]}) == 3
+        assert (own.pad_token, own.pad_token_id) == ("[PAD]", VOCABULARY)
+        assert own.extra_special_tokens == ["<a>", "<b>"]
+        own.add_special_tokens({"extra_special_tokens": ["<c>"]}, replace_extra_special_tokens=False)
+        assert own.extra_special_tokens_ids == [VOCABULARY + 1, VOCABULARY + 2, VOCABULARY + 3]
+        assert own.decode(own.encode("x<a>[PAD]"), skip_special_tokens=True) == "x"
+        assert own.get_special_tokens_mask([5, VOCABULARY, 0]) == [0, 1, 1]
+        with pytest.raises(InputError, match="did you mean 'pad_token'"):
+            own.add_special_tokens({"pad_tokn": "x"})
+        with pytest.raises(InputError, match="a token is"):
+            own.add_tokens([3])  # type: ignore[list-item]
+
+    def test_roles_are_assigned_by_text_or_id(self, own: GPTBigCodeTokenizer) -> None:
+        own.pad_token_id = 4
+        assert own.pad_token == "<fim_pad>"
+        own.mask_token = "<filename>"
+        assert own.mask_token_id == 5
+        own.pad_token = None
+        assert own.pad_token_id is None
+        with pytest.raises(TokenizerError, match="no token id"):
+            own.sep_token_id = VOCABULARY
+        assert "mask_token" in own.special_tokens_map
+
+    def test_added_tokens_of_tokenizer_config(self, checkpoint_dir: Path, tmp_path: Path) -> None:
+        (tmp_path / "tokenizer.json").write_bytes((checkpoint_dir / "tokenizer.json").read_bytes())
+        token = {"content": "<new>", "lstrip": True, "rstrip": False, "normalized": False, "special": True}
+        config = {"added_tokens_decoder": {str(VOCABULARY): token}, "add_eos_token": True, "eos_token": "<|endoftext|>"}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        own = AutoTokenizer.from_pretrained(tmp_path)
+        assert own.encode("a  <new>") == [*own.encode("a", add_special_tokens=False), VOCABULARY, 0]
+        assert own.num_special_tokens_to_add() == 1
+        assert own("a", "a", return_special_tokens_mask=True).special_tokens_mask == [0, 1, 0, 1]
+        assert own.encode("a b c d e", truncation=True, max_length=3)[-1] == 0
+        assert own.max_len_sentences_pair == own.model_max_length - 2
+
+    def test_copies_are_independent(self, own: GPTBigCodeTokenizer) -> None:
+        other = copy.deepcopy(own)
+        assert pickle.loads(pickle.dumps(own)).encode("def", truncation=True) == own.encode("def")
+        own.add_tokens("two words")
+        assert len(other) == VOCABULARY
+
+
+def test_settings_of_from_pretrained(checkpoint_dir: Path) -> None:
+    own = AutoTokenizer.from_pretrained(checkpoint_dir, padding_side="left", pad_token="<fim_pad>", model_max_length=4)
+    assert own(["a", "a b c d e f"], padding=True, truncation=True).input_ids[0][:3] == [4, 4, 4]
+    assert own.name_or_path == str(checkpoint_dir)
+    with pytest.raises(InputError, match="did you mean 'padding_side'"):
+        AutoTokenizer.from_pretrained(checkpoint_dir, padding_sid="left")
+    with pytest.raises(InputError, match="use_fast"):
+        AutoTokenizer.from_pretrained(checkpoint_dir, use_fast=False)
+
+
+def test_default_outputs(checkpoint_dir: Path) -> None:
+    own = AutoTokenizer.from_pretrained(checkpoint_dir, model_input_names=["input_ids", "token_type_ids"])
+    assert list(own("a")) == ["input_ids", "token_type_ids"]
+    assert list(own("a", return_attention_mask=True, return_token_type_ids=False)) == ["input_ids", "attention_mask"]
+
+
+def test_names_as_text_by_default(checkpoint_dir: Path) -> None:
+    own = AutoTokenizer.from_pretrained(checkpoint_dir, split_special_tokens=True)
+    assert 0 not in own.encode("<|endoftext|>")
+    assert own.encode("<|endoftext|>", split_special_tokens=False) == [0]
+
+
+def test_threads_do_not_see_each_others_truncation(tokenizer: GPTBigCodeTokenizer) -> None:
+    text = "def f(a, b): return a + b " * 20
+
+    def lengths(limit: int | None) -> set[int]:
+        options = {} if limit is None else {"truncation": True, "max_length": limit}
+        return {len(tokenizer.encode(text, **options)) for _ in range(60)}
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lengths, (3, None, 7, None)))
+    whole = len(tokenizer.encode(text))
+    assert results == [{3}, {whole}, {7}, {whole}]
+
+
+def test_a_long_text_is_reported_once(checkpoint_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own = AutoTokenizer.from_pretrained(checkpoint_dir, model_max_length=3)
+    own("a b c d e f", verbose=False)
+    assert not caplog.records
+    own("a b c d e f")
+    own("a b c d e f")
+    assert [record.getMessage() for record in caplog.records] == ["a text has 6 tokens, the model was made for 3"]
+
+
+def test_cleaning_up_is_refused_with_a_warning(tokenizer: GPTBigCodeTokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    ids = tokenizer.encode("x , y .")
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=True) == "x , y ."
+    assert "not applied" in caplog.text
+
+
+def test_unknown_arguments_are_named(tokenizer: GPTBigCodeTokenizer) -> None:
+    for call, near in (
+        (lambda: tokenizer.decode([1], skip_special_token=True), "skip_special_tokens"),
+        (lambda: tokenizer.batch_decode([[1]], skip_special=True), "skip_special_tokens"),
+        (lambda: tokenizer.pad({"input_ids": [1]}, pading=True), "padding"),
+        (lambda: tokenizer.encode("x", add_special_token=True), "add_special_tokens"),
+        (lambda: tokenizer.tokenize("x", truncate=True), "truncation"),
+    ):
+        with pytest.raises(InputError, match=f"did you mean '{near}'"):
+            call()
+
+
+def test_fim_tokens(tokenizer: GPTBigCodeTokenizer, checkpoint_dir: Path, tmp_path: Path) -> None:
+    ids = (tokenizer.fim_prefix_id, tokenizer.fim_middle_id, tokenizer.fim_suffix_id, tokenizer.fim_pad_id)
+    assert ids == (1, 2, 3, 4)
+    text = (checkpoint_dir / "tokenizer.json").read_text(encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text(text.replace("<fim_", "<fim-").replace("<fim-pad>", "<other>"), encoding="utf-8")
+    santacoder = AutoTokenizer.from_pretrained(tmp_path)
+    assert (santacoder.fim_prefix_id, santacoder.fim_middle_id, santacoder.fim_pad_id) == (1, 2, None)
+
+
+def test_pad_gives_what_it_was_given(tokenizer: GPTBigCodeTokenizer, checkpoint_dir: Path) -> None:
+    own = AutoTokenizer.from_pretrained(checkpoint_dir, pad_token="<fim_pad>")
+    padded = own.pad({"input_ids": [np.array([7, 8]), np.array([9])]})
+    assert isinstance(padded.input_ids, np.ndarray)
+    assert padded.input_ids.tolist() == [[7, 8], [9, 4]]
+    assert own.pad({"input_ids": [[7]]}, padding=False, return_attention_mask=False) == {"input_ids": [[7]]}
+    with pytest.raises(InputError, match="input_ids"):
+        own.pad({"ids": [1]})
+    with pytest.raises(InputError, match="numbers of rows"):
+        own.pad({"input_ids": [[1], [2]], "labels": [[1]]})
+    with pytest.raises(TokenizerError, match="pad_token"):
+        tokenizer.pad({"input_ids": [[1], [2, 3]]})
+
+
+def test_upload(checkpoint_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+
+    class Api:
+        def __init__(self, token: object = None) -> None:
+            seen["token"] = token
+
+        def create_repo(self, repo_id: str, **_: object) -> SimpleNamespace:
+            return SimpleNamespace(repo_id=f"me/{repo_id}")
+
+        def upload_folder(self, *, folder_path: Path, **given: object) -> SimpleNamespace:
+            seen.update(given, files=sorted(path.name for path in folder_path.iterdir()))
+            return SimpleNamespace(pr_url=None, commit_url="https://commit")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint_dir, chat_template="octocoder")
+    assert tokenizer.push_to_hub("mine", token="secret") == "https://commit"
+    assert seen["files"] == ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"]
+    assert (seen["repo_id"], seen["token"], seen["commit_message"]) == ("me/mine", "secret", "Upload tokenizer")
+    tokenizer.save_pretrained(tmp_path / "named", push_to_hub=True, commit_message="Again")
+    assert (seen["repo_id"], seen["commit_message"]) == ("me/named", "Again")
+    with pytest.raises(InputError, match="did you mean 'repo_id'"):
+        tokenizer.save_pretrained(tmp_path / "named", repo_i="x")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        tokenizer.save_pretrained(tmp_path / "file")

@@ -6,4 +6,5 @@ PYBIND11_MODULE(_core, module) {
   gptbigcode::register_kernels(module);
   gptbigcode::register_model(module);
   gptbigcode::register_sampler(module);
+  gptbigcode::register_suffix_index(module);
 }

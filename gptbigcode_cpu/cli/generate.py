@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +25,7 @@ from gptbigcode_cpu.errors import InputError
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import GPTBigCodeTokenizer
+    from gptbigcode_cpu.fim import MiddleFilter
 
 _DEFAULT_NEW_TOKENS = 128
 _DEMO_NOTE = (
@@ -72,6 +74,17 @@ def _pieces(run: _Run, tokens: Iterator[int], tokenizer: GPTBigCodeTokenizer, en
     yield decoder.flush()
 
 
+def _inside(pieces: Iterator[str], gap: MiddleFilter, run: _Run) -> Iterator[str]:
+    """The text as far as it belongs into the gap."""
+    for piece in pieces:
+        yield gap.push(piece)
+        if gap.done:
+            run.stopped = True
+            return
+    yield gap.flush()
+    run.stopped |= gap.done
+
+
 def until_stop(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[tuple[str, bool]]:
     """Pass text on up to the first stop string; what may be the beginning of one is held back.
 
@@ -104,6 +117,13 @@ def _read_prompt(prompt: str) -> str:
     return prompt
 
 
+def _read_file(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeError as error:
+        raise InputError(f"{path} is not UTF-8 text") from error
+
+
 def _sampling_options(
     temperature: float | None, top_k: int | None, top_p: float | None, min_p: float | None, seed: int | None
 ) -> dict[str, Any]:
@@ -123,6 +143,19 @@ def _sampling_options(
 @click.argument("prompt")
 @click.option("-m", "--model", default="demo", show_default=True, help="Directory (converted or not), Hub id, or demo.")
 @click.option("--fill", is_flag=True, help="Fill in the middle: write what belongs where PROMPT says <cursor>.")
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "psm", "spm"]),
+    help="With --fill: the order of the parts in the prompt.  [default: auto, the one that suits the model]",
+)
+@click.option(
+    "--extra-file",
+    "extra_files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="With --fill: another file to learn from, the most relevant last; may be given several times.",
+)
+@click.option("--repo-name", metavar="OWNER/NAME", help="With --extra-file: the repository of the files.")
 @click.option("--new-only", is_flag=True, help="Print only the new text, not the prompt around it.")
 @click.option(
     "-n", "--max-new-tokens", type=click.IntRange(min=1), help=f"Tokens to write at most.  [default: {_DEFAULT_NEW_TOKENS}]"
@@ -147,6 +180,9 @@ def generate(
     prompt: str,
     model: str,
     fill: bool,
+    mode: str | None,
+    extra_files: tuple[str, ...],
+    repo_name: str | None,
     new_only: bool,
     max_new_tokens: int | None,
     temperature: float | None,
@@ -173,14 +209,20 @@ def generate(
       gptbigcode-cpu generate -m ./starcoder-1b-int4 --temperature 0.2 --top-p 0.95 "def quicksort("
       gptbigcode-cpu generate --fill "def add(a, b):\\n    return <cursor>\\n"
       gptbigcode-cpu generate --fill - < draft.py > complete.py
+      gptbigcode-cpu generate --fill --extra-file utils.py - < draft.py
       gptbigcode-cpu generate --json --stop $'\\n\\n' "import numpy as"
     """
     options = _sampling_options(temperature, top_k, top_p, min_p, seed)
+    if not fill and (mode or extra_files):
+        raise click.UsageError("--mode and --extra-file need --fill.")
+    if repo_name and not extra_files:
+        raise click.UsageError("--repo-name needs --extra-file.")
     if "" in stops:
         raise click.UsageError("--stop needs a text that is not empty.")
     if repetition_penalty is not None:
         options["repetition_penalty"] = repetition_penalty
     text = _read_prompt(prompt)
+    files = [(path, _read_file(path)) for path in extra_files]
 
     from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, fim, hub
 
@@ -195,15 +237,20 @@ def generate(
     )
     load_s = time.perf_counter() - load_start
 
-    end_tokens = {*loaded.resolve_options(None, options).eos_token_ids}
+    gap = None
     if fill:
-        prompt_ids = fim.build_prompt(tokenizer, before, after)
-        end_tokens |= {*fim.stop_token_ids(tokenizer)}
+        gap = fim.MiddleFilter(before, after)
+        options["max_new_tokens"] = max_new_tokens or _DEFAULT_NEW_TOKENS
+        chosen: Any = mode or "auto"
+        request = fim.plan_fill(
+            loaded, tokenizer, before, after, extra_files=files, repo_name=repo_name, mode=chosen, options=options
+        )
+        prompt_ids, options, mode = request.prompt_ids, request.options, request.mode
     else:
         prompt_ids = tokenizer.encode(before)
-    options["eos_token_id"] = sorted(end_tokens)
-    room = loaded.config.n_positions - len(prompt_ids)
-    options["max_new_tokens"] = max_new_tokens or max(1, min(_DEFAULT_NEW_TOKENS, room))
+        options["eos_token_id"] = [*loaded.resolve_options(None, options).eos_token_ids]
+        room = loaded.config.n_positions - len(prompt_ids)
+        options["max_new_tokens"] = max_new_tokens or max(1, min(_DEFAULT_NEW_TOKENS, room))
 
     tokens = loaded.stream(prompt_ids, **options)  # checks everything; computes when it is iterated
 
@@ -212,7 +259,10 @@ def generate(
     written = []
     if echo:
         click.echo(before, nl=False)
-    for piece, stop_follows in until_stop(_pieces(run, tokens, tokenizer, options["eos_token_id"]), stops):
+    pieces = _pieces(run, tokens, tokenizer, options["eos_token_id"])
+    if gap is not None:
+        pieces = _inside(pieces, gap, run)
+    for piece, stop_follows in until_stop(pieces, stops):
         run.stopped |= stop_follows
         written.append(piece)
         if not as_json:
@@ -227,6 +277,7 @@ def generate(
             "prompt_tokens": len(prompt_ids),
             "new_tokens": len(run.tokens),
             "seed": options.get("seed"),
+            **({"mode": mode} if fill else {}),
             "model": model,
             "dtype": loaded.dtype,
             "kv_dtype": loaded.kv_dtype,

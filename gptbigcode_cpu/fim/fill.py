@@ -1,0 +1,192 @@
+"""Filling a gap with a model: options, prompt, and the text that comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.errors import ConfigError, ContextLengthError, InputError
+from gptbigcode_cpu.fim.hygiene import MiddleFilter
+from gptbigcode_cpu.fim.prompt import ExtraFiles, build_prompt
+from gptbigcode_cpu.fim.tokens import Mode, stop_token_ids
+from gptbigcode_cpu.generation import Call, GenerationConfig, merged_options
+from gptbigcode_cpu.incremental import IncrementalDecoder
+from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu.modeling import GPTBigCodeForCausalLM
+
+# The middle of a given text is less open than its continuation: the most probable one is wanted.
+DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "do_sample": False}
+# What `stream` takes that is no option.
+CALL_ARGUMENTS = frozenset(item.name for item in fields(Call)) - {"torch", "negative_prompts", "tokenizer"}
+# The key of a config.json that says which order was measured better on the checkpoint.
+MODE_KEY = "fim_mode"
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A fill-in-the-middle request, ready to run.
+
+    Attributes:
+        prompt_ids: The prompt.
+        options: Options for `generate` or `stream`.
+        mode: The order of the prompt, ``"psm"`` or ``"spm"``.
+    """
+
+    prompt_ids: list[int]
+    options: dict[str, Any]
+    mode: Mode
+
+
+def preferred_mode(config: GPTBigCodeConfig) -> Mode:
+    """The order that ``"auto"`` stands for: ``fim_mode`` of the checkpoint's ``config.json``, else ``"psm"``.
+
+    Raises:
+        ConfigError: ``fim_mode`` is something else.
+    """
+    value: Any = getattr(config, MODE_KEY, None) or "psm"
+    if value not in ("psm", "spm"):
+        raise ConfigError(f"{MODE_KEY} must be 'psm' or 'spm', not {value!r}")
+    mode: Mode = value
+    return mode
+
+
+def plan_fill(
+    model: GPTBigCodeForCausalLM,
+    tokenizer: GPTBigCodeTokenizer,
+    prefix: str,
+    suffix: str,
+    *,
+    extra_files: ExtraFiles | None = None,
+    repo_name: str | None = None,
+    mode: Mode = "auto",
+    options: Mapping[str, Any] | None = None,
+) -> Fill:
+    """The prompt, cut so that the new tokens fit behind it, and the options. Arguments and errors as in `FillMixin.fill`."""
+    call = {"tokenizer": tokenizer, **{name: value for name, value in (options or {}).items() if name in CALL_ARGUMENTS}}
+    asked = {name: value for name, value in (options or {}).items() if name not in CALL_ARGUMENTS}
+    given = merged_options(model.generation_config.set_options(), asked)
+    merged = {**DEFAULTS, **given}
+    n_positions = model.config.n_positions
+    if "max_new_tokens" in given:
+        room = n_positions - merged["max_new_tokens"]
+    elif "max_length" in given:
+        del merged["max_new_tokens"]
+        room = min(n_positions, merged["max_length"]) * 3 // 4
+    else:
+        merged["max_new_tokens"] = min(DEFAULTS["max_new_tokens"], n_positions // 2)
+        room = n_positions - merged["max_new_tokens"]
+    if room < 3:
+        raise ContextLengthError(
+            f"{merged.get('max_new_tokens', merged.get('max_length'))} new tokens leave no room for a prompt "
+            f"in {n_positions} positions; ask for fewer"
+        )
+    mode = preferred_mode(model.config) if mode == "auto" else mode
+    prompt = build_prompt(
+        tokenizer, prefix, suffix, mode=mode, extra_files=extra_files, repo_name=repo_name, max_tokens=room
+    )
+    ends = model.resolve_options(None, merged).eos_token_ids
+    merged["eos_token_id"] = sorted({*ends, *stop_token_ids(tokenizer)})
+    return Fill(prompt, merged | call, mode)
+
+
+class FillMixin:
+    """Filling in the middle, for a model that can `stream`."""
+
+    def fill(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        tokenizer: GPTBigCodeTokenizer,
+        extra_files: ExtraFiles | None = None,
+        repo_name: str | None = None,
+        mode: Mode = "auto",
+        generation_config: GenerationConfig | None = None,
+        **options: Any,
+    ) -> str:
+        """Write what belongs between `prefix` and `suffix`.
+
+        The text ends where it begins to repeat the suffix, at a blank line followed by less indentation, and at any special
+        token. Texts that are too long are cut to what is near the cursor, see `fim.build_prompt`.
+
+        Args:
+            prefix: The text before the cursor.
+            suffix: The text after it.
+            tokenizer: The tokenizer of the model.
+            extra_files: Other files to learn from, ``{path: text}`` or ``[(path, text), ...]``, the most relevant last.
+            repo_name: The repository of the files.
+            mode: Order of the parts in the prompt: ``"psm"``, ``"spm"``, or ``"auto"`` for the one that ``fim_mode`` in the
+                checkpoint's ``config.json`` names, psm without it.
+            generation_config: Options; the default is greedy and up to 256 tokens.
+            **options: Fields of `GenerationConfig`, and the other arguments of `stream`.
+
+        Returns:
+            The new text.
+
+        Raises:
+            TokenizerError: The model was not trained to fill in the middle.
+            InputError: An unknown mode or option, or a bad value.
+            ContextLengthError: The requested tokens leave no room for a prompt.
+        """
+        pieces = self.stream_fill(
+            prefix,
+            suffix,
+            tokenizer=tokenizer,
+            extra_files=extra_files,
+            repo_name=repo_name,
+            mode=mode,
+            generation_config=generation_config,
+            **options,
+        )
+        return "".join(pieces)
+
+    def stream_fill(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        tokenizer: GPTBigCodeTokenizer,
+        extra_files: ExtraFiles | None = None,
+        repo_name: str | None = None,
+        mode: Mode = "auto",
+        generation_config: GenerationConfig | None = None,
+        **options: Any,
+    ) -> Iterator[str]:
+        """`fill`, piece by piece. Errors are raised by the call; closing the iterator stops the work."""
+        if generation_config is not None:
+            if not isinstance(generation_config, GenerationConfig):
+                raise InputError(f"generation_config must be a GenerationConfig, not {type(generation_config).__name__}")
+            options = merged_options(generation_config.set_options(), options)
+        model: Any = self
+        plan = plan_fill(
+            model,
+            tokenizer,
+            prefix,
+            suffix,
+            extra_files=extra_files,
+            repo_name=repo_name,
+            mode=mode,
+            options=options,
+        )
+        tokens = model.stream(plan.prompt_ids, **plan.options)
+        return middle(tokens, tokenizer, MiddleFilter(prefix, suffix), plan.options["eos_token_id"])
+
+
+def middle(
+    tokens: Iterator[int], tokenizer: GPTBigCodeTokenizer, gap: MiddleFilter, stops: list[int]
+) -> Iterator[str]:
+    """The text of new tokens, as far as it belongs into the gap."""
+    decoder = IncrementalDecoder(tokenizer)
+    for token in tokens:
+        if token in stops:
+            break
+        if piece := gap.push(decoder.push(token)):
+            yield piece
+        if gap.done:
+            return
+    if rest := gap.push(decoder.flush()) + gap.flush():
+        yield rest

@@ -1,0 +1,113 @@
+"""The caller's logits processors and stopping criteria: any callables, on numpy arrays or on torch tensors."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptbigcode_cpu.arrays import is_torch, to_torch
+from gptbigcode_cpu.errors import InputError
+
+from .processors import Ids, LogitsProcessor, Scores
+
+
+def wants_torch(function: object, by_default: bool) -> bool:
+    """Whether a callable works on torch tensors: one of transformers does, one of this package does not.
+
+    Args:
+        function: The callable.
+        by_default: The answer for others, whose callers pass the kind of array that they use themselves.
+    """
+    homes = {base.__module__.partition(".")[0] for base in type(function).__mro__}
+    if "transformers" in homes or "torch" in homes:
+        return True
+    return by_default and "gptbigcode_cpu" not in homes
+
+
+def to_numpy(value: Any) -> Any:
+    """The numpy array of a torch tensor; anything else as it is."""
+    return value.detach().cpu().numpy() if is_torch(value) else value
+
+
+class ForeignProcessor(LogitsProcessor):
+    """A caller's processor, called with the arrays it wants, its result checked.
+
+    Args:
+        function: Takes ``input_ids`` and ``scores``, returns scores.
+        torch: Whether it is given torch tensors.
+
+    Raises:
+        InputError: It is not callable or needs further arguments.
+        MissingDependencyError: It needs torch, which is not installed.
+    """
+
+    def __init__(self, function: Callable[..., Any], torch: bool) -> None:
+        self.class_name = type(function).__name__
+        if not callable(function):
+            raise InputError(f"a logits processor is a function of input_ids and scores, not {function!r}")
+        _check_arguments(function, f"the logits processor {self.class_name}")
+        self._function, self._torch = function, torch
+        if torch:
+            to_torch(np.zeros(1))  # that torch is missing shows here
+
+    def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
+        given = (to_torch(input_ids.copy()), to_torch(scores.copy())) if self._torch else (input_ids.copy(), scores.copy())
+        result = np.asarray(to_numpy(self._function(*given)))
+        if result.shape != scores.shape or result.dtype.kind != "f":
+            raise InputError(
+                f"the logits processor {self.class_name} must return floating-point scores of the shape {list(scores.shape)}, "
+                f"not {result.dtype} {list(result.shape)}"
+            )
+        return np.ascontiguousarray(result, dtype=np.float32)
+
+
+class ForeignCriterion:
+    """A caller's stopping criterion, called with the arrays it wants, its result checked.
+
+    Args:
+        function: Takes ``input_ids`` and ``scores`` (a tuple of arrays per step, or None), returns whether rows are finished.
+        torch: Whether it is given torch tensors.
+
+    Raises:
+        InputError: It is not callable.
+        MissingDependencyError: It needs torch, which is not installed.
+    """
+
+    def __init__(self, function: Callable[..., Any], torch: bool) -> None:
+        self.class_name = type(function).__name__
+        if not callable(function):
+            raise InputError(f"a stopping criterion is a function of input_ids and scores, not {function!r}")
+        self._function, self._torch = function, torch
+        if torch:
+            to_torch(np.zeros(1))
+
+    def __call__(self, input_ids: Ids, scores: Sequence[Scores] | None) -> NDArray[np.bool_]:
+        """Whether each row is finished, bool ``[rows]``."""
+        history = None if scores is None else tuple(to_torch(step) if self._torch else step for step in scores)
+        answer = np.asarray(to_numpy(self._function(to_torch(input_ids.copy()) if self._torch else input_ids.copy(), history)))
+        try:
+            return np.broadcast_to(answer.reshape(-1) != 0, len(input_ids))
+        except ValueError as error:
+            raise InputError(
+                f"the stopping criterion {self.class_name} must return one truth value per row, {len(input_ids)}, "
+                f"not an array of the shape {list(answer.shape)}"
+            ) from error
+
+
+def _check_arguments(function: Callable[..., Any], what: str) -> None:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # a built-in without a signature
+        return
+    needed = [
+        parameter.name
+        for parameter in parameters[2:]
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if needed:
+        raise InputError(f"{what} needs {', '.join(needed)}; it is given input_ids and scores only")

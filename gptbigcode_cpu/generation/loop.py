@@ -1,0 +1,270 @@
+"""The decoding loop: prompts in, steps of new tokens out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptbigcode_cpu.errors import FormatError, InputError
+
+from .call import Call, Rules
+from .chain import Chain
+from .config import GenerationConfig
+from .prefill import prefill
+from .speculative import NO_DRAFT, Draft, Drafter, make_drafter
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu import _core
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Row:
+    """One sequence while it is being written."""
+
+    index: int
+    cache: _core.KVCache  # of all tokens but the last, which the next step runs
+    ids: NDArray[np.int32]  # padding, prompt and output; the part beyond `length` is free
+    pads: int
+    prompt_length: int  # of padding and prompt
+    length: int
+    chain: Chain
+    sampler: _core.Sampler
+    seed: int
+    finished: bool = False
+
+    @property
+    def tokens(self) -> NDArray[np.int32]:
+        """Prompt and output."""
+        return self.ids[self.pads : self.length]
+
+    @property
+    def room(self) -> int:
+        """Tokens that may still be written."""
+        return len(self.ids) - self.length
+
+    def add(self, token: int) -> None:
+        """Write a token."""
+        self.ids[self.length] = token
+        self.length += 1
+
+
+@dataclass
+class Record:
+    """What `output_scores` and `output_logits` return: one array ``[rows, vocab]`` per step each."""
+
+    scores: list[Logits] = field(default_factory=list)
+    logits: list[Logits] = field(default_factory=list)
+
+
+def token_steps(
+    core: _core.Model,
+    prompts: Sequence[NDArray[np.int32]],
+    limits: Sequence[int],
+    config: GenerationConfig,
+    call: Call | None = None,
+    *,
+    width: int = 0,
+    first_row: int = 0,
+    max_rows: int | None = None,
+    record: Record | None = None,
+) -> Iterator[dict[int, list[int]]]:
+    """Continue several prompts in one ragged batch; rows that are finished leave it.
+
+    A row's tokens depend on its prompt, the options and its own number only, not on the other rows.
+
+    Args:
+        core: The model.
+        prompts: int32 ``[t_i]``, valid and not empty.
+        limits: New tokens per prompt at most, >= 1.
+        config: All options, defaults included.
+        call: The other arguments.
+        width: Tokens of padding and prompt, where lengths are counted with the padding.
+        first_row: Number of the first row, for its seed.
+        max_rows: Rows that run together; the others wait for a place. Default: all.
+        record: Collects scores and logits.
+
+    Yields:
+        Per step the new tokens, usually one, of each row that is not finished yet; row ``i * num_return_sequences + j`` is
+        sequence j of prompt i. Closing the iterator stops the work.
+
+    Raises:
+        InputError: The options exclude every token, or an argument is wrong.
+        FormatError: The logits are NaN.
+    """
+    copies = config.num_return_sequences or 1
+    run = _Run(core, config, call or Call(), len(prompts) * copies, record)  # a mistake shows at the call
+    return _steps(run, prompts, limits, width, first_row, max_rows)
+
+
+def _steps(
+    run: _Run, prompts: Sequence[NDArray[np.int32]], limits: Sequence[int], width: int, first_row: int, max_rows: int | None
+) -> Iterator[dict[int, list[int]]]:
+    config, copies = run.config, run.config.num_return_sequences or 1
+    seed = int.from_bytes(os.urandom(8), "little") if config.seed is None else int(config.seed)
+    waiting = list(range(len(prompts)))
+    rows: list[Row] = []
+    logits: list[Logits] = []
+    while True:
+        room = len(waiting) * copies if max_rows is None else max_rows - len(rows)
+        admitted = waiting[: max(room // copies, int(not rows))]
+        del waiting[: len(admitted)]
+        for i, (cache, last) in zip(admitted, prefill(run.core, [prompts[i] for i in admitted]), strict=True):
+            for copy in range(copies):
+                index = i * copies + copy
+                own_seed = row_seed(seed, first_row + index)
+                rows.append(run.row(index, cache.fork() if copy else cache, prompts[i], width, limits[i], own_seed))
+                logits.append(last[None])
+        yield run.advance(rows, logits)
+        rows = run.remaining(rows)
+        if not rows and not waiting:
+            return
+        logits = run.forward(rows)
+
+
+class _Run:
+    """One call of `token_steps`."""
+
+    def __init__(self, core: _core.Model, config: GenerationConfig, call: Call, n_rows: int, record: Record | None) -> None:
+        self.core, self.config, self._record = core, config, record
+        self._rules = Rules(config, call, core)
+        self._drafter: Drafter | None = make_drafter(config, call)
+        # Functions of the caller that expect a rectangular batch get one: finished rows go on with the fill token.
+        self._lockstep = self._rules.needs_whole_batch and n_rows > 1
+        if self._lockstep and self._drafter is not None:
+            raise InputError(
+                "with assistant_model or prompt_lookup_num_tokens rows do not advance together, so output_scores, "
+                "output_logits, and functions in logits_processor and stopping_criteria need a batch of one"
+            )
+        self._drafts: list[Draft] = []
+
+    def row(self, index: int, cache: _core.KVCache, prompt: NDArray[np.int32], width: int, limit: int, seed: int) -> Row:
+        """A row at its beginning."""
+        from gptbigcode_cpu import _core
+
+        pads = max(0, width - len(prompt))
+        ids = np.full(pads + len(prompt) + limit, self._rules.fill, dtype=np.int32)
+        prompt_length = pads + len(prompt)
+        ids[pads:prompt_length] = prompt
+        chain = self._rules.chain(prompt_length, len(ids))
+        sampler = _core.Sampler(seed=seed, **chain.sampler_options)
+        row = Row(index, cache, ids, pads, prompt_length, prompt_length, chain, sampler, seed)
+        self._drafts.append(NO_DRAFT)
+        if self._drafter is not None:
+            self._drafter.begin(row)
+        return row
+
+    def advance(self, rows: Sequence[Row], logits: Sequence[Logits]) -> dict[int, list[int]]:
+        """Choose the next tokens, and find out which rows are finished.
+
+        Args:
+            rows: The rows.
+            logits: float32 ``[tokens of the draft + 1, vocab]`` of each.
+        """
+        if self._lockstep:
+            return self._advance_together(rows, np.concatenate(logits))
+        step = {}
+        for row, row_logits, draft in zip(rows, logits, self._drafts, strict=True):
+            step[row.index] = self._verify(row, row_logits, draft)
+        return step
+
+    def remaining(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows that go on."""
+        if self._lockstep:
+            return [] if all(row.finished for row in rows) else list(rows)
+        return [row for row in rows if not row.finished]
+
+    def forward(self, rows: Sequence[Row]) -> list[Logits]:
+        """Run the last token and the draft of every row."""
+        self._drafts = [NO_DRAFT] * len(rows) if self._drafter is None else self._drafter.propose(rows)
+        if not rows:
+            return []
+        tokens = [
+            np.concatenate([row.ids[row.length - 1 : row.length], draft.tokens]) if len(draft.tokens) else row.tokens[-1:]
+            for row, draft in zip(rows, self._drafts, strict=True)
+        ]
+        counts = [len(part) for part in tokens]
+        start = time.perf_counter()
+        logits = self.core.forward([row.cache for row in rows], tokens, counts)
+        if self._drafter is None:
+            return list(logits[:, None])
+        self._drafter.measured(sum(counts), time.perf_counter() - start)
+        return np.split(logits, np.cumsum(counts)[:-1])
+
+    def _verify(self, row: Row, logits: Logits, draft: Draft) -> list[int]:
+        """Choose tokens as long as they are those of the draft, and one more."""
+        tokens: list[int] = []
+        for position, row_logits in enumerate(logits):
+            drafted = int(draft.tokens[position]) if position < len(draft.tokens) else None
+            if drafted is not None and draft.probabilities is not None:
+                assert self._drafter is not None
+                scores = row.chain.complete([row], row.ids[None, : row.length].astype(np.int64), row_logits[None])[0]
+                token = self._drafter.accept(row, drafted, scores, draft.probabilities[position])
+                self._keep(row_logits[None], scores[None])
+            else:
+                token = self._choose([row], row_logits[None])[0]
+            row.add(token)
+            tokens.append(token)
+            row.finished = self._is_finished([row])[0]
+            if row.finished or token != drafted:
+                break
+        if self._drafter is not None:
+            self._drafter.verified(row, draft, tokens)
+            if not row.finished:
+                row.cache.truncate(row.length - row.pads - 1)
+        return tokens
+
+    def _advance_together(self, rows: Sequence[Row], logits: Logits) -> dict[int, list[int]]:
+        chosen = self._choose(rows, logits)
+        tokens = [self._rules.fill if row.finished else token for row, token in zip(rows, chosen, strict=True)]
+        for row, token in zip(rows, tokens, strict=True):
+            row.add(token)
+        for row, finished in zip(rows, self._is_finished(rows), strict=True):
+            row.finished |= finished
+        return {row.index: [token] for row, token in zip(rows, tokens, strict=True)}
+
+    def _choose(self, rows: Sequence[Row], logits: Logits) -> list[int]:
+        """The next token of rows of equal length."""
+        chain = rows[0].chain
+        scores = logits
+        if not chain.is_native or self._record is not None:
+            ids = np.stack([row.ids[: row.length] for row in rows]).astype(np.int64)
+            scores = chain.before_sampler(rows, ids, logits)
+            if self._record is not None:
+                self._keep(logits, chain.instead_of_sampler(rows, ids, scores))
+        return [_sample(row, row_scores) for row, row_scores in zip(rows, scores, strict=True)]
+
+    def _keep(self, logits: Logits, scores: Logits) -> None:
+        if self._record is not None:
+            self._record.logits.append(logits.copy())
+            self._record.scores.append(scores)
+
+    def _is_finished(self, rows: Sequence[Row]) -> list[bool]:
+        finished = [not row.room or int(row.ids[row.length - 1]) in self._rules.eos for row in rows]
+        if self._rules.criteria:
+            ids = np.stack([row.ids[: row.length] for row in rows]).astype(np.int64)
+            history = self._record.scores if self._record is not None and self.config.output_scores else None
+            for criterion in self._rules.criteria:
+                finished = [bool(now or before) for now, before in zip(criterion(ids, history), finished, strict=True)]
+        return finished
+
+
+def _sample(row: Row, scores: Logits) -> int:
+    try:
+        return row.sampler.sample(scores, row.tokens)
+    except ValueError as error:
+        if np.isnan(scores).any():
+            raise FormatError("the model computes NaN, so its weights are damaged; convert the checkpoint again") from error
+        raise InputError(f"no token can be chosen: {error}; look at logit_bias and the logits processors") from error
+
+
+def row_seed(seed: int, row: int) -> int:
+    """A seed per row: steps of the 64-bit golden ratio, the increments of SplitMix64, never repeat."""
+    return (seed + row * 0x9E3779B97F4A7C15) % 2**64

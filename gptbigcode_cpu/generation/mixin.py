@@ -1,0 +1,429 @@
+"""The methods of a language model that write text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptbigcode_cpu.arrays import is_torch, to_torch
+from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.errors import ContextLengthError, InputError
+from gptbigcode_cpu.streamers import BaseStreamer, Streamer
+
+from .call import Call
+from .config import DEFAULTS, GenerationConfig, logger, merged_options
+from .loop import Record, token_steps
+from .options import RULES, refuse
+from .outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput, ModelOutput
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu import _core
+    from gptbigcode_cpu.modeling import _Batch
+
+# Tokens generated when nothing says how many, as in transformers.
+DEFAULT_NEW_TOKENS = 20
+
+
+class GenerationMixin:
+    """`generate` and its relatives, for a class that has the model.
+
+    Attributes:
+        config: The checkpoint's configuration.
+        generation_config: Options that hold where a call says nothing else; may be changed.
+        core: The compiled model.
+    """
+
+    config: GPTBigCodeConfig
+    generation_config: GenerationConfig
+    core: _core.Model
+
+    def _batch(self, input_ids: Any, attention_mask: Any, padding_token: int | None = None) -> _Batch:
+        raise NotImplementedError
+
+    def prompt(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
+        """The checked form of one prompt, int32 ``[tokens]``."""
+        raise NotImplementedError
+
+    def generate(
+        self,
+        inputs: Any = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: Sequence[Callable[..., Any]] | None = None,
+        stopping_criteria: Sequence[Callable[..., Any]] | None = None,
+        prefix_allowed_tokens_fn: Callable[[int, Any], Sequence[int]] | None = None,
+        synced_gpus: bool | None = None,
+        assistant_model: Any = None,
+        streamer: Streamer | None = None,
+        negative_prompt_ids: Any = None,
+        negative_prompt_attention_mask: Any = None,
+        *,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        tokenizer: Any = None,
+        json_schema: Any = None,
+        regex: str | None = None,
+        grammar: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Continue every row of a batch.
+
+        Args:
+            inputs: Token ids ``[batch, tokens]``: list, numpy array or torch tensor; `input_ids` is another name. Without a
+                prompt the bos token is one.
+            generation_config: Options; what it does not set comes from the model's own.
+            logits_processor: Functions of the tokens, int64 ``[rows, tokens]``, and the scores, float32 ``[rows, vocab]``, that
+                return new scores. They are applied after those of the options and before those of sampling. Processors
+                of transformers, and all functions if the prompt is a torch tensor, are given torch tensors.
+            stopping_criteria: Functions of the tokens and the scores of every step (None without `output_scores`) that
+                return which rows are finished.
+            prefix_allowed_tokens_fn: Function of a prompt's number and the tokens ``[tokens]`` so far that returns the tokens
+                allowed next.
+            synced_gpus: Must be None or False.
+            assistant_model: A smaller model with the same tokenizer that guesses tokens; changes the speed only.
+            streamer: Receives the prompt and then every step's tokens.
+            negative_prompt_ids: For `guidance_scale`: a prompt for every row, or one for all.
+            negative_prompt_attention_mask: Its mask, as `attention_mask`.
+            input_ids: Another name for `inputs`.
+            attention_mask: ``[batch, tokens]``, 0 for padding (or False), on either side. Without one, pad tokens are taken for
+                padding if the pad token is no end token, as in transformers.
+            token_type_ids: Ignored; some tokenizers produce them.
+            tokenizer: Needed by `stop_strings` and the next three.
+            json_schema: Write JSON that follows this schema, a dict or its text; True: any JSON.
+            regex: Write a text that matches this regular expression.
+            grammar: Write a text of this grammar, in the format of Lark.
+            **options: Fields of `GenerationConfig`; they win over everything else.
+
+        Returns:
+            int64 ``[batch * num_return_sequences, tokens]``, prompt included; rows that ended early are filled with the
+            pad token. A torch tensor if the prompt is one, else a numpy array. With `return_dict_in_generate` an object with
+            these as ``sequences``.
+
+        Raises:
+            InputError: Wrong shapes or ids, an unknown option or a bad value.
+            ContextLengthError: Prompt and requested tokens exceed ``n_positions``.
+            MissingDependencyError: An argument needs a package that is not installed.
+        """
+        if inputs is not None and input_ids is not None:
+            raise InputError("inputs and input_ids are two names for the prompt; pass one of them")
+        prompt = inputs if inputs is not None else input_ids
+        call = Call(
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+            assistant_model=assistant_model,
+            tokenizer=tokenizer,
+            json_schema=json_schema,
+            regex=regex,
+            grammar=grammar,
+            torch=is_torch(prompt),
+        )
+        with _informed(streamer):
+            refuse("synced_gpus", synced_gpus)
+            config = self.resolve_options(generation_config, options)
+            if prompt is None:
+                prompt = self._first_token(config)
+            batch = self._batch(prompt, attention_mask, self._padding_token(config))
+            call = self._checked(call)
+            call = replace(call, negative_prompts=self._negative(negative_prompt_ids, negative_prompt_attention_mask, batch))
+            # As in transformers, max_length counts padding; what must fit into the context are the tokens.
+            limit = self.new_token_limit(config, batch.ids.shape[1], max(map(len, batch.rows)), call.max_length)
+            record = Record() if config.return_dict_in_generate and (config.output_scores or config.output_logits) else None
+            decode = self._rows if config.num_beams == 1 else self._beams
+            result = decode(batch, limit, config, call, record, streamer)
+        if not call.torch:
+            return result if config.return_dict_in_generate else result["sequences"]
+        for name in result:
+            value = getattr(result, name)
+            setattr(result, name, tuple(map(to_torch, value)) if isinstance(value, tuple) else to_torch(value))
+        return result if config.return_dict_in_generate else result["sequences"]
+
+    def stream(
+        self,
+        input_ids: Any,
+        generation_config: GenerationConfig | None = None,
+        *,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        **options: Any,
+    ) -> Iterator[int]:
+        """The new tokens of one sequence, one by one, an end token included; the same tokens as `generate`.
+
+        Arguments and errors are those of `generate`; the errors are raised by the call, not by the first step. Closing the
+        iterator stops the work.
+        """
+        call, options = Call.taken_from(options)
+        call = self._checked(replace(call, torch=is_torch(input_ids)))
+        config = self.resolve_options(generation_config, options)
+        batch = self._batch(input_ids, attention_mask, self._padding_token(config))
+        if len(batch.rows) != 1 or config.num_return_sequences != 1 or config.num_beams != 1:
+            raise InputError("stream writes one sequence; use generate for several and for beams")
+        if config.return_dict_in_generate:
+            raise InputError("stream returns tokens only; use generate with return_dict_in_generate")
+        limit = self.new_token_limit(config, batch.ids.shape[1], len(batch.rows[0]), call.max_length)
+        steps = token_steps(self.core, batch.rows, [limit], config, call, width=batch.ids.shape[1])
+        return (token for step in steps for token in step[0])
+
+    def resolve_options(self, config: Any, options: Mapping[str, Any]) -> GenerationConfig:
+        """All options of a call: `options` over `config` over the model's own over the defaults.
+
+        Raises:
+            InputError: An unknown option or a bad value, or options that contradict each other.
+        """
+        if config is not None and not isinstance(config, GenerationConfig):
+            if type(config).__name__ != "GenerationConfig":
+                raise InputError(f"generation_config must be a GenerationConfig, not {type(config).__name__}")
+            given = config.to_dict().items()  # that of transformers
+            config = GenerationConfig.from_dict({name: value for name, value in given if value is not None})
+        sources = [it for it in (self.generation_config, config) if it is not None]
+        for name, value in options.items():
+            if name not in RULES:
+                refuse(name, value)
+        known = {name: value for name, value in options.items() if name in RULES}
+        resolved = GenerationConfig(**merged_options(DEFAULTS, *(it.set_options() for it in sources), known))
+        for source in sources:
+            resolved.carried.update(source.carried)
+        resolved.check()
+        idle = {name: why for name, why in resolved.idle_options().items() if known.get(name) is not None}
+        for name, why in idle.items():
+            logger.warning("%s has no effect %s", name, why)
+        self._check_token_ids(resolved)
+        return resolved
+
+    def new_token_limit(self, config: GenerationConfig, width: int, longest: int, max_length: int | None = None) -> int:
+        """How many tokens may be generated after prompts of `width` tokens with padding and `longest` without.
+
+        Args:
+            config: All options.
+            width: Tokens with padding.
+            longest: Tokens without.
+            max_length: Wins over the options; that of a stopping criterion.
+
+        Raises:
+            InputError: The prompt alone fills max_length.
+            ContextLengthError: The requested tokens do not fit into the context.
+        """
+        n_positions = self.config.n_positions
+        allowed = config.max_length if max_length is None else max_length
+        if config.max_new_tokens is not None and max_length is None:
+            limit = config.max_new_tokens
+        elif allowed is not None:
+            limit = allowed - width
+            if limit < 1:
+                raise InputError(f"the prompt has {width} tokens and max_length is {allowed}; raise it or set max_new_tokens")
+        else:
+            limit = max(1, min(DEFAULT_NEW_TOKENS, n_positions - longest))
+        if longest + limit > n_positions:
+            raise ContextLengthError(
+                f"{longest} prompt tokens and {limit} new ones exceed the model's {n_positions} positions; "
+                "shorten the prompt or ask for fewer tokens"
+            )
+        return limit
+
+    def continuations(
+        self,
+        prompts: Sequence[NDArray[np.int32]],
+        limits: Sequence[int],
+        config: GenerationConfig,
+        call: Call | None = None,
+        max_rows: int | None = None,
+    ) -> list[list[int]]:
+        """The new tokens of every row, without padding on either side: what a pipeline needs.
+
+        Args:
+            prompts: int32 ``[t_i]``, from `prompt`.
+            limits: New tokens per prompt at most.
+            config: All options, from `resolve_options`.
+            call: The other arguments.
+            max_rows: Rows that run together; when one is finished, the next takes its place.
+
+        Returns:
+            Row ``i * num_return_sequences + j`` is sequence j of prompt i.
+        """
+        call = self._checked(call or Call())
+        copies = config.num_return_sequences or 1
+        together = [(0, len(prompts))]
+        # Beams, and functions of the caller, which see a rectangular batch, get one prompt at a time.
+        if config.num_beams != 1 or call.logits_processor or call.stopping_criteria:
+            together = [(i, i + 1) for i in range(len(prompts))]
+        rows: list[list[int]] = [[] for _ in range(len(prompts) * copies)]
+        for first, stop in together:
+            some, some_limits, place = prompts[first:stop], limits[first:stop], first * copies
+            if config.num_beams != 1:
+                from .beam import beam_search
+
+                result = beam_search(self.core, some, some_limits[0], config, call, first_row=place)
+                ends = (result.beam_indices >= 0).sum(axis=1)
+                for row, (ids, end) in enumerate(zip(result.sequences, ends, strict=True)):
+                    rows[place + row] = ids[len(some[0]) : len(some[0]) + end].tolist()
+                continue
+            for step in token_steps(self.core, some, some_limits, config, call, first_row=place, max_rows=max_rows):
+                for row, tokens in step.items():
+                    rows[place + row] += tokens
+        return rows
+
+    def compute_transition_scores(
+        self, sequences: Any, scores: Sequence[Any], beam_indices: Any = None, normalize_logits: bool = False
+    ) -> Any:
+        """The scores of the tokens that were chosen, from the result of `generate`; see `transition_scores`."""
+        from .scoring import transition_scores
+
+        return transition_scores(sequences, scores, beam_indices, normalize_logits)
+
+    def score(
+        self,
+        texts: Any,
+        tokenizer: Any = None,
+        *,
+        top_logprobs: int = 0,
+        prefix_token_id: int | None = None,
+        add_special_tokens: bool = True,
+    ) -> Any:
+        """Log-probabilities of the tokens of given texts, for evaluation; see `scoring.score`."""
+        from .scoring import score
+
+        return score(self, texts, tokenizer, top_logprobs, prefix_token_id, add_special_tokens)
+
+    def _rows(
+        self,
+        batch: _Batch,
+        limit: int,
+        config: GenerationConfig,
+        call: Call,
+        record: Record | None,
+        streamer: Streamer | None,
+    ) -> ModelOutput:
+        """Decode without beams."""
+        prompts = np.repeat(batch.ids, config.num_return_sequences or 1, axis=0)
+        fill = config.pad_token_id if config.pad_token_id is not None else next(iter(config.eos_token_ids), 0)
+        if streamer is not None:
+            streamer.put(prompts)
+        written: list[list[int]] = [[] for _ in prompts]
+        shown = 0
+        limits = [limit] * len(batch.rows)
+        for step in token_steps(self.core, batch.rows, limits, config, call, width=batch.ids.shape[1], record=record):
+            for row, tokens in step.items():
+                written[row] += tokens
+            # With speculation a row may be ahead; a streamer is given a token of every row at a time.
+            complete = min(len(written[row]) for row in step)
+            while streamer is not None and shown < complete:
+                streamer.put(_column(written, shown, fill))
+                shown += 1
+        width = max(map(len, written))
+        if streamer is not None:
+            for place in range(shown, width):
+                streamer.put(_column(written, place, fill))
+        new = np.full((len(written), width), fill, dtype=np.int64)
+        for row, tokens in enumerate(written):
+            new[row, : len(tokens)] = tokens
+        return GenerateDecoderOnlyOutput(np.concatenate([prompts, new], axis=1), **_recorded(record, config))
+
+    def _beams(
+        self,
+        batch: _Batch,
+        limit: int,
+        config: GenerationConfig,
+        call: Call,
+        record: Record | None,
+        streamer: Streamer | None,
+    ) -> ModelOutput:
+        """Decode with beams."""
+        if streamer is not None:
+            raise InputError("a streamer cannot be used with num_beams: what is written first may be given up later")
+        from .beam import beam_search
+
+        width = batch.ids.shape[1]
+        result = beam_search(self.core, batch.rows, limit, config, call, width=width, record=record)
+        result.sequences[:, :width] = np.repeat(batch.ids, config.num_return_sequences or 1, axis=0)
+        output = GenerateBeamDecoderOnlyOutput(result.sequences, **_recorded(record, config))
+        output.beam_indices = result.beam_indices.astype(np.int64)
+        if config.output_scores:
+            output.sequences_scores = result.scores
+        return output
+
+    def _checked(self, call: Call) -> Call:
+        """The arguments, after a look at the draft model.
+
+        Raises:
+            InputError: It is none, or has another vocabulary.
+        """
+        draft = call.assistant_model
+        if draft is not None and not isinstance(draft, GenerationMixin):
+            raise InputError(f"assistant_model must be a GPTBigCodeForCausalLM, not {type(draft).__name__}")
+        if draft is not None and draft.config.vocab_size != self.config.vocab_size:
+            raise InputError(
+                f"assistant_model has a vocabulary of {draft.config.vocab_size} tokens and the model one of "
+                f"{self.config.vocab_size}; both need the same tokenizer"
+            )
+        return call
+
+    def _negative(self, ids: Any, mask: Any, batch: _Batch) -> list[NDArray[np.int32]] | None:
+        if ids is None:
+            return None
+        rows = self._batch(ids, mask).rows
+        if len(rows) not in (1, len(batch.rows)):
+            raise InputError(f"negative_prompt_ids has {len(rows)} rows and the prompt {len(batch.rows)}; pass as many, or one")
+        return rows if len(rows) == len(batch.rows) else rows * len(batch.rows)
+
+    def _first_token(self, config: GenerationConfig) -> list[list[int]]:
+        if config.bos_token_id is None:
+            raise InputError("there is no prompt and no bos_token_id to begin with; pass inputs")
+        return [[config.bos_token_id]]
+
+    def _padding_token(self, config: GenerationConfig) -> int | None:
+        return None if config.pad_token_id in config.eos_token_ids else config.pad_token_id
+
+    def _check_token_ids(self, config: GenerationConfig) -> None:
+        """Refuse ids outside the vocabulary where they would be an error or an accident later."""
+        named = {
+            "logit_bias": config.logit_bias or {},
+            "sequence_bias": _flat(config.sequence_bias.keys() if isinstance(config.sequence_bias, Mapping) else ()),
+            "bad_words_ids": _flat(config.bad_words_ids or ()),
+            "forced_bos_token_id": _as_list(config.forced_bos_token_id),
+            "forced_eos_token_id": _as_list(config.forced_eos_token_id),
+        }
+        for name, ids in named.items():
+            if outside := [token_id for token_id in ids if token_id >= self.config.vocab_size]:
+                raise InputError(f"{name} names token {outside[0]}; the vocabulary has {self.config.vocab_size}")
+
+
+@contextmanager
+def _informed(streamer: Streamer | None) -> Iterator[None]:
+    """Tell a streamer how the work inside the block ended."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(streamer, BaseStreamer):
+            streamer.fail(error)
+        elif streamer is not None:  # one of transformers, which knows put and end only
+            streamer.end()
+        raise
+    if streamer is not None:
+        streamer.end()
+
+
+def _column(written: Sequence[Sequence[int]], place: int, fill: int) -> NDArray[np.int64]:
+    """The token of every row at a place of the output."""
+    return np.array([row[place] if place < len(row) else fill for row in written], dtype=np.int64)
+
+
+def _recorded(record: Record | None, config: GenerationConfig) -> dict[str, Any]:
+    if record is None:
+        return {}
+    parts = {"scores": config.output_scores, "logits": config.output_logits}
+    return {name: tuple(getattr(record, name)) for name, wanted in parts.items() if wanted}
+
+
+def _flat(sequences: Any) -> list[int]:
+    return [token_id for sequence in sequences for token_id in sequence]
+
+
+def _as_list(ids: int | Sequence[int] | None) -> list[int]:
+    if ids is None:
+        return []
+    return list(ids) if isinstance(ids, Sequence) else [ids]

@@ -1,0 +1,69 @@
+"""What `generate` returns with ``return_dict_in_generate=True``, under the names of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+class ModelOutput:
+    """An object, a mapping and a tuple at once; what was not asked for is None, and not in the mapping and the tuple."""
+
+    def keys(self) -> tuple[str, ...]:
+        """The names of what there is, in order."""
+        return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)  # type: ignore[arg-type]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """What there is, in order."""
+        return tuple(getattr(self, name) for name in self.keys())
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        if not isinstance(key, str):
+            return self.to_tuple()[key]
+        if key not in self.keys():
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+
+@dataclass
+class GenerateDecoderOnlyOutput(ModelOutput):
+    """Result of decoding without beams.
+
+    Arrays are numpy arrays, or torch tensors if the prompt was one.
+
+    Attributes:
+        sequences: int64 ``[batch * num_return_sequences, tokens]``, prompt included.
+        scores: With `output_scores` the processed scores of every step, float32 ``[rows, vocab]`` each.
+        logits: With `output_logits` the logits of every step, float32 ``[rows, vocab]`` each.
+    """
+
+    sequences: Any
+    scores: tuple[Any, ...] | None = None
+    logits: tuple[Any, ...] | None = None
+
+
+@dataclass
+class GenerateBeamDecoderOnlyOutput(ModelOutput):
+    """Result of a beam search.
+
+    Attributes:
+        sequences: int64 ``[batch * num_return_sequences, tokens]``, prompt included.
+        sequences_scores: With `output_scores` the log-probability of each sequence over its length to the power of
+            `length_penalty`, float32 ``[rows]``.
+        scores: With `output_scores` the processed log-probabilities of every step, float32 ``[batch * num_beams, vocab]`` each.
+        logits: With `output_logits` the logits of every step, float32 ``[batch * num_beams, vocab]`` each.
+        beam_indices: The row of `scores` that each new token comes from, int64 ``[rows, new tokens]``; -1 after the end.
+    """
+
+    sequences: Any
+    sequences_scores: Any = None
+    scores: tuple[Any, ...] | None = None
+    logits: tuple[Any, ...] | None = None
+    beam_indices: Any = None

@@ -1,0 +1,145 @@
+"""The logits processors of sampling: which tokens may be drawn, as transformers defines it.
+
+Each keeps at least ``min_tokens_to_keep`` tokens. Arguments and results are those of `processors`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .processors import EXCLUDED, Ids, LogitsProcessor, Scores, log_softmax, softmax
+
+TOP_H_CANDIDATES = 100
+
+
+def _without(scores: Scores, removed: NDArray[np.bool_]) -> Scores:
+    return np.where(removed, EXCLUDED, scores)
+
+
+def _kth_best(scores: Scores, k: int) -> Scores:
+    """The k-th largest score of each row, ``[rows, 1]``."""
+    k = min(k, scores.shape[-1])
+    return np.partition(scores, scores.shape[-1] - k, axis=-1)[:, -k, None]
+
+
+class TemperatureLogitsWarper(LogitsProcessor):
+    """Divides the scores."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = float(temperature)
+
+    def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
+        return scores / np.float32(self.temperature)
+
+
+class TopHLogitsWarper(LogitsProcessor):
+    """Keeps the most probable tokens whose entropy is at most a share of that of the 100 most probable ones."""
+
+    def __init__(self, top_h: float) -> None:
+        self.top_h = float(top_h)
+
+    def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
+        order = np.argsort(-scores, axis=-1, kind="stable")[:, :TOP_H_CANDIDATES]
+        log_probabilities = log_softmax(np.take_along_axis(scores, order, -1))
+        # -p log p is 0 where p is 0.
+        terms = -np.exp(log_probabilities) * np.where(np.isneginf(log_probabilities), np.float32(0), log_probabilities)
+        keep = np.cumsum(terms, axis=-1) <= terms.sum(-1, keepdims=True) * np.float32(self.top_h)
+        keep[:, 0] = True
+        removed = np.ones(scores.shape, dtype=np.bool_)
+        np.put_along_axis(removed, order, ~keep, -1)
+        return _without(scores, removed)
+
+
+class TopKLogitsWarper(LogitsProcessor):
+    """Keeps the k best tokens, and those that equal the last of them."""
+
+    def __init__(self, top_k: int, min_tokens_to_keep: int = 1) -> None:
+        self.top_k = max(top_k, min_tokens_to_keep)
+        self.min_tokens_to_keep = min_tokens_to_keep
+
+    def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
+        return _without(scores, scores < _kth_best(scores, self.top_k))
+
+
+class TopPLogitsWarper(LogitsProcessor):
+    """Keeps the most probable tokens that together reach p."""
+
+    def __init__(self, top_p: float, min_tokens_to_keep: int = 1) -> None:
+        self.top_p = float(top_p)
+        self.min_tokens_to_keep = min_tokens_to_keep
+
+    def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
+        order = np.argsort(scores, axis=-1, kind="stable")
+        cumulative = np.cumsum(softmax(np.take_along_axis(scores, order, -1)), axis=-1)
+        removed_in_order = cumulative <= np.float32(1 - self.top_p)
+        removed_in_order[:, -self.min_tokens_to_keep :] = False
+        removed = np.empty_like(removed_in_order)
+        np.put_along_axis(removed, order, removed_in_order, -1)
+        return _without(scores, removed)
+
+
+class MinPLogitsWarper(LogitsProcessor):
+    """Keeps tokens with at least ``min_p`` times the best probability."""
+
+    def __init__(self, min_p: float, min_tokens_to_keep: int = 1) -> None:
+        self.min_p = float(min_p)
+        self.min_tokens_to_keep = min_tokens_to_keep
+
+    def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
+        probabilities = softmax(scores)
+        removed = probabilities < np.float32(self.min_p) * probabilities.max(-1, keepdims=True)
+        best = np.argsort(-probabilities, axis=-1, kind="stable")[:, : self.min_tokens_to_keep]
+        np.put_along_axis(removed, best, False, -1)
+        return _without(scores, removed)
+
+
+class TypicalLogitsWarper(LogitsProcessor):
+    """Keeps the tokens whose information is nearest to the entropy and that together reach ``mass``."""
+
+    def __init__(self, mass: float = 0.9, min_tokens_to_keep: int = 1) -> None:
+        self.mass = float(mass)
+        self.min_tokens_to_keep = min_tokens_to_keep
+
+    def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
+        log_probabilities = log_softmax(scores)
+        probabilities = np.exp(log_probabilities)
+        with np.errstate(invalid="ignore"):  # 0 * -inf, which is left out of the sum
+            entropy = -np.nansum(log_probabilities * probabilities, axis=-1, keepdims=True)
+        distance = np.abs(-log_probabilities - entropy)
+        order = np.argsort(distance, axis=-1, kind="stable")
+        in_order = np.take_along_axis(distance, order, -1)
+        cumulative = np.cumsum(softmax(np.take_along_axis(scores, order, -1)), axis=-1)
+        last = np.minimum((cumulative < np.float32(self.mass)).sum(-1, keepdims=True), scores.shape[-1] - 1)
+        removed_in_order = in_order > np.take_along_axis(in_order, last, -1)
+        removed_in_order[:, : self.min_tokens_to_keep] = False
+        removed = np.empty_like(removed_in_order)
+        np.put_along_axis(removed, order, removed_in_order, -1)
+        return _without(scores, removed)
+
+
+class EpsilonLogitsWarper(LogitsProcessor):
+    """Keeps tokens with at least a probability."""
+
+    def __init__(self, epsilon: float, min_tokens_to_keep: int = 1) -> None:
+        self.epsilon = float(epsilon)
+        self.min_tokens_to_keep = min_tokens_to_keep
+
+    def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
+        removed = softmax(scores) < np.float32(self.epsilon)
+        return _without(scores, removed & (scores < _kth_best(scores, self.min_tokens_to_keep)))
+
+
+class EtaLogitsWarper(LogitsProcessor):
+    """Keeps tokens with at least a probability that is lower where the distribution is flat."""
+
+    def __init__(self, epsilon: float, min_tokens_to_keep: int = 1) -> None:
+        self.epsilon = np.float32(epsilon)
+        self.min_tokens_to_keep = min_tokens_to_keep
+
+    def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
+        log_probabilities = log_softmax(scores)
+        probabilities = np.exp(log_probabilities)
+        terms = probabilities * np.where(np.isneginf(log_probabilities), np.float32(0), log_probabilities)
+        eta = np.minimum(self.epsilon, np.sqrt(self.epsilon) * np.exp(terms.sum(-1, keepdims=True)))
+        return _without(scores, (probabilities < eta) & (scores < _kth_best(scores, self.min_tokens_to_keep)))

@@ -1,0 +1,267 @@
+"""Text in, text out: completions, chats, and gaps that are filled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+from gptbigcode_cpu.errors import ContextLengthError, InputError
+from gptbigcode_cpu.generation import Call, GenerationConfig, merged_options, token_steps
+from gptbigcode_cpu.incremental import IncrementalDecoder
+from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size
+from gptbigcode_cpu.suggest import check_choice
+from gptbigcode_cpu.tokenizer.chat import is_message
+
+# What transformers' text-generation pipeline uses where neither the caller nor the model's generation_config.json decides.
+DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextGenerationOptions:
+    """Options of a call of the text-generation pipeline, besides those of `GenerationConfig`.
+
+    Attributes:
+        return_full_text: Begin each text with its prompt (the default), each chat with its messages.
+        return_text: True: the same as the default; only to say so.
+        return_tensors: Return ``generated_token_ids``, prompt included, instead of texts.
+        batch_size: Prompts that run together; faster, needs more memory, changes no result.
+        prefix: Stands before every prompt and is not returned.
+        stop_sequence: A text or several; an output ends with the first that it contains.
+        handle_long_generation: ``"hole"`` cuts the beginning of a prompt that leaves no room for the new tokens.
+        continue_final_message: Go on with the last message of a chat; default: if it is the assistant's.
+        add_special_tokens: As in a call of the tokenizer, as is `truncation`.
+        skip_special_tokens: Leave special tokens out of the text.
+        clean_up_tokenization_spaces: As in `decode`.
+        tokenizer_encode_kwargs: More arguments for the tokenizer, or for its `apply_chat_template`.
+        tools: JSON schemas of functions, for chat templates that show them.
+        documents: For chat templates that show them.
+    """
+
+    return_full_text: bool | None = None
+    return_text: bool | None = None
+    return_tensors: bool | None = None
+    batch_size: int = 1
+    prefix: str = ""
+    stop_sequence: str | Sequence[str] | None = None
+    handle_long_generation: str | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None
+    truncation: Any = None
+    skip_special_tokens: bool = True
+    clean_up_tokenization_spaces: bool | None = None
+    tokenizer_encode_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    tools: Sequence[Mapping[str, Any]] | None = None
+    documents: Sequence[Mapping[str, str]] | None = None
+
+    def __post_init__(self) -> None:
+        checked_batch_size(self.batch_size)
+        check_choice("handle_long_generation", self.handle_long_generation, (None, "hole"))
+        if self.return_tensors and (self.return_text or self.return_full_text is not None):
+            raise InputError("return_tensors gives no text; it excludes return_text and return_full_text")
+        if self.return_text is not None and self.return_full_text is not None:
+            raise InputError("return_text and return_full_text exclude each other")
+        if self.return_text is False and not self.return_tensors:
+            raise InputError("return_text=False needs return_tensors=True: nothing else would be returned")
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """One prompt or chat, as given and as tokens."""
+
+    given: Any
+    ids: list[int]
+    prefix_length: int
+    continues: bool
+
+
+OWN_OPTIONS = frozenset(item.name for item in fields(TextGenerationOptions))
+
+
+class TextGenerationPipeline(Pipeline):
+    """Completes texts, answers in chats, and fills gaps in texts.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        **options: Fields of `TextGenerationOptions` and of `GenerationConfig` for all calls.
+    """
+
+    task: ClassVar[str] = "text-generation"
+
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        _, generation, _ = self._split(options)
+        self._config(generation)
+
+    def __call__(self, text_inputs: Any, **options: Any) -> Any:
+        """Complete one prompt or several, or answer in one chat or several.
+
+        Args:
+            text_inputs: A text, a list of texts, a chat (a list of ``{"role": ..., "content": ...}``) or a list of chats.
+            **options: Fields of `TextGenerationOptions` and of `GenerationConfig`, and `generate`'s `json_schema`, `regex`,
+                `grammar`, `logits_processor`, `stopping_criteria`, `prefix_allowed_tokens_fn` and `assistant_model`.
+
+        Returns:
+            ``[{"generated_text": ...}]`` with `num_return_sequences` texts, or for several prompts a list of these; for a
+            chat the text is the list of its messages with the answer.
+
+        Raises:
+            InputError: Something that is neither text nor chat, an unknown option or a bad value.
+            ContextLengthError: Prompt and requested tokens exceed the context.
+            TokenizerError: A chat, and the tokenizer has no chat template.
+        """
+        inputs, several = _inputs(text_inputs)
+        own, generation, call = self._split(self._merged(options))
+        config = self._config(generation)
+        prompts = [self._prompt(item, own, config) for item in inputs]
+        ids = [self.model.prompt(prompt.ids) for prompt in prompts]
+        limits = [self._limit(config, generation, prompt) for prompt in prompts]
+        copies = config.num_return_sequences or 1
+        rows = self.model.continuations(ids, limits, config, call, own.batch_size * copies)
+        results = [
+            [self._record(prompt, row, own) for row in rows[i * copies : (i + 1) * copies]] for i, prompt in enumerate(prompts)
+        ]
+        return results if several else results[0]
+
+    def stream(self, text: Any, **options: Any) -> Iterator[str]:
+        """Complete one prompt or answer in one chat; yields the new text piece by piece, never a part of a character.
+
+        Closing the iterator stops the work. Options and errors are those of a call; the errors are raised at once.
+        """
+        inputs, several = _inputs(text)
+        if several:
+            raise InputError("a stream is one text; call the pipeline for several")
+        own, generation, call = self._split(self._merged(options))
+        config = self._config(generation)
+        if config.num_return_sequences != 1 or config.num_beams != 1:
+            raise InputError("a stream is one text; call the pipeline for several and for beams")
+        prompt = self._prompt(inputs[0], own, config)
+        ids, limit = self.model.prompt(prompt.ids), self._limit(config, generation, prompt)
+        decoder = IncrementalDecoder(self.tokenizer, own.skip_special_tokens)
+
+        def pieces() -> Iterator[str]:
+            for step in token_steps(self.model.core, [ids], [limit], config, call):
+                for piece in map(decoder.push, step[0]):
+                    if piece:
+                        yield piece
+            if rest := decoder.flush():
+                yield rest
+
+        return pieces()
+
+    def fill(self, prefix: str, suffix: str, **options: Any) -> str:
+        """Write what belongs between `prefix` and `suffix`; see `GPTBigCodeForCausalLM.fill`, whose arguments these are."""
+        return "".join(self.stream_fill(prefix, suffix, **options))
+
+    def stream_fill(self, prefix: str, suffix: str, **options: Any) -> Iterator[str]:
+        """`fill`, piece by piece."""
+        shared = {name: value for name, value in self.options.items() if name not in OWN_OPTIONS}
+        pieces: Iterator[str] = self.model.stream_fill(
+            prefix, suffix, tokenizer=self.tokenizer, **merged_options(shared, options)
+        )
+        return pieces
+
+    def _merged(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The pipeline's options, then those of a `generation_config`, then the call's."""
+        config = options.get("generation_config")
+        if config is not None and not isinstance(config, GenerationConfig):
+            raise InputError(f"generation_config must be a GenerationConfig, not {type(config).__name__}")
+        explicit = {name: value for name, value in options.items() if name != "generation_config"}
+        return merged_options(self.options, config.set_options() if config else {}, explicit)
+
+    def _split(self, options: Mapping[str, Any]) -> tuple[TextGenerationOptions, dict[str, Any], Call]:
+        """The pipeline's own options, those of generation over the model's, and the arguments that are no options."""
+        own = TextGenerationOptions(**{name: value for name, value in options.items() if name in OWN_OPTIONS})
+        rest = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
+        call, generation = Call.taken_from({"tokenizer": self.tokenizer, **rest})
+        if own.stop_sequence is not None:
+            generation["stop_strings"] = own.stop_sequence
+        return own, merged_options(self.model.generation_config.set_options(), generation), call
+
+    def _config(self, given: Mapping[str, Any]) -> GenerationConfig:
+        merged = {**DEFAULTS, **given}
+        if "max_length" in given and "max_new_tokens" not in given:
+            del merged["max_new_tokens"]
+        if not merged["do_sample"] and "temperature" not in given:
+            merged.pop("temperature", None)
+        config: GenerationConfig = self.model.resolve_options(None, merged)
+        return config
+
+    def _prompt(self, item: Any, own: TextGenerationOptions, config: GenerationConfig) -> _Prompt:
+        given = {"truncation": own.truncation, **own.tokenizer_encode_kwargs}
+        arguments = {name: value for name, value in given.items() if value is not None}
+        if isinstance(item, str):
+            if own.add_special_tokens is not None:
+                arguments["add_special_tokens"] = own.add_special_tokens
+            ids = self.tokenizer(own.prefix + item, **arguments)["input_ids"]
+            prefix_length = len(self.tokenizer.encode(own.prefix, add_special_tokens=False)) if own.prefix else 0
+            continues = False
+        else:
+            asked = own.continue_final_message
+            continues = item[-1]["role"] == "assistant" if asked is None else asked
+            ids = self.tokenizer.apply_chat_template(
+                item,
+                tools=own.tools,
+                documents=own.documents,
+                add_generation_prompt=not continues,
+                continue_final_message=continues,
+                return_dict=False,
+                **arguments,
+            )
+            prefix_length = 0
+        if not ids and config.bos_token_id is not None:
+            ids = [config.bos_token_id]
+        if own.handle_long_generation == "hole":
+            ids = self._with_hole(ids, config)
+        return _Prompt(item, ids, prefix_length, continues)
+
+    def _with_hole(self, ids: list[int], config: GenerationConfig) -> list[int]:
+        new = config.max_new_tokens
+        if new is None:
+            new = (config.max_length or 0) - len(ids)
+            if new <= 0:
+                raise InputError("handle_long_generation='hole' needs max_new_tokens, or a max_length above the prompt")
+        context = min(self.tokenizer.model_max_length, self.model.config.n_positions)
+        if new >= context:
+            raise ContextLengthError(f"{new} new tokens fill all {context} positions; ask for fewer")
+        return ids[-(context - new) :]
+
+    def _limit(self, config: GenerationConfig, given: Mapping[str, Any], prompt: _Prompt) -> int:
+        length = len(prompt.ids)
+        if given.get("max_new_tokens") is None and given.get("max_length") is None:
+            room = max(1, self.model.config.n_positions - length)
+            config = config.updated({"max_new_tokens": min(DEFAULTS["max_new_tokens"], room)})
+        limit: int = self.model.new_token_limit(config, length - prompt.prefix_length, length)
+        return limit
+
+    def _record(self, prompt: _Prompt, new_ids: list[int], own: TextGenerationOptions) -> dict[str, Any]:
+        if own.return_tensors:
+            return {"generated_token_ids": [*prompt.ids, *new_ids]}
+        new = self.tokenizer.decode(new_ids, own.skip_special_tokens, own.clean_up_tokenization_spaces)
+        if own.return_full_text is False:
+            return {"generated_text": new}
+        if isinstance(prompt.given, str):
+            return {"generated_text": prompt.given + new}
+        messages = [dict(message) for message in prompt.given]
+        if prompt.continues:
+            messages[-1]["content"] += new
+        else:
+            messages.append({"role": "assistant", "content": new})
+        return {"generated_text": messages}
+
+
+def _inputs(text_inputs: object) -> tuple[list[Any], bool]:
+    """Texts and chats, and whether several were asked for."""
+    if isinstance(text_inputs, str):
+        return [text_inputs], False
+    if isinstance(text_inputs, (bytes, Mapping)) or not isinstance(text_inputs, Iterable):
+        raise InputError(f"text_inputs must be a string or several, or a chat, not {type(text_inputs).__name__}")
+    inputs = list(text_inputs)
+    if inputs and is_message(inputs[0]):
+        inputs, several = [inputs], False
+    else:
+        several = True
+    for item in inputs:
+        if not isinstance(item, str) and not (isinstance(item, (list, tuple)) and item and all(map(is_message, item))):
+            raise InputError(f"text_inputs must be a string or several, or chats of 'role' and 'content'; not {item!r:.80}")
+    return inputs, several

@@ -1,0 +1,224 @@
+"""The tokens with a role (end of text, padding, ...) and those added to the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, overload
+
+from gptbigcode_cpu.errors import InputError, TokenizerError
+from gptbigcode_cpu.suggest import check_choice
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken, Tokenizer
+
+SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+EXTRA_NAMES = ("extra_special_tokens", "additional_special_tokens")
+
+
+class _Token:
+    """The attribute ``xxx_token``: text of a token of the vocabulary, or None."""
+
+    def __init__(self, doc: str) -> None:
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: SpecialTokens, owner: type) -> str | None: ...
+    def __get__(self, instance: SpecialTokens | None, owner: type) -> Self | str | None:
+        return self if instance is None else instance._special.get(self.name)
+
+    def __set__(self, instance: SpecialTokens, token: str | AddedToken | None) -> None:
+        text = None if token is None else str(token)
+        if text is not None and instance.backend.token_to_id(text) is None:
+            raise TokenizerError(
+                f"{text!r} is not in the vocabulary; add it with add_special_tokens({{{self.name!r}: {text!r}}})"
+            )
+        instance._special[self.name] = text
+
+
+class _TokenId:
+    """The attribute ``xxx_token_id``: id of the token ``xxx_token``, or None."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.__doc__ = f"The id of `{name}`, or None."
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: SpecialTokens, owner: type) -> int | None: ...
+    def __get__(self, instance: SpecialTokens | None, owner: type) -> Self | int | None:
+        if instance is None:
+            return self
+        token = instance._special.get(self.name)
+        return None if token is None else instance.backend.token_to_id(token)
+
+    def __set__(self, instance: SpecialTokens, token_id: int | None) -> None:
+        token = None if token_id is None else instance.backend.id_to_token(token_id)
+        if token_id is not None and token is None:
+            raise TokenizerError(f"{token_id} is no token id of this tokenizer")
+        instance._special[self.name] = token
+
+
+class SpecialTokens:
+    """Special and added tokens of `GPTBigCodeTokenizer`."""
+
+    backend: Tokenizer
+    _special: dict[str, str | None]
+    _extra: list[str]
+
+    bos_token = _Token("Begins a text, or None.")
+    eos_token = _Token("Ends a text, or None.")
+    unk_token = _Token("Stands for what is not in the vocabulary, or None.")
+    sep_token = _Token("Separates two texts, or None.")
+    pad_token = _Token("Fills up shorter rows, or None; the usual choice is ``tokenizer.pad_token = tokenizer.eos_token``.")
+    cls_token = _Token("Stands for a whole text, or None.")
+    mask_token = _Token("Stands for a hidden token, or None.")
+    bos_token_id = _TokenId("bos_token")
+    eos_token_id = _TokenId("eos_token")
+    unk_token_id = _TokenId("unk_token")
+    sep_token_id = _TokenId("sep_token")
+    pad_token_id = _TokenId("pad_token")
+    cls_token_id = _TokenId("cls_token")
+    mask_token_id = _TokenId("mask_token")
+
+    def _read_special_tokens(self, settings: Mapping[str, Any]) -> None:
+        """Take the special tokens from a ``tokenizer_config.json`` and add those that the vocabulary lacks."""
+        recorded = settings.get("added_tokens_decoder") or {}
+        by_id = sorted(recorded.items(), key=lambda item: int(item[0]))
+        self.backend.add_tokens([_added_token(token, "added_tokens_decoder") for _, token in by_id])
+        named = {name: settings[name] for name in SPECIAL_NAMES if settings.get(name) is not None}
+        extra: Any = next((settings[name] for name in EXTRA_NAMES if settings.get(name)), [])
+        if isinstance(extra, Mapping):
+            extra = list(extra.values())
+        tokens = {name: _added_token(token, name) for name, token in named.items()}
+        extra_tokens = [_added_token(token, EXTRA_NAMES[0]) for token in extra]
+        self._special = {name: str(tokens[name].content) if name in tokens else None for name in SPECIAL_NAMES}
+        self._extra = [token.content for token in extra_tokens]
+        self.backend.add_special_tokens([*tokens.values(), *extra_tokens])
+
+    @property
+    def extra_special_tokens(self) -> list[str]:
+        """Special tokens without a role of their own, such as those for fill-in-the-middle."""
+        return list(self._extra)
+
+    @property
+    def extra_special_tokens_ids(self) -> list[int]:
+        """The ids of `extra_special_tokens`."""
+        return self._ids_of(self._extra)
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """The special tokens that have a role, by its name."""
+        return {name: token for name, token in self._special.items() if token is not None}
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """Every special token once: those with a role first, then the extra ones."""
+        return list(dict.fromkeys([*self.special_tokens_map.values(), *self._extra]))
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """The ids of `all_special_tokens`, in the same order."""
+        return self._ids_of(self.all_special_tokens)
+
+    @property
+    def skipped_ids(self) -> frozenset[int]:
+        """The ids that `decode` leaves out with ``skip_special_tokens=True``: what the vocabulary marks as special."""
+        return frozenset(token_id for token_id, token in self.added_tokens_decoder.items() if token.special)
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        """The added tokens by id, special or not."""
+        return self.backend.get_added_tokens_decoder()
+
+    @property
+    def added_tokens_encoder(self) -> dict[str, int]:
+        """The ids of the added tokens, in ascending order."""
+        return {token.content: token_id for token_id, token in sorted(self.added_tokens_decoder.items())}
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """The same as `added_tokens_encoder`."""
+        return self.added_tokens_encoder
+
+    def add_tokens(
+        self, new_tokens: str | AddedToken | Sequence[str | AddedToken], special_tokens: bool = False
+    ) -> int:
+        """Add tokens that are never split. A model knows only as many ids as its ``vocab_size``.
+
+        Args:
+            new_tokens: A token or several; those in the vocabulary already keep their ids.
+            special_tokens: Mark them as special: `decode` can leave them out.
+
+        Returns:
+            How many were new.
+        """
+        tokens = list(new_tokens) if isinstance(new_tokens, (list, tuple)) else [new_tokens]
+        for token in tokens:
+            if not isinstance(token, str) and type(token).__name__ != "AddedToken":
+                raise InputError(f"a token is a string or an AddedToken, not {token!r}")
+        added = self.backend.add_special_tokens(tokens) if special_tokens else self.backend.add_tokens(tokens)
+        self._vocabulary_changed()
+        return added
+
+    def add_special_tokens(
+        self, special_tokens_dict: Mapping[str, Any], replace_extra_special_tokens: bool = True
+    ) -> int:
+        """Add special tokens and give them their roles.
+
+        Args:
+            special_tokens_dict: Role (``pad_token``, ...) to token, and ``extra_special_tokens`` to a list of tokens.
+            replace_extra_special_tokens: Forget the extra tokens so far; False adds to them.
+
+        Returns:
+            How many tokens were new.
+
+        Raises:
+            InputError: An unknown role, or something that is no token.
+        """
+        tokens: list[Any] = []
+        extra: list[Any] = []
+        for name, value in special_tokens_dict.items():
+            check_choice("a role of special tokens", name, (*SPECIAL_NAMES, *EXTRA_NAMES))
+            if name in EXTRA_NAMES:
+                if not isinstance(value, (list, tuple)):
+                    raise InputError(f"{name} is a list of tokens, not {value!r}")
+                extra = list(value)
+            else:
+                tokens.append(value)
+        added = self.add_tokens([*tokens, *extra], special_tokens=True)
+        for name, value in special_tokens_dict.items():
+            if name not in EXTRA_NAMES:
+                self._special[name] = str(value)
+        if extra:
+            kept = [] if replace_extra_special_tokens else self._extra
+            self._extra = list(dict.fromkeys([*kept, *map(str, extra)]))
+        return added
+
+    def _vocabulary_changed(self) -> None:
+        """Called after tokens were added."""
+
+    def _ids_of(self, tokens: Iterable[str]) -> list[int]:
+        ids = (self.backend.token_to_id(token) for token in tokens)
+        return [token_id for token_id in ids if token_id is not None]
+
+
+def _added_token(token: Any, name: str) -> AddedToken:
+    """A special token is stored as its text or as a serialised AddedToken."""
+    from tokenizers import AddedToken
+
+    if isinstance(token, AddedToken):
+        return token
+    if isinstance(token, str):
+        return AddedToken(token, special=True, normalized=False)
+    if isinstance(token, dict) and isinstance(token.get("content"), str):
+        flags = {key: token[key] for key in ("single_word", "lstrip", "rstrip", "normalized", "special") if key in token}
+        try:
+            return AddedToken(token["content"], **{"normalized": False, **flags})
+        except TypeError as error:
+            raise TokenizerError(f"{name} has a flag that is neither true nor false: {token!r}") from error
+    raise TokenizerError(f"{name} must be a string, not {token!r}")

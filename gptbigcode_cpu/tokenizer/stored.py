@@ -1,0 +1,136 @@
+"""Tokenizers in directories and on the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.suggest import refuse_unknown
+from gptbigcode_cpu.tokenizer import files
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class StoredTokenizer:
+    """Loading and saving of `GPTBigCodeTokenizer`."""
+
+    backend: Tokenizer
+    settings: dict[str, Any]
+    padding_side: str
+    truncation_side: str
+    model_max_length: int
+    chat_template: str | dict[str, str] | None
+    _special: dict[str, str | None]
+    _extra: list[str]
+
+    if TYPE_CHECKING:
+
+        def __init__(self, backend: Tokenizer, settings: dict[str, Any], name_or_path: str) -> None: ...
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        use_fast: bool = True,
+        trust_remote_code: bool = False,
+        **settings: Any,
+    ) -> Self:
+        """Load the tokenizer of a directory, a GGUF file, a Hub id or ``"demo"``.
+
+        Args:
+            pretrained_model_name_or_path: The directory, file, id or ``"demo"``.
+            revision: Branch, tag or commit on the Hub.
+            token: Access token for the Hub.
+            cache_dir: Where downloads are kept.
+            local_files_only: Do not use the network.
+            use_fast: True; there is no slow tokenizer.
+            trust_remote_code: False or True; code of a repository is never run.
+            **settings: Replace those of ``tokenizer_config.json``: ``padding_side``, ``pad_token``, ``chat_template``, ...
+
+        Raises:
+            ModelNotFoundError: The name leads nowhere.
+            TokenizerError: ``tokenizer.json`` is missing or damaged, or the tokenizer in a GGUF file is or is not supported.
+            CheckpointError: A GGUF file is damaged.
+            InputError: An unknown setting.
+        """
+        from gptbigcode_cpu import hub
+
+        if not use_fast:
+            raise InputError("use_fast must be True: every tokenizer here is the fast one")
+        refuse_unknown(
+            {name: value for name, value in settings.items() if name not in files.SETTINGS},
+            [*files.SETTINGS, "revision", "token", "cache_dir", "local_files_only", "use_fast"],
+            "from_pretrained of a tokenizer",
+        )
+        directory = hub.resolve(
+            pretrained_model_name_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            weights=False,
+        )
+        backend, stored = files.read(directory)
+        return cls(backend, stored | settings, str(pretrained_model_name_or_path))
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **options: Any
+    ) -> tuple[str, ...]:
+        """Write ``tokenizer.json``, ``tokenizer_config.json`` and, if there is one, ``chat_template.jinja``.
+
+        Args:
+            save_directory: Created if need be.
+            push_to_hub: Upload as well, see `push_to_hub`.
+            repo_id: For `push_to_hub`; default: the name of the directory.
+            **options: Further arguments of `push_to_hub`.
+
+        Returns:
+            The paths of the files.
+
+        Raises:
+            InputError: `save_directory` is a file, or an unknown argument.
+            OSError: It cannot be written.
+        """
+        refuse_unknown({} if push_to_hub else options, ("push_to_hub", "repo_id"), "save_pretrained")
+        settings: dict[str, Any] = {key: value for key, value in self.settings.items() if key != "extra_special_tokens"}
+        settings |= self._special | {"additional_special_tokens": self._extra}
+        settings |= {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
+        settings |= {"model_max_length": self.model_max_length, "chat_template": self.chat_template}
+        settings = {name: value for name, value in settings.items() if value not in (None, [])}
+        paths = files.write(Path(save_directory), self.backend, settings)
+        if push_to_hub:
+            self.push_to_hub(repo_id or Path(save_directory).name, **options)
+        return paths
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the files to the Hugging Face Hub; arguments, result and errors as of `GPTBigCodeForCausalLM.push_to_hub`."""
+        from gptbigcode_cpu.saving import push_model
+
+        def save(directory: Path) -> None:
+            self.save_pretrained(directory)
+
+        return push_model(
+            save,
+            repo_id,
+            commit_message=commit_message or "Upload tokenizer",
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )

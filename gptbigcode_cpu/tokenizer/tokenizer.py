@@ -1,0 +1,335 @@
+"""The tokenizer of a checkpoint, called the way transformers' tokenizers are."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from gptbigcode_cpu.arrays import is_torch
+from gptbigcode_cpu.errors import InputError, TokenizerError
+from gptbigcode_cpu.suggest import check_choice, refuse_unknown
+from gptbigcode_cpu.tokenizer import files
+from gptbigcode_cpu.tokenizer.batch_encoding import BatchEncoding, ReturnTensors
+from gptbigcode_cpu.tokenizer.chat import ChatTemplates, recognise
+from gptbigcode_cpu.tokenizer.inputs import check_lengths, rows
+from gptbigcode_cpu.tokenizer.padding import Padding, pad_encodings, pad_values
+from gptbigcode_cpu.tokenizer.stored import StoredTokenizer
+from gptbigcode_cpu.tokenizer.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+logger = logging.getLogger(__name__)
+
+Side = Literal["left", "right"]
+UNLIMITED = 10**30  # what transformers reports as model_max_length when nothing bounds it
+_BOUNDED = 10**20  # above this, a limit is none
+TRUNCATIONS = (None, False, True, "longest_first", "only_first", "only_second", "do_not_truncate")
+
+
+class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
+    """A byte-level BPE tokenizer read from ``tokenizer.json``, with the settings of ``tokenizer_config.json``.
+
+    Attributes:
+        backend: The tokenizer of the `tokenizers` library. Add tokens with `add_tokens`, not to this.
+        padding_side: Where `padding` puts the pad tokens.
+        truncation_side: Which end `truncation` removes.
+        model_max_length: The longest sequence the model was made for.
+        model_input_names: What a call returns if its arguments do not say otherwise.
+        split_special_tokens: Read the names of special tokens inside texts as plain text.
+        name_or_path: Where it was loaded from.
+    """
+
+    is_fast = True
+    pad_token_type_id = 0
+
+    def __init__(self, backend: Tokenizer, settings: Mapping[str, Any] | None = None, name_or_path: str = "") -> None:
+        """
+        Args:
+            backend: The tokenizer of the `tokenizers` library; named special tokens that it lacks are added to it.
+            settings: The content of a ``tokenizer_config.json``.
+            name_or_path: Where it comes from.
+
+        Raises:
+            TokenizerError: A setting has a wrong type or value.
+        """
+        self.backend = backend
+        self.settings = dict(settings or {})
+        self.name_or_path = name_or_path
+        self.padding_side: Side = files.side(self.settings, "padding_side")
+        self.truncation_side: Side = files.side(self.settings, "truncation_side")
+        limit = self.settings.get("model_max_length")
+        self.model_max_length: int = UNLIMITED if limit is None else int(limit)
+        self.model_input_names: list[str] = list(self.settings.get("model_input_names") or ("input_ids", "attention_mask"))
+        self.split_special_tokens: bool = bool(self.settings.get("split_special_tokens", False))
+        self.backend.no_padding()
+        self.backend.no_truncation()
+        self._read_special_tokens(self.settings)
+        files.set_post_processor(self.backend, self.settings, self.bos_token, self.eos_token)
+        own_template = files.chat_template(self.settings)
+        self.chat_template = own_template or recognise(name_or_path, self.backend.get_added_tokens_decoder().values())
+        self._lock = threading.Lock()
+        self._warned = False
+
+    def __call__(
+        self,
+        text: Any,
+        text_pair: Any = None,
+        *,
+        add_special_tokens: bool = True,
+        padding: bool | Literal["longest", "max_length", "do_not_pad"] = False,
+        truncation: bool | Literal["longest_first", "only_first", "only_second", "do_not_truncate"] | None = None,
+        max_length: int | None = None,
+        stride: int = 0,
+        is_split_into_words: bool = False,
+        pad_to_multiple_of: int | None = None,
+        padding_side: Side | None = None,
+        return_tensors: ReturnTensors | None = None,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
+        return_overflowing_tokens: bool = False,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        return_length: bool = False,
+        split_special_tokens: bool | None = None,
+        verbose: bool = True,
+        **unknown: Any,
+    ) -> BatchEncoding:
+        """Encode one text or several.
+
+        Args:
+            text: A string or a list of strings; with `is_split_into_words` a list of words or a list of such lists.
+            text_pair: As many texts as `text`, each appended to its row.
+            add_special_tokens: Let the tokenizer add what its post-processor adds (nothing for most checkpoints).
+            padding: True or ``"longest"``: to the longest row; ``"max_length"``: to `max_length`.
+            truncation: Cut rows to `max_length`. True or ``"longest_first"`` takes tokens from the longer of two texts;
+                ``"only_first"`` and ``"only_second"`` from that one. By default, a `max_length` without `padding` cuts.
+            max_length: Bound for `padding` and `truncation`; default `model_max_length`.
+            stride: Tokens that a row and its overflow have in common.
+            is_split_into_words: The texts are lists of words.
+            pad_to_multiple_of: Make the padded length a multiple of this.
+            padding_side: Overrides the attribute of this name for one call.
+            return_tensors: None for lists, ``"np"`` for numpy and ``"pt"`` for torch, int64 ``[batch, tokens]``.
+            return_token_type_ids: Add ``token_type_ids``, 0 for the first text and 1 for the second. Default: whether
+                `model_input_names` has them.
+            return_attention_mask: Add ``attention_mask``; default likewise.
+            return_overflowing_tokens: Add what `truncation` cut as further rows, and ``overflow_to_sample_mapping``.
+            return_special_tokens_mask: Add ``special_tokens_mask``, 1 for added special tokens and padding.
+            return_offsets_mapping: Add ``offset_mapping``, the characters of each token, ``[batch, tokens, 2]``.
+            return_length: Add ``length``, padding included.
+            split_special_tokens: Read the names of special tokens inside the texts as plain text. Use it for text that is
+                data, such as the file around a cursor. Default: the attribute of this name.
+            verbose: Log a warning, once, if a row is longer than `model_max_length`.
+            **unknown: An error.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` (1 = token, 0 = padding) and what was asked for.
+
+        Raises:
+            InputError: A wrong or unknown argument, or rows of different lengths asked for as a tensor.
+            TokenizerError: Padding was asked for and there is no pad token.
+        """
+        refuse_unknown(unknown, _argument_names(GPTBigCodeTokenizer.__call__), "the tokenizer")
+        inputs, batched = rows(text, text_pair, is_split_into_words)
+        check_choice("truncation", truncation, TRUNCATIONS)
+        check_choice("return_tensors", return_tensors, (None, "np", "pt"))
+        if truncation is None and max_length is not None and padding is False:
+            truncation = True
+        cut = truncation not in (None, False, "do_not_truncate")
+        pad = self._padding(padding, max_length, pad_to_multiple_of, padding_side)
+        limit = self.model_max_length if max_length is None else max_length
+        check_lengths(max_length, limit, stride, cut, padding)
+        if pad and cut and pad.multiple and limit % pad.multiple:
+            raise InputError(f"max_length must be a multiple of pad_to_multiple_of={pad.multiple}")
+        split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
+        cutting: dict[str, Any] | None = None
+        if cut and limit < _BOUNDED:
+            strategy = "longest_first" if truncation is True else truncation
+            cutting = {"max_length": limit, "stride": stride, "strategy": strategy, "direction": self.truncation_side}
+        encodings = self._encode(inputs, add_special_tokens, is_split_into_words, split, cutting)
+        if pad:
+            pad_encodings(encodings, pad, self._required_pad_id(), str(self.pad_token))
+        if verbose and max_length is None:
+            self._warn_if_long(encodings)
+
+        kept = [[row, *row.overflowing] if return_overflowing_tokens else [row] for row in encodings]
+        flat = [row for group in kept for row in group]
+        defaults = self.model_input_names
+        data: dict[str, Any] = {"input_ids": [row.ids for row in flat]}
+        if "token_type_ids" in defaults if return_token_type_ids is None else return_token_type_ids:
+            data["token_type_ids"] = [row.type_ids for row in flat]
+        if "attention_mask" in defaults if return_attention_mask is None else return_attention_mask:
+            data["attention_mask"] = [row.attention_mask for row in flat]
+        if return_special_tokens_mask:
+            data["special_tokens_mask"] = [row.special_tokens_mask for row in flat]
+        if return_offsets_mapping:
+            data["offset_mapping"] = [row.offsets for row in flat]
+        if return_length:
+            data["length"] = [len(row) for row in flat]
+        if return_overflowing_tokens:
+            data["overflow_to_sample_mapping"] = [i for i, group in enumerate(kept) for _ in group]
+        if not batched and return_tensors is None and not return_overflowing_tokens:
+            data = {name: value[0] if isinstance(value[0], list) else value for name, value in data.items()}
+        return BatchEncoding(data, flat, return_tensors)
+
+    def encode(self, text: Any, text_pair: Any = None, **options: Any) -> Any:
+        """Token ids of one text: a list, or with `return_tensors` an int64 tensor ``[1, tokens]``.
+
+        Args:
+            text: The text.
+            text_pair: As in a call.
+            **options: The arguments of a call.
+        """
+        return self(text, text_pair, **options)["input_ids"]
+
+    def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any) -> list[str]:
+        """The tokens of a text in the byte-level alphabet of the vocabulary; `options` are the arguments of a call."""
+        return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
+
+    def pad(
+        self,
+        encoded_inputs: Any,
+        padding: bool | Literal["longest", "max_length", "do_not_pad"] = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: Side | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: ReturnTensors | None = None,
+        **unknown: Any,
+    ) -> BatchEncoding:
+        """Pad rows that are token ids already.
+
+        Args:
+            encoded_inputs: A dict with ``input_ids`` and maybe ``attention_mask``, ``token_type_ids`` and
+                ``special_tokens_mask`` of one row or several, or a list of dicts of one row each.
+            padding: As in a call, as are the other arguments.
+            **unknown: An error.
+
+        Returns:
+            The same, padded; tensors if tensors were given or `return_tensors` says so.
+
+        Raises:
+            InputError: No ``input_ids``, or a wrong argument.
+            TokenizerError: There is no pad token.
+        """
+        refuse_unknown(unknown, _argument_names(GPTBigCodeTokenizer.pad), "pad")
+        if isinstance(encoded_inputs, (list, tuple)):
+            encoded_inputs = {name: [row[name] for row in encoded_inputs] for name in (encoded_inputs or [{}])[0]}
+        if not isinstance(encoded_inputs, Mapping) or "input_ids" not in encoded_inputs:
+            raise InputError("pad needs input_ids: a BatchEncoding, or a list of them")
+        first = encoded_inputs["input_ids"]
+        while isinstance(first, (list, tuple)) and first:
+            first = first[0]
+        if return_tensors is None and not isinstance(first, (int, list, tuple)):
+            return_tensors = "pt" if is_torch(first) else "np"
+        wanted = "attention_mask" in self.model_input_names if return_attention_mask is None else return_attention_mask
+        how = self._padding(padding, max_length, pad_to_multiple_of, padding_side)
+        pad_id = self._required_pad_id() if how else 0
+        values = pad_values(encoded_inputs, how, pad_id, wanted)
+        return BatchEncoding(values, tensor_type=return_tensors)
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """Tokens that a call adds to a text, or to two."""
+        return self.backend.num_special_tokens_to_add(pair)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(name_or_path={self.name_or_path!r}, vocab_size={self.vocab_size}, "
+            f"model_max_length={self.model_max_length}, padding_side={self.padding_side!r}, "
+            f"truncation_side={self.truncation_side!r}, special_tokens={self.special_tokens_map})"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The lock belongs to the process, and the second backend is made again when it is needed.
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_second_backend")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    @property
+    def backend_tokenizer(self) -> Tokenizer:
+        """The same as `backend`."""
+        return self.backend
+
+    @property
+    def max_len_single_sentence(self) -> int:
+        """`model_max_length` less what a call adds to one text."""
+        return self.model_max_length - self.num_special_tokens_to_add()
+
+    @property
+    def max_len_sentences_pair(self) -> int:
+        """`model_max_length` less what a call adds to two texts."""
+        return self.model_max_length - self.num_special_tokens_to_add(pair=True)
+
+    def _encode(
+        self, rows: list[Any], add_special_tokens: bool, is_pretokenized: bool, split: bool, cutting: dict[str, Any] | None
+    ) -> list[Encoding]:
+        options = {"add_special_tokens": add_special_tokens, "is_pretokenized": is_pretokenized}
+        try:
+            if cutting is None and not split:
+                return self.backend.encode_batch(rows, **options)
+            # The library keeps these two settings in the tokenizer: they are changed on a second one, by one thread at a time.
+            with self._lock:
+                backend = self._second_backend
+                backend.encode_special_tokens = split
+                if cutting is None:
+                    backend.no_truncation()
+                else:
+                    backend.enable_truncation(**cutting)
+                return backend.encode_batch(rows, **options)
+        except TypeError as error:  # of all strings, only those that UTF-8 cannot express
+            raise InputError("the text contains a lone surrogate and is not valid Unicode") from error
+        except Exception as error:  # the tokenizers library raises bare Exception, here about truncation only
+            raise InputError(f"the text cannot be cut to max_length: {error}") from error
+        except BaseException as error:  # Rust panics where one of two texts is cut to no more than the stride
+            if type(error).__name__ != "PanicException":
+                raise
+            raise InputError(f"the text cannot be cut to max_length: {error}") from error
+
+    @cached_property
+    def _second_backend(self) -> Tokenizer:
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_str(self.backend.to_str())
+
+    def _vocabulary_changed(self) -> None:
+        self.__dict__.pop("_second_backend", None)
+
+    def _padding(self, padding: Any, max_length: int | None, multiple: int | None, side: Side | None) -> Padding | None:
+        check_choice("padding", padding, (False, True, "longest", "max_length", "do_not_pad"))
+        check_choice("padding_side", side, (None, "left", "right"))
+        if multiple is not None and multiple < 1:
+            raise InputError(f"pad_to_multiple_of must be positive, not {multiple}")
+        if padding in (False, "do_not_pad"):
+            return None
+        length = None
+        if padding == "max_length":
+            length = self.model_max_length if max_length is None else max_length
+            if length >= _BOUNDED:
+                raise InputError("padding='max_length' needs max_length: this tokenizer has no bound of its own")
+        return Padding(length, multiple, side or self.padding_side)
+
+    def _required_pad_id(self) -> int:
+        if (pad_id := self.pad_token_id) is None:
+            raise TokenizerError("padding needs a pad token: set tokenizer.pad_token = tokenizer.eos_token")
+        return pad_id
+
+    def _warn_if_long(self, encodings: list[Encoding]) -> None:
+        longest = max(map(len, encodings), default=0)
+        if longest > self.model_max_length and not self._warned:
+            self._warned = True
+            logger.warning("a text has %d tokens, the model was made for %d", longest, self.model_max_length)
+
+
+AutoTokenizer = GPTBigCodeTokenizer
+
+
+def _argument_names(function: Callable[..., Any]) -> list[str]:
+    names = function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
+    return [name for name in names if name != "self"]

@@ -1,0 +1,149 @@
+"""Between ids, tokens and text."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from gptbigcode_cpu.arrays import to_int_array
+from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.suggest import refuse_unknown
+from gptbigcode_cpu.tokenizer.special_tokens import SpecialTokens
+
+logger = logging.getLogger(__name__)
+
+# StarCoder writes the names with underscores, SantaCoder with hyphens.
+FIM_SPELLINGS = ("<fim_{}>", "<fim-{}>")
+
+
+class Vocabulary(SpecialTokens):
+    """Ids, tokens and their texts of `GPTBigCodeTokenizer`."""
+
+    def decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **unknown: Any,
+    ) -> Any:
+        """Text of one token id or of a sequence of them (list, numpy array or torch tensor); a list of texts for a batch.
+
+        Args:
+            token_ids: The ids. Those beyond the vocabulary, which padded embedding tables have, decode to nothing.
+            skip_special_tokens: Leave special tokens out.
+            clean_up_tokenization_spaces: Not applied, with a warning, as in transformers: it is made for WordPiece and
+                would take spaces out of code.
+            **unknown: An error.
+        """
+        refuse_unknown(unknown, ("skip_special_tokens", "clean_up_tokenization_spaces"), "decode")
+        if clean_up_tokenization_spaces:
+            logger.warning("clean_up_tokenization_spaces=True is not applied: it would take spaces out of code")
+        if isinstance(token_ids, Mapping):
+            token_ids = token_ids["input_ids"]
+        if _is_batch(token_ids):
+            return [self.decode(row, skip_special_tokens) for row in token_ids]
+        ids = _token_ids(token_ids)
+        return self.backend.decode(ids if isinstance(ids, list) else [ids], skip_special_tokens=skip_special_tokens)
+
+    def batch_decode(
+        self,
+        sequences: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **unknown: Any,
+    ) -> list[str]:
+        """`decode` for each sequence."""
+        if len(sequences) == 0:
+            return []
+        texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces, **unknown)
+        return [texts] if isinstance(texts, str) else texts
+
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
+        """Id of a token, or ids of tokens; that of the unknown token (None without one) for what is not in the vocabulary."""
+        if isinstance(tokens, str):
+            token_id = self.backend.token_to_id(tokens)
+            return self.unk_token_id if token_id is None else token_id
+        return [self.convert_tokens_to_ids(token) for token in tokens]
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """Token of an id, or tokens of ids, in the byte-level alphabet of the vocabulary (a space is ``Ġ``)."""
+        checked = _token_ids(ids)
+        if isinstance(checked, int):
+            return self.backend.id_to_token(checked)
+        skipped = set(self.all_special_ids) if skip_special_tokens else set()
+        return [self.backend.id_to_token(token_id) for token_id in checked if token_id not in skipped]
+
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        """The text of tokens in the byte-level alphabet."""
+        decoder = self.backend.decoder
+        return " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
+
+    def get_special_tokens_mask(self, token_ids_0: Sequence[int], already_has_special_tokens: bool = True) -> list[int]:
+        """For each id 1 if it is a special token's, else 0.
+
+        Raises:
+            InputError: `already_has_special_tokens` is false: call with `return_special_tokens_mask` instead.
+        """
+        if not already_has_special_tokens:
+            raise InputError("for texts, call the tokenizer with return_special_tokens_mask=True")
+        special = set(self.all_special_ids)
+        return [int(token_id in special) for token_id in token_ids_0]
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token with its id, added ones included."""
+        return self.backend.get_vocab(with_added_tokens=True)
+
+    def __len__(self) -> int:
+        """Tokens, added ones included."""
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens without the added ones."""
+        return self.backend.get_vocab_size(with_added_tokens=False)
+
+    @property
+    def vocab(self) -> dict[str, int]:
+        """The same as `get_vocab`."""
+        return self.get_vocab()
+
+    @property
+    def fim_prefix_id(self) -> int | None:
+        """Id of ``<fim_prefix>`` (StarCoder) or ``<fim-prefix>`` (SantaCoder); None if the model has no such token."""
+        return self._fim_id("prefix")
+
+    @property
+    def fim_middle_id(self) -> int | None:
+        """Id of ``<fim_middle>`` or ``<fim-middle>``, or None."""
+        return self._fim_id("middle")
+
+    @property
+    def fim_suffix_id(self) -> int | None:
+        """Id of ``<fim_suffix>`` or ``<fim-suffix>``, or None."""
+        return self._fim_id("suffix")
+
+    @property
+    def fim_pad_id(self) -> int | None:
+        """Id of ``<fim_pad>`` or ``<fim-pad>``, or None."""
+        return self._fim_id("pad")
+
+    def _fim_id(self, part: str) -> int | None:
+        ids = (self.backend.token_to_id(spelling.format(part)) for spelling in FIM_SPELLINGS)
+        return next((token_id for token_id in ids if token_id is not None), None)
+
+
+def _is_batch(values: Any) -> bool:
+    if isinstance(values, (list, tuple)):
+        return len(values) > 0 and (isinstance(values[0], (list, tuple)) or getattr(values[0], "ndim", 0) > 0)
+    return getattr(values, "ndim", 0) > 1
+
+
+def _token_ids(values: Any) -> int | list[int]:
+    array = to_int_array(values, "token_ids")
+    if array.ndim > 1:
+        raise InputError(f"token_ids must be one id or one sequence, not of shape {list(array.shape)}")
+    if array.size and not (array.min() >= 0 and array.max() < 2**32):
+        raise InputError(f"token ids are in 0..2**32-1, not {array.min()} or {array.max()}")
+    ids: int | list[int] = array.tolist()
+    return ids
