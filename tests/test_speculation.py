@@ -111,7 +111,8 @@ class TestSameText:
             scores[:, 120] = -np.inf
             return scores
 
-        wanted = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True, "logits_processor": [no_newline]}
+        wanted: dict[str, Any] = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+        wanted["logits_processor"] = [no_newline]
         plain = model.generate(ids, **OPTIONS, **wanted)
         seen.clear()
         quick = model.generate(ids, **OPTIONS, **wanted, prompt_lookup_num_tokens=8)
