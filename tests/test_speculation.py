@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM, _core
+from gptbigcode_cpu import _core
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.generation import assistant, loop
 from gptbigcode_cpu.generation.pace import Pace
+from gptbigcode_cpu.modeling import AutoModelForCausalLM, GPTBigCodeForCausalLM
 from gptbigcode_cpu.tokenizer import AutoTokenizer
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 60, "eos_token_id": [], "pad_token_id": 4}
@@ -110,8 +111,8 @@ class TestSameText:
             scores[:, 120] = -np.inf
             return scores
 
-        wanted = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
-        wanted |= {"logits_processor": [no_newline]}
+        wanted: dict[str, Any] = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+        wanted["logits_processor"] = [no_newline]
         plain = model.generate(ids, **OPTIONS, **wanted)
         seen.clear()
         quick = model.generate(ids, **OPTIONS, **wanted, prompt_lookup_num_tokens=8)

@@ -187,15 +187,16 @@ class _Run:
         if not rows:
             return []
         tokens = [
-            np.concatenate([row.ids[row.length - 1 : row.length], draft.tokens]) if len(draft.tokens) else row.tokens[-1:]
+            row.ids[row.length - 1 : row.length] if draft is NO_DRAFT else np.append(row.ids[row.length - 1], draft.tokens)
             for row, draft in zip(rows, self._drafts, strict=True)
         ]
         counts = [len(part) for part in tokens]
         start = time.perf_counter()
         logits = self.core.forward([row.cache for row in rows], tokens, counts)
-        if self._drafter is None:
+        if self._drafter is not None:
+            self._drafter.measured(len(logits), time.perf_counter() - start)
+        if len(logits) == len(rows):
             return list(logits[:, None])
-        self._drafter.measured(sum(counts), time.perf_counter() - start)
         return np.split(logits, np.cumsum(counts)[:-1])
 
     def _verify(self, row: Row, logits: Logits, draft: Draft) -> list[int]:
@@ -217,7 +218,7 @@ class _Run:
                 break
         if self._drafter is not None:
             self._drafter.verified(row, draft, tokens)
-            if not row.finished:
+            if len(draft.tokens) and not row.finished:
                 row.cache.truncate(row.length - row.pads - 1)
         return tokens
 

@@ -9,12 +9,12 @@ _GUESS_DECAY = 0.98
 _COST_DECAY = 0.99
 # Probability that a guess is right after matches of 1, 2..3, 4..7, ... tokens, before anything is known, and how many
 # observations that is worth. Copied code has long matches; short ones are mostly chance.
-_PRIOR = (0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
-_PRIOR_WEIGHT = 4.0
+_PRIOR = (0.15, 0.3, 0.5, 0.7, 0.85, 0.95)
+_PRIOR_WEIGHT = 8.0
 # What a further token costs in a step, relative to the step's fixed part, before it is known.
-_COST_PRIOR = 0.15
+_COST_PRIOR = 0.3
 # A guess has to promise this much more than it costs, since both are estimates.
-_MARGIN = 1.15
+_MARGIN = 1.25
 # Times are trusted up to this multiple of what was expected; more is somebody else's work on the machine.
 _OUTLIER = 2.0
 
@@ -26,7 +26,7 @@ class Pace:
         self._right = [prior * _PRIOR_WEIGHT for prior in _PRIOR]
         self._seen = [_PRIOR_WEIGHT] * len(_PRIOR)
         # Weighted sums for a line through (tokens, seconds): weights, tokens, their squares, seconds, products.
-        self._sums = [0.0] * 5
+        self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
         self._fixed, self._each = 1.0, _COST_PRIOR
 
     def saw(self, match: int, right: bool) -> None:
@@ -37,12 +37,15 @@ class Pace:
 
     def measured(self, n_tokens: int, seconds: float) -> None:
         """A step of so many tokens took so long."""
-        sums = self._sums
-        if sums[0] > 0:
+        weight, tokens, squares, time, products = self._sums
+        if weight > 0:
             seconds = min(seconds, _OUTLIER * (self._fixed + self._each * n_tokens))
-        new = (1.0, n_tokens, n_tokens * n_tokens, seconds, n_tokens * seconds)
-        self._sums = sums = [old * _COST_DECAY + value for old, value in zip(sums, new, strict=True)]
-        weight, tokens, squares, time, products = sums
+        weight = weight * _COST_DECAY + 1.0
+        tokens = tokens * _COST_DECAY + n_tokens
+        squares = squares * _COST_DECAY + n_tokens * n_tokens
+        time = time * _COST_DECAY + seconds
+        products = products * _COST_DECAY + n_tokens * seconds
+        self._sums = weight, tokens, squares, time, products
         mean = time / weight
         # Two imagined steps keep the slope near the prior until steps of several lengths were measured.
         spread = squares - tokens * tokens / weight

@@ -93,6 +93,8 @@ class LookupDrafter:
 
     def propose(self, rows: Sequence[Row]) -> list[Draft]:
         matches = [self._matches[row.index][0] for row in rows]
+        if not any(matches):
+            return [NO_DRAFT] * len(rows)
         limits = [min(self._num_tokens, row.room - 1) if match else 0 for row, match in zip(rows, matches, strict=True)]
         return [self._draft(row, n) for row, n in zip(rows, self._pace.lengths(matches, limits), strict=True)]
 
@@ -101,19 +103,20 @@ class LookupDrafter:
 
     def verified(self, row: Row, draft: Draft, tokens: Sequence[int]) -> None:
         match, end = self._matches[row.index]
+        text = row.tokens
         if match:
             # What the look-up would have said is known for tokens that were not drafted, too.
-            start = row.length - row.pads - len(tokens)
-            guessed = row.tokens[_continuation(end, start, len(tokens))]
-            for place, (guess, token) in enumerate(zip(guessed.tolist(), tokens, strict=True)):
-                self._pace.saw(match + place, guess == token)
-                if guess != token:
+            period = len(text) - len(tokens) - end
+            for place, token in enumerate(tokens):
+                right = int(text[end + place % period]) == token
+                self._pace.saw(match + place, right)
+                if not right:
                     break
         if row.finished:
             del self._indices[row.index], self._matches[row.index]
             return
         index = self._indices[row.index]
-        index.extend(np.array(tokens, dtype=np.int32))
+        index.extend(text[len(text) - len(tokens) :])
         self._matches[row.index] = index.match(self._max_match)
 
     def measured(self, n_tokens: int, seconds: float) -> None:
@@ -122,13 +125,9 @@ class LookupDrafter:
     def _draft(self, row: Row, n_tokens: int) -> Draft:
         if n_tokens == 0:
             return NO_DRAFT
-        tokens = row.tokens
-        return Draft(tokens[_continuation(self._matches[row.index][1], len(tokens), n_tokens)])
-
-
-def _continuation(end: int, length: int, count: int) -> NDArray[np.int64]:
-    """Places of the tokens from `end` on; where the first `length` tokens end, the same tokens come again."""
-    return end + np.arange(count) % (length - end)
+        tokens, end = row.tokens, self._matches[row.index][1]
+        # Where the text ends, what followed the earlier occurrence is taken to come again and again.
+        return Draft(np.resize(tokens[end:], n_tokens))
 
 
 def make_drafter(config: GenerationConfig, call: Call) -> Drafter | None:

@@ -41,7 +41,7 @@ GREEDY: dict[str, dict[str, Any]] = {
         "exponential_decay_length_penalty": (8, 1.3),
         "renormalize_logits": True,
     },
-    "stop_strings": {"stop_strings": ["return", "(self", "0"]},
+    "stop_strings": {"stop_strings": ["bona", "e.n", "py a"]},
 }
 ONE_TOKEN: dict[str, dict[str, Any]] = {
     "forced_bos_token_id": {"forced_bos_token_id": "B", "begin_suppress_tokens": ["A", "D"]},
@@ -65,7 +65,7 @@ BEAMS: dict[str, dict[str, Any]] = {
         "num_return_sequences": 2,
     },
     "beams_forced": {"num_beams": 3, "forced_eos_token_id": "E", "eos_token_id": "E"},
-    "beams_stop_strings": {"num_beams": 3, "stop_strings": ["0", "return"], "eos_token_id": ["E"]},
+    "beams_stop_strings": {"num_beams": 3, "stop_strings": ["bona", "le o", "py a"], "eos_token_id": ["E"]},
 }
 DEFAULTS: dict[str, Any] = {"max_new_tokens": 24, "pad_token_id": PAD, "eos_token_id": 0}
 
