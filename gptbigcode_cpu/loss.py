@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import to_float_array, to_int_array
+from .arrays import is_torch, to_float_array, to_int_array
 from .errors import InputError
 
 IGNORE_INDEX = -100
@@ -54,9 +54,9 @@ def next_token_loss(logits: Floats, labels: Any, mask: NDArray[np.bool_]) -> np.
     Raises:
         InputError: Labels of another shape or that are no tokens.
     """
-    targets = _labels(labels, mask.shape)
-    targets = np.where(mask[:, 1:] & mask[:, :-1], targets[:, 1:], IGNORE_INDEX)
-    return cross_entropy(logits[:, :-1].reshape(-1, logits.shape[2]), targets.reshape(-1))
+    targets = np.full(mask.shape, IGNORE_INDEX)
+    targets[:, :-1] = np.where(mask[:, 1:] & mask[:, :-1], _labels(labels, mask.shape)[:, 1:], IGNORE_INDEX)
+    return cross_entropy(logits.reshape(-1, logits.shape[2]), targets.reshape(-1))
 
 
 def token_loss(logits: Floats, labels: Any, mask: NDArray[np.bool_]) -> np.float32:
@@ -86,7 +86,8 @@ def sequence_loss(logits: Floats, labels: Any, problem_type: str) -> np.float32:
         if len(targets) != batch:
             raise InputError(f"labels holds {len(targets)} classes, the batch has {batch} rows")
         return cross_entropy(logits, targets)
-    wanted = to_float_array(np.asarray(labels, dtype=np.float32) if _is_integers(labels) else labels, "labels")
+    kind = _kind(labels)
+    wanted = to_float_array(labels if kind == "f" else to_int_array(labels, "labels", "iub").astype(np.float32), "labels")
     if problem_type == "regression" and num_labels == 1:
         wanted = wanted.reshape(-1, 1)
     if wanted.shape != logits.shape:
@@ -101,7 +102,7 @@ def infer_problem_type(num_labels: int, labels: Any) -> str:
     """Which `problem_type` these labels mean, as transformers decides."""
     if num_labels == 1:
         return "regression"
-    return "single_label_classification" if _is_integers(labels) else "multi_label_classification"
+    return "single_label_classification" if _kind(labels) in "iu" else "multi_label_classification"
 
 
 def _labels(labels: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
@@ -111,6 +112,8 @@ def _labels(labels: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
     return values
 
 
-def _is_integers(labels: Any) -> bool:
-    values = labels.detach().numpy() if hasattr(labels, "detach") else np.asarray(labels)
-    return values.dtype.kind in "iub"
+def _kind(values: Any) -> str:
+    """numpy's letter for the type of some labels: i and u are integers, b truth values, f floats."""
+    if is_torch(values):
+        return "f" if values.is_floating_point() else "b" if str(values.dtype) == "torch.bool" else "i"
+    return np.asarray(values).dtype.kind

@@ -280,6 +280,9 @@ class TestWhatTheConfigurationDecides:
         texts.config.problem_type = None
         several = texts([IDS], labels=[[1.0, 0.0, 1.0]]).loss
         assert texts.config.problem_type == "multi_label_classification"
+        assert texts([IDS], labels=[[True, False, True]]).loss == several
+        texts.config.problem_type = None
+        assert texts([IDS], labels=[[True, False, True]]).loss == several  # truth values are no classes
         p = 1 / (1 + np.exp(-logits))
         np.testing.assert_allclose(several, -np.log([[p[0, 0], 1 - p[0, 1], p[0, 2]]]).mean(), rtol=1e-5)
         texts.config.problem_type = None
@@ -311,7 +314,7 @@ class TestTorch:
                     assert np.array_equal(value.numpy(), wanted), name
         model.config.problem_type = None
 
-    def test_types_and_devices(self, model: GPTBigCodeForCausalLM) -> None:
+    def test_types_and_devices(self, model: GPTBigCodeForCausalLM, opened: Open) -> None:
         torch = pytest.importorskip("torch")
         embeddings = model.get_input_embeddings()(torch.tensor([IDS]))
         assert isinstance(embeddings, torch.Tensor)
@@ -323,6 +326,9 @@ class TestTorch:
             arguments = {"input_ids": torch.tensor([IDS])} | {name: torch.zeros(1, 5, dtype=torch.int64, device="meta")}
             with pytest.raises(InputError, match=f"{name} is on the device 'meta'.*pass {name}.cpu"):
                 model(**arguments)
+        texts = opened(GPTBigCodeForSequenceClassification)
+        with pytest.raises(InputError, match="labels is on the device 'meta'"):
+            texts(torch.tensor([IDS]), labels=torch.zeros(1, dtype=torch.int64, device="meta"))
 
 
 FIVE = {"input_ids": [IDS]}

@@ -1,4 +1,4 @@
-"""Every argument of every model class on the 8M checkpoint, against transformers itself."""
+"""Every argument of every model class, on the 8M checkpoint and on random models, against transformers itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle.forward_cases import answers, assert_like, cases_of
+from oracle.forward_cases import MODELS, answers, assert_like, cases_of, model_arguments
+from oracle.random_models import write_checkpoint
 
 import gptbigcode_cpu
 
@@ -35,22 +36,35 @@ def quiet_and_without_gradients() -> Iterator[None]:
     torch.set_grad_enabled(before)
 
 
-@pytest.fixture(scope="module", params=CLASSES)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, checkpoint_dir: Path) -> tuple[Any, Any]:
-    """The checkpoint in transformers, with a random head where it has none, and what transformers saves of it opened here."""
-    directory = tmp_path_factory.mktemp("pair")
+def open_both(checkpoint: Path, directory: Path, name: str, **options: Any) -> tuple[Any, Any]:
+    """A checkpoint in transformers, with a random head where it has none, and what transformers saves of it opened here."""
     torch.manual_seed(1)
-    arguments = {"dtype": torch.float32, "attn_implementation": "eager", "pad_token_id": 5} | CLASSES[request.param]
-    theirs = getattr(transformers, request.param).from_pretrained(checkpoint_dir, **arguments).eval()
+    arguments = {"dtype": torch.float32, "attn_implementation": "eager"} | options
+    theirs = getattr(transformers, name).from_pretrained(checkpoint, **arguments).eval()
     theirs.save_pretrained(directory / "checkpoint")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPTBIGCODE_CPU_CACHE", str(directory / "cache"))
-        ours = getattr(gptbigcode_cpu, request.param).from_pretrained(directory / "checkpoint", dtype="float32")
-    return theirs, ours
+        return theirs, getattr(gptbigcode_cpu, name).from_pretrained(directory / "checkpoint", dtype="float32")
+
+
+@pytest.fixture(scope="module", params=CLASSES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, checkpoint_dir: Path) -> tuple[Any, Any]:
+    """The 8M checkpoint in transformers and here."""
+    directory = tmp_path_factory.mktemp("pair")
+    return open_both(checkpoint_dir, directory, request.param, pad_token_id=5, **CLASSES[request.param])
 
 
 def test_answers_are_equal(pair: tuple[Any, Any]) -> None:
-    theirs, ours = pair
+    compare(*pair)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_answers_of_random_models_are_equal(name: str, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "random", **(model_arguments(name) | {"seed": 77, "n_layer": 3}))
+    compare(*open_both(checkpoint, tmp_path, MODELS[name]["class"]))
+
+
+def compare(theirs: Any, ours: Any) -> None:
     config = theirs.config
     assert ours.num_parameters() == theirs.num_parameters()
     assert ours.num_parameters(exclude_embeddings=True) == theirs.num_parameters(exclude_embeddings=True)
