@@ -64,6 +64,14 @@ class Record:
     logits: list[Logits] = field(default_factory=list)
 
 
+def record_parts(record: Record | None, config: GenerationConfig) -> dict[str, tuple[Logits, ...]]:
+    """What was asked for, by the names of the outputs."""
+    if record is None:
+        return {}
+    parts = {"scores": config.output_scores, "logits": config.output_logits}
+    return {name: tuple(getattr(record, name)) for name, wanted in parts.items() if wanted}
+
+
 def token_steps(
     core: _core.Model,
     prompts: Sequence[NDArray[np.int32]],
