@@ -176,7 +176,7 @@ class TestStopping:
         assert 5 <= output.shape[1] < 30
 
     def test_stop_strings_end_in_the_middle_of_tokens_and_begin_in_the_prompt(self, tokenizer: Any) -> None:
-        criterion = StopStringCriteria(tokenizer, ["stop", "é!"])
+        criterion = StopStringCriteria(tokenizer, ["stop", "é!", "a longer text"])
         ids = lambda text: np.array([tokenizer.encode(text)])  # noqa: E731
         for text, expected in (("st", False), ("stop", True), ("nonstop", True), ("stop ", False), ("é!", True), ("é", False)):
             assert criterion(ids(text)).tolist() == [expected], text
@@ -225,6 +225,13 @@ class TestOutput:
         np.testing.assert_allclose(scores.sum(axis=1) / 10, output.sequences_scores, rtol=1e-5)
         with pytest.raises(InputError, match="output_scores"):
             model.compute_transition_scores(output.sequences, ())
+
+    def test_beams_go_on_if_the_best_tokens_all_end_them(self, model: Any) -> None:
+        likely = dict.fromkeys(range(70, 74), 50.0)
+        wanted: dict[str, Any] = {"return_dict_in_generate": True, "output_logits": True, "max_new_tokens": 10}
+        wanted |= {"early_stopping": "never", "length_penalty": 2.0, "renormalize_logits": True}
+        wanted["eos_token_id"] = [*likely]
+        assert len(model.generate([PROMPT], num_beams=2, logit_bias=likely, **wanted).logits) > 1
 
     def test_beams_share_keys_and_values(self, model: Any) -> None:
         with pytest.raises(InputError, match="streamer"):
@@ -444,7 +451,7 @@ def test_what_the_sampler_does_natively() -> None:
 finite = hnp.arrays(np.float32, (2, 20), elements=st.floats(-20, 20, width=32))
 WARPERS: list[LogitsProcessor] = [
     TopKLogitsWarper(3), w.TopPLogitsWarper(0.6), w.MinPLogitsWarper(0.2), w.TypicalLogitsWarper(0.5),
-    w.EpsilonLogitsWarper(0.1), w.EtaLogitsWarper(0.2), w.TopHLogitsWarper(0.5),
+    w.EpsilonLogitsWarper(0.1), w.EtaLogitsWarper(0.2), w.TopHLogitsWarper(0.5), w.TopHLogitsWarper(0.01),
 ]  # fmt: skip
 
 

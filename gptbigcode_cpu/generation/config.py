@@ -13,7 +13,7 @@ import numpy as np
 
 from gptbigcode_cpu.errors import ConfigError, InputError, ModelNotFoundError
 
-from .options import RULES, UNSUPPORTED, check_value, is_neutral, refuse
+from .options import RULES, UNSUPPORTED, check_value, refuse
 
 logger = logging.getLogger(__name__)
 
@@ -165,8 +165,9 @@ class GenerationConfig:
         Raises:
             InputError: They do not, or it is.
         """
-        for name, value in self._unsupported().items():
-            refuse(name, value)
+        for name, value in self.carried.items():
+            if name in UNSUPPORTED:
+                refuse(name, value)
         beams, copies = self.num_beams or 1, self.num_return_sequences or 1
         if 1 < beams < copies:
             raise InputError(f"num_return_sequences is {copies}, more than the {beams} beams of num_beams")
@@ -241,11 +242,6 @@ class GenerationConfig:
         """Content of a file that is no supported option; kept for saving, and refused by `check` if it asks for something."""
         carried: dict[str, Any] = self.__dict__["carried"]
         return carried
-
-    def _unsupported(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in self.carried.items() if name in UNSUPPORTED and not is_neutral(name, value)
-        }
 
     def to_dict(self) -> dict[str, Any]:
         """All options, also those that are None, and what else the file held that they come from."""

@@ -64,6 +64,14 @@ class Record:
     logits: list[Logits] = field(default_factory=list)
 
 
+def record_parts(record: Record | None, config: GenerationConfig) -> dict[str, tuple[Logits, ...]]:
+    """What was asked for, by the names of the outputs."""
+    if record is None:
+        return {}
+    parts = {"scores": config.output_scores, "logits": config.output_logits}
+    return {name: tuple(getattr(record, name)) for name, wanted in parts.items() if wanted}
+
+
 def token_steps(
     core: _core.Model,
     prompts: Sequence[NDArray[np.int32]],
@@ -144,6 +152,8 @@ class _Run:
                 "output_logits, and functions in logits_processor and stopping_criteria need a batch of one"
             )
         self._drafts: list[Draft] = []
+        # Of the step that is being done: when it began, and its tokens.
+        self._started, self._n_tokens = 0.0, 0
 
     def row(self, index: int, cache: _core.KVCache, prompt: NDArray[np.int32], width: int, limit: int, seed: int) -> Row:
         """A row at its beginning."""
@@ -173,6 +183,8 @@ class _Run:
         step = {}
         for row, row_logits, draft in zip(rows, logits, self._drafts, strict=True):
             step[row.index] = self._verify(row, row_logits, draft)
+        if self._drafter is not None and self._n_tokens:
+            self._drafter.measured(self._n_tokens, time.perf_counter() - self._started)
         return step
 
     def remaining(self, rows: Sequence[Row]) -> list[Row]:
@@ -183,7 +195,9 @@ class _Run:
 
     def forward(self, rows: Sequence[Row]) -> list[Logits]:
         """Run the last token and the draft of every row."""
+        self._started = time.perf_counter()
         self._drafts = [NO_DRAFT] * len(rows) if self._drafter is None else self._drafter.propose(rows)
+        self._n_tokens = 0
         if not rows:
             return []
         tokens = [
@@ -191,10 +205,8 @@ class _Run:
             for row, draft in zip(rows, self._drafts, strict=True)
         ]
         counts = [len(part) for part in tokens]
-        start = time.perf_counter()
         logits = self.core.forward([row.cache for row in rows], tokens, counts)
-        if self._drafter is not None:
-            self._drafter.measured(len(logits), time.perf_counter() - start)
+        self._n_tokens = len(logits)
         if len(logits) == len(rows):
             return list(logits[:, None])
         return np.split(logits, np.cumsum(counts)[:-1])

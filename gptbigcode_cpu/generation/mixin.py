@@ -17,8 +17,8 @@ from gptbigcode_cpu.streamers import BaseStreamer, Streamer
 
 from .call import Call
 from .config import DEFAULTS, GenerationConfig, logger, merged_options
-from .loop import Record, token_steps
-from .options import RULES, refuse
+from .loop import Record, record_parts, token_steps
+from .options import RULES, check_token_ids, refuse
 from .outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput, ModelOutput
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class GenerationMixin:
         idle = {name: why for name, why in resolved.idle_options().items() if known.get(name) is not None}
         for name, why in idle.items():
             logger.warning("%s has no effect %s", name, why)
-        self._check_token_ids(resolved)
+        check_token_ids(resolved.set_options(), self.config.vocab_size)
         return resolved
 
     def new_token_limit(self, config: GenerationConfig, width: int, longest: int, max_length: int | None = None) -> int:
@@ -321,7 +321,7 @@ class GenerationMixin:
         new = np.full((len(written), width), fill, dtype=np.int64)
         for row, tokens in enumerate(written):
             new[row, : len(tokens)] = tokens
-        return GenerateDecoderOnlyOutput(np.concatenate([prompts, new], axis=1), **_recorded(record, config))
+        return GenerateDecoderOnlyOutput(np.concatenate([prompts, new], axis=1), **record_parts(record, config))
 
     def _beams(
         self,
@@ -340,7 +340,7 @@ class GenerationMixin:
         width = batch.ids.shape[1]
         result = beam_search(self.core, batch.rows, limit, config, call, width=width, record=record)
         result.sequences[:, :width] = np.repeat(batch.ids, config.num_return_sequences or 1, axis=0)
-        output = GenerateBeamDecoderOnlyOutput(result.sequences, **_recorded(record, config))
+        output = GenerateBeamDecoderOnlyOutput(result.sequences, **record_parts(record, config))
         output.beam_indices = result.beam_indices.astype(np.int64)
         if config.output_scores:
             output.sequences_scores = result.scores
@@ -378,19 +378,6 @@ class GenerationMixin:
     def _padding_token(self, config: GenerationConfig) -> int | None:
         return None if config.pad_token_id in config.eos_token_ids else config.pad_token_id
 
-    def _check_token_ids(self, config: GenerationConfig) -> None:
-        """Refuse ids outside the vocabulary where they would be an error or an accident later."""
-        named = {
-            "logit_bias": config.logit_bias or {},
-            "sequence_bias": _flat(config.sequence_bias.keys() if isinstance(config.sequence_bias, Mapping) else ()),
-            "bad_words_ids": _flat(config.bad_words_ids or ()),
-            "forced_bos_token_id": _as_list(config.forced_bos_token_id),
-            "forced_eos_token_id": _as_list(config.forced_eos_token_id),
-        }
-        for name, ids in named.items():
-            if outside := [token_id for token_id in ids if token_id >= self.config.vocab_size]:
-                raise InputError(f"{name} names token {outside[0]}; the vocabulary has {self.config.vocab_size}")
-
 
 @contextmanager
 def _informed(streamer: Streamer | None) -> Iterator[None]:
@@ -410,20 +397,3 @@ def _informed(streamer: Streamer | None) -> Iterator[None]:
 def _column(written: Sequence[Sequence[int]], place: int, fill: int) -> NDArray[np.int64]:
     """The token of every row at a place of the output."""
     return np.array([row[place] if place < len(row) else fill for row in written], dtype=np.int64)
-
-
-def _recorded(record: Record | None, config: GenerationConfig) -> dict[str, Any]:
-    if record is None:
-        return {}
-    parts = {"scores": config.output_scores, "logits": config.output_logits}
-    return {name: tuple(getattr(record, name)) for name, wanted in parts.items() if wanted}
-
-
-def _flat(sequences: Any) -> list[int]:
-    return [token_id for sequence in sequences for token_id in sequence]
-
-
-def _as_list(ids: int | Sequence[int] | None) -> list[int]:
-    if ids is None:
-        return []
-    return list(ids) if isinstance(ids, Sequence) else [ids]

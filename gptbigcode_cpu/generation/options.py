@@ -228,3 +228,23 @@ def refuse(name: str, value: Any, others: Iterable[str] = ()) -> None:
         neutral, reason = UNSUPPORTED[name]
         allowed = f"; only its neutral value {neutral[0]!r} may be passed" if neutral else ""
         raise InputError(f"{name} is not supported: {reason}{allowed}")
+
+
+def check_token_ids(options: Mapping[str, Any], vocab_size: int) -> None:
+    """Refuse ids outside the vocabulary where they would be an error or an accident later.
+
+    Raises:
+        InputError: There is one; the message names the option.
+    """
+    bias = options.get("sequence_bias")
+    named: dict[str, Iterable[int]] = {
+        "logit_bias": options.get("logit_bias", {}),
+        "sequence_bias": [] if bias is None else [token_id for ids in sequence_biases(bias) for token_id in ids],
+        "bad_words_ids": [token_id for ids in options.get("bad_words_ids", ()) for token_id in ids],
+    }
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        ids = options.get(name, ())
+        named[name] = ids if isinstance(ids, Sequence) else [ids]
+    for name, token_ids in named.items():
+        if outside := [token_id for token_id in token_ids if token_id >= vocab_size]:
+            raise InputError(f"{name} names token {outside[0]}; the vocabulary has {vocab_size}")
