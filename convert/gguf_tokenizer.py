@@ -74,6 +74,8 @@ def tokenizer_files(model: GGUFModel) -> tuple[dict[str, bytes], tuple[str, ...]
         raise TokenizerError(f"{model.path}: its tokens and merges do not make a tokenizer: {error}") from error
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     settings |= {name: token for name, token in named.items() if token is not None}
+    if more := [token for token in special if token not in named.values()]:
+        settings["additional_special_tokens"] = more
     if type(length := model.get("starcoder.context_length")) is int:
         settings["model_max_length"] = length
     if isinstance(template := model.get("tokenizer.chat_template"), str):

@@ -18,11 +18,10 @@ from .loss import infer_problem_type, sequence_loss, token_loss
 from .modeling import GPTBigCodeModel
 from .outputs import SequenceClassifierOutputWithPast, TokenClassifierOutput
 from .pretrained import PreTrainedModel
-from .tensors import CLASSIFIERS
-from .weights import PackedModel
 
 if TYPE_CHECKING:
     from . import _core
+    from .weights import PackedModel
 
 Floats = NDArray[np.float32]
 
@@ -60,6 +59,8 @@ class _Classifier(PreTrainedModel):
             )
 
     def _heads(self) -> frozenset[str]:
+        from .tensors import CLASSIFIERS
+
         return CLASSIFIERS[type(self).__name__]
 
     def _classify(self, hidden: Floats) -> Floats:

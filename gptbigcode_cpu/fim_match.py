@@ -13,7 +13,8 @@ import numpy as np
 
 from . import fim
 from .errors import ContextLengthError, InputError
-from .generation import GenerationConfig, token_steps
+from .generation import GenerationConfig
+from .generation.loop import token_steps
 from .incremental import IncrementalDecoder
 from .progress import Progress
 

@@ -170,7 +170,7 @@ def open_model(
     from . import hub
 
     source = hub.resolve(name_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-    check_architecture(GPTBigCodeConfig.from_json_file(source / "config.json"), source)
+    check_architecture(hub.read_config(source), source)
     with progress_bar() as progress:
         directory = hub.packed_dir(source, loading.dtype, num_threads=loading.num_threads, progress=progress)
     if name_or_path == hub.DEMO:

@@ -20,11 +20,10 @@ from .generation import GenerationConfig, GenerationMixin, read_config
 from .loss import next_token_loss
 from .outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
 from .pretrained import PreTrainedModel
-from .tensors import BASE_MODEL, CLASSIFIERS
-from .weights import PackedModel
 
 if TYPE_CHECKING:
     from . import _core
+    from .weights import PackedModel
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,8 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
 
     @classmethod
     def _check_architecture(cls, config: GPTBigCodeConfig, directory: Path) -> None:
+        from .tensors import BASE_MODEL, CLASSIFIERS
+
         # A classifier's checkpoint may lack an LM head, and was not trained to write.
         if classifiers := [name for name in config.architectures if name in CLASSIFIERS]:
             raise ConfigError(f"{directory} is a {classifiers[0]}; this class runs language models, which write text")

@@ -12,12 +12,11 @@ from .batch import refuse_unknown
 from .config import GPTBigCodeConfig
 from .embeddings import Embedding
 from .errors import InputError, UnsupportedError
-from .loading import Loading, open_model
-from .tensors import decoder_tensors, head_tensors
-from .weights import PackedModel, load_core
 
+# What reads files takes milliseconds to import: it is loaded by the first model.
 if TYPE_CHECKING:
     from . import _core
+    from .weights import PackedModel
 
 # Attributes of torch modules and trainable models, and why there are none here.
 _ABSENT = {
@@ -68,6 +67,8 @@ class PreTrainedModel:
         Raises:
             UnsupportedError: A configuration is given, as transformers takes one for a model with random weights.
         """
+        from .weights import PackedModel, load_core
+
         if not isinstance(packed, PackedModel):
             raise UnsupportedError(
                 f"models are not trained here, so there are none with random weights: {type(self).__name__}"
@@ -126,6 +127,9 @@ class PreTrainedModel:
             InputError: An unknown or unsupported argument, dtype or kv_dtype, or a bad number of threads.
             KernelError: ``GPTBIGCODE_CPU_ISA`` names a kernel set that this CPU cannot run.
         """
+        from .loading import Loading, open_model
+        from .weights import load_core
+
         loading = Loading.from_arguments(
             dtype=dtype,
             num_threads=num_threads,
@@ -252,6 +256,8 @@ class PreTrainedModel:
         """
         if only_trainable:
             return 0
+        from .tensors import decoder_tensors, head_tensors
+
         heads = head_tensors(self.config)
         names = self._heads() - ({"lm_head.weight"} if self.config.tie_word_embeddings else set())
         specs = [*decoder_tensors(self.config), *(heads[name] for name in names)]

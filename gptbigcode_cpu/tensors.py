@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
@@ -117,6 +116,8 @@ class Scheme:
                 raise InputError(f"{pattern} cannot be kept in {dtype!r}; choose one of {', '.join(DTYPES)}")
             matches = [name for name in names if fnmatchcase(name, pattern)]
             if not matches:
+                from difflib import get_close_matches
+
                 near = get_close_matches(pattern, names, n=1, cutoff=0)
                 raise InputError(f"no packed tensor matches {pattern!r}; their names are like {near[0]!r}")
             overrides |= dict.fromkeys(matches, dtype)

@@ -69,7 +69,9 @@ class Scribe:
         self.prompts: list[list[int]] = []
         self.tokens = 0
 
-    def token_steps(self, _core: Any, prompts: Sequence[Any], limits: Sequence[int], options: Any) -> Iterator[dict[int, int]]:
+    def token_steps(
+        self, _core: Any, prompts: Sequence[Any], limits: Sequence[int], options: Any
+    ) -> Iterator[dict[int, list[int]]]:
         prompt = prompts[0].tolist()
         self.prompts.append(prompt)
         text = self.tokenizer.decode(prompt)
@@ -78,7 +80,7 @@ class Scribe:
         ids = self.tokenizer.encode(answer) + [self.tokenizer.eos_token_id] * (not answer.endswith("..."))
         for token in ids[: limits[0]]:
             self.tokens += 1
-            yield {0: token}
+            yield {0: [token]}
 
 
 HIDDEN = "total = a + b"
@@ -106,7 +108,7 @@ def test_which_answers_count(
     model: Any = SimpleNamespace(core=None)
     found = exact_match(model, tokenizer, [gap], context=200)
     assert found == (ExactMatch("psm", int(matches), 1), ExactMatch("spm", int(matches), 1))
-    assert scribe.prompts == [fim.build_prompt(tokenizer, gap.before, gap.after, order=order) for order in ("psm", "spm")]
+    assert scribe.prompts == [fim.build_prompt(tokenizer, gap.before, gap.after, mode=mode) for mode in ("psm", "spm")]
 
 
 def test_matches_are_counted_by_order(tokenizer: AutoTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +175,7 @@ def test_the_demo_model_copies_a_pattern() -> None:
     for each in found:
         expected = 0
         for gap in gaps:
-            prompt = fim.build_prompt(tokenizer, gap.before, gap.after, order=each.order)
+            prompt = fim.build_prompt(tokenizer, gap.before, gap.after, mode=each.order)
             stops = fim.stop_token_ids(tokenizer)
             output = model.generate([prompt], max_new_tokens=30, do_sample=False, eos_token_id=stops)[0, len(prompt) :]
             written = tokenizer.decode(output[~np.isin(output, stops)])

@@ -101,6 +101,7 @@ def test_settings(tmp_path: Path) -> None:
         "eos_token": "<|endoftext|>",
         "unk_token": "<|endoftext|>",
         "pad_token": "<fim_pad>",
+        "additional_special_tokens": ["<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<filename>"],
         "model_max_length": 4,
         "chat_template": "{{ messages }}",
     }

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from gptbigcode_cpu.errors import FormatError, InputError
 
-from .call import Call, Rules
+from .call import Call
 from .config import GenerationConfig
 from .loop import Record, row_seed
 from .prefill import prefill
 from .processors import log_softmax
+from .rules import Rules
 from .speculative import make_drafter
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from gptbigcode_cpu.errors import FormatError, InputError
 
-from .call import Call, Rules
+from .call import Call
 from .chain import Chain
 from .config import GenerationConfig
 from .prefill import prefill
+from .rules import Rules
 from .speculative import NO_DRAFT, Draft, Drafter, make_drafter
 
 if TYPE_CHECKING:

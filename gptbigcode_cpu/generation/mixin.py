@@ -17,13 +17,15 @@ from gptbigcode_cpu.streamers import BaseStreamer, Streamer
 
 from .call import Call
 from .config import DEFAULTS, GenerationConfig, logger, merged_options
-from .loop import Record, record_parts, token_steps
 from .options import RULES, check_token_ids, refuse
-from .outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput, ModelOutput
 
+# The loops and what they need take milliseconds to import: they are loaded by the first call.
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
     from gptbigcode_cpu.modeling import _Batch
+
+    from .loop import Record
+    from .outputs import ModelOutput
 
 # Tokens generated when nothing says how many, as in transformers.
 DEFAULT_NEW_TOKENS = 20
@@ -123,6 +125,8 @@ class GenerationMixin:
             grammar=grammar,
             torch=is_torch(prompt),
         )
+        from .loop import Record
+
         with _informed(streamer):
             refuse("synced_gpus", synced_gpus)
             config = self.resolve_options(generation_config, options)
@@ -157,6 +161,8 @@ class GenerationMixin:
         Arguments and errors are those of `generate`; the errors are raised by the call, not by the first step. Closing the
         iterator stops the work.
         """
+        from .loop import token_steps
+
         call, options = Call.taken_from(options)
         call = self._checked(replace(call, torch=is_torch(input_ids)))
         config = self.resolve_options(generation_config, options)
@@ -245,6 +251,8 @@ class GenerationMixin:
         Returns:
             Row ``i * num_return_sequences + j`` is sequence j of prompt i.
         """
+        from .loop import token_steps
+
         call = self._checked(call or Call())
         copies = config.num_return_sequences or 1
         together = [(0, len(prompts))]
@@ -299,6 +307,9 @@ class GenerationMixin:
         streamer: Streamer | None,
     ) -> ModelOutput:
         """Decode without beams."""
+        from .loop import record_parts, token_steps
+        from .outputs import GenerateDecoderOnlyOutput
+
         prompts = np.repeat(batch.ids, config.num_return_sequences or 1, axis=0)
         fill = config.pad_token_id if config.pad_token_id is not None else next(iter(config.eos_token_ids), 0)
         if streamer is not None:
@@ -336,6 +347,8 @@ class GenerationMixin:
         if streamer is not None:
             raise InputError("a streamer cannot be used with num_beams: what is written first may be given up later")
         from .beam import beam_search
+        from .loop import record_parts
+        from .outputs import GenerateBeamDecoderOnlyOutput
 
         width = batch.ids.shape[1]
         result = beam_search(self.core, batch.rows, limit, config, call, width=width, record=record)

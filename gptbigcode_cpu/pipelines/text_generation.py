@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from gptbigcode_cpu.errors import ContextLengthError, InputError
-from gptbigcode_cpu.generation import Call, GenerationConfig, merged_options, token_steps
+from gptbigcode_cpu.generation import Call, GenerationConfig, merged_options
 from gptbigcode_cpu.incremental import IncrementalDecoder
 from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size
 from gptbigcode_cpu.suggest import check_choice
@@ -136,6 +136,8 @@ class TextGenerationPipeline(Pipeline):
         if config.num_return_sequences != 1 or config.num_beams != 1:
             raise InputError("a stream is one text; call the pipeline for several and for beams")
         prompt = self._prompt(inputs[0], own, config)
+        from gptbigcode_cpu.generation.loop import token_steps
+
         ids, limit = self.model.prompt(prompt.ids), self._limit(config, generation, prompt)
         decoder = IncrementalDecoder(self.tokenizer, own.skip_special_tokens)
 
