@@ -15,7 +15,7 @@ inline constexpr int kKvChunk = 512;  // tokens whose attention makes one partia
 inline constexpr size_t kInt8BlockBytes = kTileRows * kBlock + kTileRows * 2;
 // Groups of 16 that share an int4 multiplier and offset: int4 has them per 32 input features, int4-small per 64.
 inline constexpr int kInt4Shared = 2, kInt4SmallShared = 4;
-inline constexpr size_t int4_block_bytes(int shared) {
+static constexpr size_t int4_block_bytes(int shared) {
   return kTileRows * kBlock / 2 + kTileRows * kBlock / static_cast<size_t>(kGroup * shared);
 }
 inline constexpr size_t kInt4ScaleBytes = kTileRows * 4;  // after the blocks of a tile

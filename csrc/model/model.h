@@ -17,10 +17,10 @@ namespace gptbigcode {
 
 // New tokens of one sequence.
 struct Run {
-  KVCache* cache;
-  const int32_t* tokens;  // [n_tokens], or null if embeddings are given
-  int64_t n_tokens;
-  int64_t logits_to_keep;                 // of its last new tokens
+  KVCache* cache = nullptr;
+  const int32_t* tokens = nullptr;  // [n_tokens], or null if embeddings are given
+  int64_t n_tokens = 0;
+  int64_t logits_to_keep = 0;             // of its last new tokens
   const float* embeddings = nullptr;      // [n_tokens][n_embd]: in place of rows of the token embedding
   const int32_t* position_ids = nullptr;  // [n_tokens]: rows of the position embedding; null: those that the cache's size says
   // [n_layer][n_head][n_tokens][size of the cache + n_tokens]: what the softmax of attention gives; null: not asked for.
