@@ -23,9 +23,9 @@ from .options import RULES, check_token_ids, refuse
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
     from gptbigcode_cpu.modeling import _Batch
+    from gptbigcode_cpu.outputs import ModelOutput
 
     from .loop import Record
-    from .outputs import ModelOutput
 
 # Tokens generated when nothing says how many, as in transformers.
 DEFAULT_NEW_TOKENS = 20

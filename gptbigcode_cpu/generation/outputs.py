@@ -2,34 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-
-class ModelOutput:
-    """An object, a mapping and a tuple at once; what was not asked for is None, and not in the mapping and the tuple."""
-
-    def keys(self) -> tuple[str, ...]:
-        """The names of what there is, in order."""
-        return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)  # type: ignore[arg-type]
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """What there is, in order."""
-        return tuple(getattr(self, name) for name in self.keys())
-
-    def __getitem__(self, key: str | int | slice) -> Any:
-        if not isinstance(key, str):
-            return self.to_tuple()[key]
-        if key not in self.keys():
-            raise KeyError(key)
-        return getattr(self, key)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
-
-    def __len__(self) -> int:
-        return len(self.keys())
+from gptbigcode_cpu.outputs import ModelOutput
 
 
 @dataclass
