@@ -1,28 +1,32 @@
 """Conversion of GPTBigCode checkpoints into the packed form that the core computes on (docs/format.md).
 
 `read` hands out the tensors of a checkpoint, whatever its files; `gguf_*` and `gptq` know those that are quantised already;
-`spec` says which of them the model needs; `quantize` packs them piece by piece; `write` makes the output directory.
+`spec` says which of them the model needs; `quantize` packs them piece by piece, with what `calibrate` found out about their
+inputs; `weights_file` puts them one after the other; `write` makes the output directory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.convert import journal
 from gptbigcode_cpu.convert.read import read_checkpoint
+from gptbigcode_cpu.convert.sample_text import Calibrate, sample_texts
 from gptbigcode_cpu.convert.spec import Plan, plan
 from gptbigcode_cpu.convert.tokenizer_files import json_bytes, side_files, write_side_files
-from gptbigcode_cpu.convert.write import available_bytes, check_target, header_bytes, pad_to_alignment, replacing
+from gptbigcode_cpu.convert.write import available_bytes, check_target, header_bytes, replacing
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import read_config, resolve
 from gptbigcode_cpu.progress import Progress
-from gptbigcode_cpu.tensors import DTYPES, QUANTISED, Role, Scheme
+from gptbigcode_cpu.tensors import CALIBRATED, DTYPES, Scheme
 from gptbigcode_cpu.weights import FORMAT_VERSION, QUANT_METHOD, WEIGHTS_NAME, check_num_threads, is_packed, kernel_name
 
-__all__ = ["ConversionReport", "convert"]
+__all__ = ["Calibrate", "ConversionReport", "convert"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ def convert(
     *,
     dtype: str = "int8",
     keep: Mapping[str, str] = MappingProxyType({}),
+    calibrate: Calibrate | None = None,
+    calibration_tokens: int = 8192,
     overwrite: bool = False,
     num_threads: int = 0,
     dry_run: bool = False,
@@ -69,13 +75,18 @@ def convert(
 ) -> ConversionReport:
     """Convert a checkpoint.
 
-    Nothing appears at `out` before the conversion is complete and on disk; a model that is there is not touched until then.
+    Nothing appears at `out` before the conversion is complete and on disk; a model that is there is not touched until then. A
+    calibrated conversion that is interrupted leaves what it did in a directory ``.OUT.calibration`` beside `out`, and the same
+    call goes on from there.
 
     Args:
         source: Directory of a checkpoint (safetensors, ``.bin``, GPTQ, AWQ), a GGUF file, or an id on the Hugging Face Hub.
         out: Directory to create.
         dtype: ``int8``, ``int4``, ``int4-small``, ``bfloat16`` or ``float32`` (docs/quantization.md).
         keep: Storage types of their own for some tensors, see `Scheme.keeping`.
+        calibrate: ``"builtin"`` or files with text like the model's future one: int4 codes are then chosen such that the
+            outputs of the layers change least on it (docs/quantization.md).
+        calibration_tokens: About how many tokens of that text are used.
         overwrite: Replace a converted model at `out`.
         num_threads: Threads that quantise; 0 = one for each performance core.
         dry_run: Check everything and report, but write nothing.
@@ -90,9 +101,10 @@ def convert(
         ConfigError: The model is not a supported GPTBigCode model.
         CheckpointError: Its tensors do not fit its configuration, are damaged or not finite.
         DiskSpaceError: The file system of `out` is too small.
-        InputError: `dtype` or what `keep` says is unknown, a bad number of threads, or `out` must not be replaced.
+        InputError: `dtype` or what `keep` says is unknown, a bad number of threads, `out` must not be replaced, nothing is
+            stored in a type that calibration changes, or its text is too short.
         KernelError: ``GPTBIGCODE_CPU_ISA`` names a kernel set that is unknown or that this CPU cannot run.
-        TokenizerError: The tokenizer in a GGUF file is damaged or of an unsupported kind.
+        TokenizerError: The tokenizer in a GGUF file is damaged or of an unsupported kind, or there is none to calibrate with.
         MissingDependencyError: The checkpoint is a ``.bin`` file and torch is not installed, or it is a quantised GGUF file and
             the gguf package is not.
     """
@@ -114,6 +126,12 @@ def convert(
         (stored.name, stored.kind, stored.shape) for spec, _ in work.tensors for stored in scheme.stored(work.config, spec)
     )
     output_bytes = file_bytes + sum(map(len, files.values())) + (64 << 10)
+    texts, fingerprint = [], ""
+    if calibrate is not None:
+        _check_calibration(scheme, work, calibration_tokens)
+        texts = sample_texts(calibrate)
+        fingerprint = _fingerprint(path, work, scheme, texts, calibration_tokens)
+        notes += _resumed(out, fingerprint, work.config)
     report = ConversionReport(
         path,
         out,
@@ -132,18 +150,32 @@ def convert(
     if dry_run:
         return report
     kernel_name()  # packs the weights; an unusable one is an error before anything is written
+    # Loads the core, which a dry run does without.
+    from gptbigcode_cpu.convert.sample_text import sample_windows
+    from gptbigcode_cpu.convert.weights_file import WeightsFile
+    from gptbigcode_cpu.tokenizer import AutoTokenizer
+
+    weights = WeightsFile(work, scheme, header, file_bytes, num_threads, progress)
     with replacing(out, overwrite) as temporary:
         write_side_files(files, temporary, work.config)
-        _write_weights(temporary / WEIGHTS_NAME, work, header, file_bytes, scheme, num_threads, progress)
+        if calibrate is None:
+            weights.write(temporary / WEIGHTS_NAME)
+        else:
+            windows = sample_windows(work.config, AutoTokenizer.from_pretrained(temporary), texts, calibration_tokens)
+            with journal.opened(out, fingerprint) as record:
+                weights.write_calibrated(record, windows)
+                record.weights.rename(temporary / WEIGHTS_NAME)
         # Last, because a directory without it is not a model.
         quantization = {
             "quant_method": QUANT_METHOD,
             "format_version": FORMAT_VERSION,
             "dtype": scheme.dtype,
             "overrides": dict(scheme.overrides),
+            "calibrated": calibrate is not None,
         }
         converted = work.config.to_dict() | {"quantization_config": quantization}
         (temporary / "config.json").write_bytes(json_bytes(converted))
+    journal.discard(out)
     return report
 
 
@@ -161,27 +193,26 @@ def _is_model(directory: Path) -> bool:
         return False
 
 
-def _write_weights(
-    path: Path, work: Plan, header: bytes, file_bytes: int, scheme: Scheme, num_threads: int, progress: Progress | None
-) -> None:
-    # Loads the core, which a dry run does without.
-    from gptbigcode_cpu.convert.quantize import column_scales, packed_chunks
+def _check_calibration(scheme: Scheme, work: Plan, n_tokens: int) -> None:
+    if n_tokens < 1:
+        raise InputError(f"calibration_tokens is {n_tokens}, must be at least 1")
+    if not any(stored.dtype in CALIBRATED for spec, _ in work.tensors for stored in scheme.stored(work.config, spec)):
+        raise InputError(f"calibration changes tensors in {', '.join(sorted(CALIBRATED))}; here all are {scheme.dtype}")
 
-    scales = column_scales(work.config, {spec.name: source for spec, source in work.tensors})
-    with path.open("wb") as file:
-        file.write(header)
-        for spec, source in work.tensors:
-            for stored in scheme.stored(work.config, spec):
-                pad_to_alignment(file)
-                if stored.rows is None:
-                    file.write(scales[spec.name].data)
-                    continue
-                scale = scales[spec.name] if spec.role is Role.HEAD and stored.dtype in QUANTISED else None
-                for chunk in packed_chunks(work.config, stored, source, num_threads, scale):
-                    if progress is not None:
-                        progress(stored.name, file.tell(), file_bytes)
-                    file.write(chunk.data)
-        if progress is not None:
-            progress("", file_bytes, file_bytes)
-        if file.tell() != file_bytes:
-            raise AssertionError(f"{path} has {file.tell()} bytes, planned were {file_bytes}")
+
+def _fingerprint(path: Path, work: Plan, scheme: Scheme, texts: Sequence[str], n_tokens: int) -> str:
+    """Says what a calibrated conversion is made from and how, so that only the same one goes on where it was interrupted."""
+    files = [path] if path.is_file() else sorted(entry for entry in path.iterdir() if entry.is_file())
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    parts = (FORMAT_VERSION, stats, work.config.to_dict(), scheme.dtype, sorted(scheme.overrides.items()), n_tokens)
+    digest = hashlib.sha256(repr(parts).encode())
+    for text in texts:
+        digest.update(hashlib.sha256(text.encode()).digest())
+    return digest.hexdigest()
+
+
+def _resumed(out: Path, fingerprint: str, config: GPTBigCodeConfig) -> tuple[str, ...]:
+    state = journal.read_state(journal.directory(out))
+    if state is None or state["fingerprint"] != fingerprint:
+        return ()
+    return (f"goes on at block {state['layer'] + 1} of {config.n_layer}, where the same conversion was interrupted",)

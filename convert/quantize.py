@@ -27,6 +27,7 @@ def packed_chunks(
     source: SourceTensor,
     num_threads: int,
     column_scale: NDArray[np.float32] | None = None,
+    feedback: NDArray[np.float32] | None = None,
 ) -> Iterator[NDArray[Any]]:
     """The stored form of a tensor, in pieces that follow each other in the file.
 
@@ -36,6 +37,7 @@ def packed_chunks(
         source: Where its values are.
         num_threads: 0 = default.
         column_scale: float32 ``[columns]``; what is packed are the weights over it.
+        feedback: What is made of errors, see `_core.pack_weight`.
 
     Raises:
         CheckpointError: A value is NaN or infinite, or too large for the type it is stored in.
@@ -47,7 +49,7 @@ def packed_chunks(
         if stored.dtype is None:
             yield _convert(rows, source.name, source.dtype, begin, stored.kind)
         else:
-            yield _pack(rows, source.name, source.dtype, begin, stored.dtype, num_threads, column_scale)
+            yield _pack(rows, source.name, source.dtype, begin, stored.dtype, num_threads, column_scale, feedback)
 
 
 def column_scales(config: GPTBigCodeConfig, sources: Mapping[str, SourceTensor]) -> dict[str, NDArray[np.float32]]:
@@ -61,7 +63,7 @@ def column_scales(config: GPTBigCodeConfig, sources: Mapping[str, SourceTensor])
     Raises:
         CheckpointError: A value is NaN or infinite.
     """
-    gain, bias = (_vector(sources[f"transformer.ln_f.{name}"]) for name in ("weight", "bias"))
+    gain, bias = (read_vector(config, sources[f"transformer.ln_f.{name}"]).astype(np.float64) for name in ("weight", "bias"))
     inputs = np.sqrt(gain * gain + bias * bias)
     found = {}
     for name in (EMBEDDING, LM_HEAD):
@@ -95,11 +97,26 @@ def _column_magnitudes(source: SourceTensor) -> NDArray[np.float64]:
     return np.sqrt(squares / source.shape[0])
 
 
-def _vector(source: SourceTensor) -> NDArray[np.float64]:
+def read_rows(source: SourceTensor, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Some rows of a tensor, in this order.
+
+    Raises:
+        CheckpointError: A value is NaN or infinite.
+    """
     with source.open() as values:
-        vector = _to_float32(values[:], source.dtype).astype(np.float64)
-    _require_finite(vector, source.name, 0)
-    return vector
+        found = _to_float32(values[rows], source.dtype)
+    _require_finite(found, source.name, 0)
+    return found
+
+
+def read_vector(config: GPTBigCodeConfig, source: SourceTensor) -> NDArray[np.float32]:
+    """A bias or a LayerNorm's parameters, float32, in the order in which they are stored.
+
+    Raises:
+        CheckpointError: A value is NaN or infinite.
+    """
+    order = _row_order(config, source)
+    return read_rows(source, np.arange(source.shape[0]) if order is None else order)
 
 
 def _row_chunks(
@@ -134,12 +151,13 @@ def _pack(
     packing: str,
     num_threads: int,
     column_scale: NDArray[np.float32] | None,
+    feedback: NDArray[np.float32] | None,
 ) -> NDArray[Any]:
     if column_scale is not None:
         chunk = _to_float32(chunk, source_type) / column_scale
         source_type = "F32"
     try:
-        return _core.pack_weight(chunk, packing, num_threads)
+        return _core.pack_weight(chunk, packing, num_threads, feedback=feedback)
     except ValueError:
         # The core saw a chunk; the message shall give the row in the tensor.
         _require_finite(_to_float32(chunk, source_type), name, begin)

@@ -100,10 +100,10 @@ def replacing(out: Path, overwrite: bool) -> Iterator[Path]:
     try:
         yield temporary
         for path in temporary.iterdir():
-            _fsync(path)
-        _fsync(temporary)
+            fsync(path)
+        fsync(temporary)
         _put_in_place(temporary, out, overwrite)
-        _fsync(out.parent)
+        fsync(out.parent)
     except OSError as error:
         if error.errno in _FULL:
             raise DiskSpaceError(f"{out.parent} filled up ({error.strerror}); what was written was removed") from error
@@ -174,7 +174,8 @@ def _exchange(temporary: Path, out: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """What was written to a file or directory is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

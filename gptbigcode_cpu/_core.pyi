@@ -37,7 +37,9 @@ def tile_shape(dtype: str, n: int, k: int) -> tuple[int, ...]:
     ``bfloat16``: uint16 ``[ceil(n/16), k, 16]``; ``float32``: float32 ``[ceil(n/16), k, 16]``.
     """
 
-def pack_weight(weight: NDArray[Any], dtype: str, num_threads: int = 0, isa: str = "") -> NDArray[Any]:
+def pack_weight(
+    weight: NDArray[Any], dtype: str, num_threads: int = 0, isa: str = "", feedback: NDArray[np.float32] | None = None
+) -> NDArray[Any]:
     """Quantise and tile a weight matrix.
 
     Args:
@@ -45,6 +47,9 @@ def pack_weight(weight: NDArray[Any], dtype: str, num_threads: int = 0, isa: str
         dtype: ``int8``, ``int4``, ``int4-small``, ``bfloat16`` or ``float32``.
         num_threads: 0 = default.
         isa: Kernel set, see `select_kernel`; all give the same bytes.
+        feedback: For int4, what is made of the error in each column, ``[k in whole blocks of 128, span]`` (`span` a multiple of
+            128): in row i, at ``j % span`` for a column j > i of the same span, what the error is multiplied with to be added
+            to column j before that is coded, and at ``i % span`` the weight of an error in column i.
 
     Returns:
         The packed tiles, shape `tile_shape(dtype, n, k)`; rows can be packed in chunks of a multiple of 16 and concatenated.

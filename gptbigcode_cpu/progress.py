@@ -26,7 +26,8 @@ def progress_bar(unit: str = "B") -> Iterator[Progress]:
                 from tqdm import tqdm
 
                 hidden = not sys.stderr.isatty()
-                bar = tqdm(desc=name, total=total, unit=unit, unit_scale=True, leave=False, disable=hidden)
+                # What was done before the first report, by an interrupted conversion, says nothing about the speed.
+                bar = tqdm(desc=name, total=total, initial=done, unit=unit, unit_scale=True, leave=False, disable=hidden)
                 stack.enter_context(bar)
             bar.set_description(name, refresh=False)
             bar.update(done - bar.n)

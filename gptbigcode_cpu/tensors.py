@@ -16,7 +16,8 @@ PACKED_TYPES = {"int8": "U8", "int4": "U8", "int4-small": "U8", "bfloat16": "BF1
 DTYPES = tuple(PACKED_TYPES)
 QUANTISED = frozenset({"int8", "int4", "int4-small"})
 _POSITION_TYPES = {"bfloat16": "BF16", "float32": "F32"}  # F16 for the others
-EMBEDDING, LM_HEAD = "transformer.wte.weight", "lm_head.weight"
+CALIBRATED = frozenset({"int4", "int4-small"})  # those that calibration changes
+EMBEDDING, POSITIONS, LM_HEAD = "transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"
 
 BASE_MODEL = "GPTBigCodeModel"  # the architecture without a head
 # Architectures whose head classifies instead of writing text -> the tensors of that head.
@@ -162,8 +163,8 @@ def decoder_tensors(config: GPTBigCodeConfig) -> Iterator[TensorSpec]:
     """The tensors of every GPTBigCode model in the order in which a forward pass needs them, without heads."""
     width, inner = config.n_embd, config.n_inner
     attention_rows = width + 2 * config.n_kv_head * config.head_dim
-    yield TensorSpec("transformer.wte.weight", (config.vocab_size, width), Role.HEAD)
-    yield TensorSpec("transformer.wpe.weight", (config.n_positions, width), Role.POSITION)
+    yield TensorSpec(EMBEDDING, (config.vocab_size, width), Role.HEAD)
+    yield TensorSpec(POSITIONS, (config.n_positions, width), Role.POSITION)
     for layer in range(config.n_layer):
         prefix = f"transformer.h.{layer}."
         for name in ("ln_1.weight", "ln_1.bias"):

@@ -1,4 +1,7 @@
+#include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "base/aligned_buffer.h"
 #include "base/error.h"
@@ -36,7 +39,19 @@ const std::byte* check_packed(const py::array& packed, DType dtype, int64_t n, i
   return static_cast<const std::byte*>(packed.data());
 }
 
-py::array pack_weight(const py::array& weight, const std::string& dtype_name, int num_threads, const std::string& isa) {
+ErrorFeedback error_feedback(const std::optional<FloatArray>& feedback, DType dtype, int64_t k) {
+  if (!feedback) return {};
+  const int64_t padded_k = (k + kBlock - 1) / kBlock * kBlock;
+  require(dtype == DType::kInt4 || dtype == DType::kInt4Small, "errors are fed back in int4 only");
+  require(feedback->ndim() == 2 && feedback->shape(0) == padded_k && feedback->shape(1) > 0 && feedback->shape(1) % kBlock == 0,
+          "feedback must be [" + std::to_string(padded_k) + ", a multiple of 128]");
+  require(std::all_of(feedback->data(), feedback->data() + feedback->size(), [](float x) { return std::isfinite(x); }),
+          "feedback must be finite");
+  return {feedback->data(), feedback->shape(1), padded_k};
+}
+
+py::array pack_weight(const py::array& weight, const std::string& dtype_name, int num_threads, const std::string& isa,
+                      const std::optional<FloatArray>& feedback) {
   const DType dtype = parse_dtype(dtype_name);
   require(weight.ndim() == 2 && (weight.flags() & py::array::c_style) != 0, "a weight must be a C-contiguous matrix");
   const int64_t n = weight.shape(0), k = weight.shape(1);
@@ -56,6 +71,7 @@ py::array pack_weight(const py::array& weight, const std::string& dtype_name, in
       .dtype = dtype,
       .kernels = &select_kernels(isa.c_str()),
       .out = static_cast<std::byte*>(out.mutable_data()),
+      .feedback = error_feedback(feedback, dtype, k),
   };
   const int threads = resolve_num_threads(num_threads);
   const py::gil_scoped_release unlocked;
@@ -166,7 +182,8 @@ void register_kernels(py::module_& module) {
         return py::tuple(py::cast(tile_shape(parse_dtype(dtype), n, k)));
       },
       py::arg("dtype"), py::arg("n"), py::arg("k"));
-  module.def("pack_weight", &pack_weight, py::arg("weight"), py::arg("dtype"), py::arg("num_threads") = 0, py::arg("isa") = "");
+  module.def("pack_weight", &pack_weight, py::arg("weight"), py::arg("dtype"), py::arg("num_threads") = 0, py::arg("isa") = "",
+             py::arg("feedback") = py::none());
   module.def("unpack_weight", &unpack_weight, py::arg("packed"), py::arg("dtype"), py::arg("n"), py::arg("k"));
   module.def("linear", &linear, py::arg("packed"), py::arg("dtype"), py::arg("n"), py::arg("x"), py::arg("bias") = py::none(),
              py::arg("isa") = "", py::arg("num_threads") = 1);

@@ -136,6 +136,18 @@ enum class Activation {
   kLinear
 };
 
+// What is made of the error of quantising a column (GPTQ, arXiv:2210.17323). The columns are cut into spans. Row i has `span`
+// floats: at the place of a column j > i of i's span what the error is multiplied with to be added to j, and at i's own place the
+// weight of an error in i.
+struct ErrorFeedback {
+  const float* rows = nullptr;  // [k][span]; null: errors stay
+  int64_t span = 1, k = 0;
+
+  const float* row(int64_t i) const { return rows + i * span; }
+  float importance(int64_t i) const { return row(i)[i % span]; }
+  int64_t span_end(int64_t i) const { return i / span * span + span < k ? i / span * span + span : k; }
+};
+
 struct Kernels {
   const char* name;
   uint32_t required;  // mask of cpu/features.h
@@ -144,8 +156,8 @@ struct Kernels {
   void (*quantize)(const float* x, int64_t k, ActivationBlock* out, int64_t stride);
   // Sixteen rows of weights -> a tile. x: [k][16 rows], k a multiple of 128, 64-byte aligned, overwritten;
   // scratch: k floats, 64-byte aligned.
-  void (*pack_int4)(float* x, int64_t k, float* scratch, std::byte* out);
-  void (*pack_int4_small)(float* x, int64_t k, float* scratch, std::byte* out);
+  void (*pack_int4)(float* x, int64_t k, const ErrorFeedback&, float* scratch, std::byte* out);
+  void (*pack_int4_small)(float* x, int64_t k, const ErrorFeedback&, float* scratch, std::byte* out);
   void (*layer_norm)(const float* x, int64_t k, const float* weight, const float* bias, float epsilon, float* out);
   void (*activate)(Activation, float* x, int64_t n);  // in place
   // Indexed by KvDType.

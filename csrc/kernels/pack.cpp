@@ -64,8 +64,8 @@ void pack_tile(const PackTask& task, float* x, int64_t padded_k, float* scratch,
         }
       }
       return;
-    case DType::kInt4: task.kernels->pack_int4(x, padded_k, scratch, out); return;
-    case DType::kInt4Small: task.kernels->pack_int4_small(x, padded_k, scratch, out); return;
+    case DType::kInt4: task.kernels->pack_int4(x, padded_k, task.feedback, scratch, out); return;
+    case DType::kInt4Small: task.kernels->pack_int4_small(x, padded_k, task.feedback, scratch, out); return;
   }
 }
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gptbigcode_cpu.cli.options import DTYPES, debug_option, hub_options, human_bytes, threads_option
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu.convert import Calibrate
 
 
 def _patterns(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -18,9 +23,25 @@ def _patterns(_ctx: click.Context, _param: click.Parameter, values: tuple[str, .
     return {pattern: dtype for pattern, _, dtype in pairs}
 
 
-@click.command()
+def _sample_text(files: tuple[str, ...], more: tuple[str, ...]) -> Calibrate | None:
+    if not files:
+        if more:
+            raise click.UsageError(f"Got unexpected extra arguments ({' '.join(more)})")
+        return None
+    if "builtin" in files:
+        if len(files) + len(more) > 1:
+            raise click.UsageError("--calibrate takes 'builtin' or FILES.")
+        return "builtin"
+    for name in (*files, *more):
+        if not Path(name).is_file():
+            raise click.BadParameter(f"{name!r} is no file; name files with text, or 'builtin'.", param_hint="--calibrate")
+    return [*files, *more]
+
+
+@click.command(options_metavar="")
 @click.argument("source", metavar="SRC")
 @click.argument("out", type=click.Path(file_okay=False))
+@click.argument("more_text", nargs=-1, metavar="[OPTIONS]")
 @click.option("--dtype", type=click.Choice(DTYPES), default="int8", show_default=True, help="Storage type of the weights.")
 @click.option(
     "--keep",
@@ -28,6 +49,16 @@ def _patterns(_ctx: click.Context, _param: click.Parameter, values: tuple[str, .
     metavar="PATTERN=DTYPE",
     callback=_patterns,
     help="Store tensors whose name matches in another type, such as '*.mlp.c_proj.weight=int8'; may be given several times.",
+)
+@click.option(
+    "--calibrate",
+    multiple=True,
+    metavar="FILE...|builtin",
+    help="Choose int4 codes so that the layers' outputs change least on this text (plain, or .jsonl with a text per line); "
+    "builtin = the source code of this package.",
+)
+@click.option(
+    "--calibration-tokens", type=click.IntRange(min=1), default=8192, show_default=True, help="How much of the text is used."
 )
 @click.option("--dry-run", is_flag=True, help="Check SRC (from the Hub: download it) and print the bytes needed; write no OUT.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists; it stays intact until the new one is complete.")
@@ -39,6 +70,9 @@ def convert(
     out: str,
     dtype: str,
     keep: dict[str, str],
+    more_text: tuple[str, ...],
+    calibrate: tuple[str, ...],
+    calibration_tokens: int,
     dry_run: bool,
     overwrite: bool,
     threads: int | None,
@@ -59,9 +93,14 @@ def convert(
     bfloat16    as most checkpoints are stored
     float32     for comparisons
 
+    --calibrate runs text through the model, block by block, and lets what is still to be rounded make up for what was (GPTQ).
+    It takes away about a third of what int4 loses, and some minutes. Stopped or killed, the same command goes on where it was;
+    what is done so far is in .OUT.calibration beside OUT.
+
     \b
     Examples:
       gptbigcode-cpu convert bigcode/starcoderbase-1b starcoder-1b-int4 --dtype int4
+      gptbigcode-cpu convert bigcode/starcoderbase-1b starcoder-1b-int4 --dtype int4 --calibrate src/*.py
       gptbigcode-cpu convert ./my-finetune ./my-finetune-int8
       gptbigcode-cpu convert starcoder.Q8_0.gguf starcoder-int8
       gptbigcode-cpu convert ./my-finetune out --dtype int4 --dry-run
@@ -76,6 +115,8 @@ def convert(
         out,
         dtype=dtype,
         keep=keep,
+        calibrate=_sample_text(calibrate, more_text),
+        calibration_tokens=calibration_tokens,
         overwrite=overwrite,
         num_threads=threads or 0,
         revision=revision,
@@ -93,8 +134,13 @@ def convert(
     if dry_run:
         return
     start = time.perf_counter()
-    with progress_bar() as progress:
-        report = run(progress=progress)
+    try:
+        with progress_bar() as progress:
+            report = run(progress=progress)
+    except KeyboardInterrupt:
+        if calibrate:
+            click.echo("stopped; the same command goes on after the last block that was finished", err=True)
+        raise
     seconds = time.perf_counter() - start
     size = (report.out / WEIGHTS_NAME).stat().st_size
     click.echo(

@@ -1,0 +1,106 @@
+"""The weights file of a conversion: one tensor after the other, packed piece by piece."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptbigcode_cpu.convert.calibrate import Calibration
+from gptbigcode_cpu.convert.journal import Journal
+from gptbigcode_cpu.convert.quantize import column_scales, packed_chunks
+from gptbigcode_cpu.convert.read import SourceTensor
+from gptbigcode_cpu.convert.spec import Plan
+from gptbigcode_cpu.convert.write import pad_to_alignment
+from gptbigcode_cpu.progress import Progress
+from gptbigcode_cpu.tensors import QUANTISED, Role, Scheme, StoredTensor
+
+
+class WeightsFile:
+    """Writes the tensors of a plan."""
+
+    def __init__(
+        self, work: Plan, scheme: Scheme, header: bytes, file_bytes: int, num_threads: int, progress: Progress | None
+    ) -> None:
+        """
+        Args:
+            work: The tensors.
+            scheme: As what they are stored.
+            header: The start of the file.
+            file_bytes: Its size.
+            num_threads: Threads that quantise; 0 = default.
+            progress: Called with the name of a tensor, the bytes written so far and the bytes in all.
+        """
+        self._work, self._scheme, self._header = work, scheme, header
+        self._file_bytes, self._num_threads, self._progress = file_bytes, num_threads, progress
+        self._scales = column_scales(work.config, {spec.name: source for spec, source in work.tensors})
+
+    def write(self, path: Path) -> None:
+        """Write all of it."""
+        with path.open("wb") as file:
+            file.write(self._header)
+            for stored, source, scale in self._tensors():
+                deque(self._write(file, stored, source, scale), maxlen=0)
+            self._finish(file)
+
+    def write_calibrated(self, journal: Journal, windows: NDArray[np.int32]) -> None:
+        """Write the file of a journal, calibrated on `windows` of sample text; where it was interrupted, go on."""
+        config = self._work.config
+        sources = {spec.name: source for spec, source in self._work.tensors}
+        done = journal.checkpoint
+        calibration = Calibration(config, sources, windows, self._num_threads, None if done is None else done.hidden)
+        first = "" if done is None else f"transformer.h.{done.layer}.attn.c_attn.query.weight"
+        with journal.weights.open("r+b" if done else "wb") as file:
+            if done is None:
+                file.write(self._header)
+            else:
+                file.truncate(done.position)
+                file.seek(done.position)
+            for stored, source, scale in self._tensors():
+                if first and stored.name != first:
+                    continue
+                if not calibration.covers(stored):
+                    deque(self._write(file, stored, source, scale), maxlen=0)
+                    continue
+                feedback = calibration.feedback(stored)
+                if calibration.layer > 0 and stored.name.endswith(".c_attn.query.weight") and not first:
+                    journal.save(calibration.layer, file, calibration.hidden)
+                first = ""
+                calibration.packed(stored, np.concatenate(list(self._write(file, stored, source, scale, feedback))))
+            self._finish(file)
+
+    def _tensors(self) -> Iterator[tuple[StoredTensor, SourceTensor, NDArray[np.float32] | None]]:
+        for spec, source in self._work.tensors:
+            for stored in self._scheme.stored(self._work.config, spec):
+                scaled = stored.rows is None or (spec.role is Role.HEAD and stored.dtype in QUANTISED)
+                yield stored, source, self._scales[spec.name] if scaled else None
+
+    def _write(
+        self,
+        file: BinaryIO,
+        stored: StoredTensor,
+        source: SourceTensor,
+        scale: NDArray[np.float32] | None,
+        feedback: NDArray[np.float32] | None = None,
+    ) -> Iterator[NDArray[Any]]:
+        """Write a tensor, and hand out its pieces."""
+        pad_to_alignment(file)
+        if stored.rows is None:
+            assert scale is not None
+            file.write(scale.data)
+            return
+        for chunk in packed_chunks(self._work.config, stored, source, self._num_threads, scale, feedback):
+            if self._progress is not None:
+                self._progress(stored.name, file.tell(), self._file_bytes)
+            file.write(chunk.data)
+            yield chunk
+
+    def _finish(self, file: BinaryIO) -> None:
+        if self._progress is not None:
+            self._progress("", self._file_bytes, self._file_bytes)
+        if file.tell() != self._file_bytes:
+            raise AssertionError(f"{file.name} has {file.tell()} bytes, planned were {self._file_bytes}")
