@@ -12,19 +12,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert import journal
+from gptbigcode_cpu.convert.checkpoint import Checkpoint
 from gptbigcode_cpu.convert.read import read_checkpoint
 from gptbigcode_cpu.convert.sample_text import Calibrate, sample_texts
 from gptbigcode_cpu.convert.spec import Plan, plan
-from gptbigcode_cpu.convert.tokenizer_files import json_bytes, side_files, write_side_files
-from gptbigcode_cpu.convert.write import available_bytes, check_target, header_bytes, replacing
+from gptbigcode_cpu.convert.tokenizer_files import side_files
+from gptbigcode_cpu.convert.write import available_bytes, check_target, replacing, scratch
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import read_config, resolve
 from gptbigcode_cpu.progress import Progress
 from gptbigcode_cpu.tensors import CALIBRATED, DTYPES, Scheme
-from gptbigcode_cpu.weights import FORMAT_VERSION, QUANT_METHOD, WEIGHTS_NAME, check_num_threads, is_packed, kernel_name
+from gptbigcode_cpu.weights import FORMAT_VERSION, check_num_threads, is_packed, kernel_name, open_packed
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu.convert.choose import Sensitivity
 
 __all__ = ["Calibrate", "ConversionReport", "convert"]
 
@@ -60,8 +65,10 @@ def convert(
     source: str | Path,
     out: str | Path,
     *,
-    dtype: str = "int8",
+    dtype: str | None = None,
     keep: Mapping[str, str] = MappingProxyType({}),
+    target_size: int | None = None,
+    target_kld: float | None = None,
     calibrate: Calibrate | None = None,
     calibration_tokens: int = 8192,
     overwrite: bool = False,
@@ -82,8 +89,11 @@ def convert(
     Args:
         source: Directory of a checkpoint (safetensors, ``.bin``, GPTQ, AWQ), a GGUF file, or an id on the Hugging Face Hub.
         out: Directory to create.
-        dtype: ``int8``, ``int4``, ``int4-small``, ``bfloat16`` or ``float32`` (docs/quantization.md).
+        dtype: ``int8`` (default), ``int6``, ``int4``, ``bfloat16`` or ``float32`` (docs/quantization.md).
         keep: Storage types of their own for some tensors, see `Scheme.keeping`.
+        target_size: Bytes that the weights file may have: int4, int6 or int8 is chosen for every part of the model, such that
+            it loses least. What each part loses is measured, on the text that `calibrate` names.
+        target_kld: KL divergence from the weights in int8, in nats, that may be expected: the smallest file is chosen.
         calibrate: ``"builtin"`` or files with text like the model's future one: int4 codes are then chosen such that the
             outputs of the layers change least on it (docs/quantization.md).
         calibration_tokens: About how many tokens of that text are used.
@@ -108,9 +118,9 @@ def convert(
         MissingDependencyError: The checkpoint is a ``.bin`` file and torch is not installed, or it is a quantised GGUF file and
             the gguf package is not.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     check_num_threads(num_threads)
+    aims = target_size is not None or target_kld is not None
+    _check_options(dtype, target_size, target_kld, calibration_tokens)
     # No resolve() of its own: symbolic links to the parts of a GGUF file may lead to names that say nothing.
     path = resolve(source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only).absolute()
     out = Path(out).expanduser().resolve()
@@ -121,15 +131,24 @@ def convert(
     config = _source_config(path)
     work = plan(config, read_checkpoint(path, config))
     files, notes = side_files(path)
-    scheme = Scheme.default(work.config, dtype).keeping(work.config, [spec for spec, _ in work.tensors], keep)
-    header, file_bytes = header_bytes(
-        (stored.name, stored.kind, stored.shape) for spec, _ in work.tensors for stored in scheme.stored(work.config, spec)
-    )
-    output_bytes = file_bytes + sum(map(len, files.values())) + (64 << 10)
-    texts, fingerprint = [], ""
+    checkpoint = Checkpoint(path, work, files)
+    scheme = Scheme.default(work.config, dtype or ("int4" if aims else "int8"))
+    scheme = scheme.keeping(work.config, [spec for spec, _ in work.tensors], keep)
+    texts = sample_texts(calibrate or "builtin") if aims or calibrate is not None else []
+    notes = work.notes + notes
+    if aims:
+        from gptbigcode_cpu.convert.choose import Sensitivity
+
+        sensitivity = Sensitivity(checkpoint, scheme, keep)
+        sensitivity.check(target_size)
+        if not dry_run:
+            losses = _losses(sensitivity, checkpoint, out, texts, num_threads, progress)
+            scheme, note = sensitivity.choose(losses, target_size, target_kld)
+            notes += (note,)
+    fingerprint = ""
     if calibrate is not None:
-        _check_calibration(scheme, work, calibration_tokens)
-        texts = sample_texts(calibrate)
+        if not any(stored.dtype in CALIBRATED for stored, _ in work.stored(scheme)):
+            raise InputError(f"calibration changes tensors in {', '.join(sorted(CALIBRATED))}; here all are {scheme.dtype}")
         fingerprint = _fingerprint(path, work, scheme, texts, calibration_tokens)
         notes += _resumed(out, fingerprint, work.config)
     report = ConversionReport(
@@ -139,44 +158,51 @@ def convert(
         len(work.tensors),
         work.n_parameters,
         work.source_bytes,
-        output_bytes,
+        checkpoint.output_bytes(scheme),
         available_bytes(out),
-        work.notes + notes,
+        notes,
     )
-    if report.available_bytes < output_bytes:
+    if report.available_bytes < report.output_bytes:
         raise DiskSpaceError(
-            f"{out} needs {output_bytes:,} bytes, but its file system has {report.available_bytes:,} left; nothing was written"
+            f"{out} needs {report.output_bytes:,} bytes, but its file system has {report.available_bytes:,} left; "
+            "nothing was written"
         )
     if dry_run:
         return report
     kernel_name()  # packs the weights; an unusable one is an error before anything is written
-    # Loads the core, which a dry run does without.
-    from gptbigcode_cpu.convert.sample_text import sample_windows
-    from gptbigcode_cpu.convert.weights_file import WeightsFile
-    from gptbigcode_cpu.tokenizer import AutoTokenizer
-
-    weights = WeightsFile(work, scheme, header, file_bytes, num_threads, progress)
     with replacing(out, overwrite) as temporary:
-        write_side_files(files, temporary, work.config)
         if calibrate is None:
-            weights.write(temporary / WEIGHTS_NAME)
+            checkpoint.write(temporary, scheme, num_threads, progress)
         else:
-            windows = sample_windows(work.config, AutoTokenizer.from_pretrained(temporary), texts, calibration_tokens)
+            windows = checkpoint.windows(texts, calibration_tokens)
             with journal.opened(out, fingerprint) as record:
-                weights.write_calibrated(record, windows)
-                record.weights.rename(temporary / WEIGHTS_NAME)
-        # Last, because a directory without it is not a model.
-        quantization = {
-            "quant_method": QUANT_METHOD,
-            "format_version": FORMAT_VERSION,
-            "dtype": scheme.dtype,
-            "overrides": dict(scheme.overrides),
-            "calibrated": calibrate is not None,
-        }
-        converted = work.config.to_dict() | {"quantization_config": quantization}
-        (temporary / "config.json").write_bytes(json_bytes(converted))
+                checkpoint.write(temporary, scheme, num_threads, progress, journal=record, windows=windows)
     journal.discard(out)
     return report
+
+
+def _check_options(dtype: str | None, target_size: int | None, target_kld: float | None, calibration_tokens: int) -> None:
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+    if target_size is not None and target_kld is not None:
+        raise InputError("pass either target_size or target_kld")
+    if (target_size is not None or target_kld is not None) and dtype not in (None, "int4"):
+        raise InputError(f"target_size and target_kld choose the types themselves; leave out dtype {dtype!r}")
+    for name, value in (("target_size", target_size), ("target_kld", target_kld), ("calibration_tokens", calibration_tokens)):
+        if value is not None and not value > 0:
+            raise InputError(f"{name} is {value}, must be positive")
+
+
+def _losses(
+    sensitivity: Sensitivity, checkpoint: Checkpoint, out: Path, texts: Sequence[str], num_threads: int, progress: Progress | None
+) -> dict[str, dict[str, float]]:
+    """What every part of the model loses in every type, measured with a model that is removed again."""
+    from gptbigcode_cpu.convert.choose import SAMPLE_TOKENS
+
+    windows = checkpoint.windows(texts, SAMPLE_TOKENS)
+    with scratch(out) as directory:
+        checkpoint.write(directory, sensitivity.reference, num_threads, progress)
+        return sensitivity.measure(open_packed(directory), windows, num_threads, progress)
 
 
 def _source_config(path: Path) -> GPTBigCodeConfig:
@@ -191,13 +217,6 @@ def _is_model(directory: Path) -> bool:
         return is_packed(GPTBigCodeConfig.from_json_file(directory / "config.json"))
     except (ConfigError, ModelNotFoundError):
         return False
-
-
-def _check_calibration(scheme: Scheme, work: Plan, n_tokens: int) -> None:
-    if n_tokens < 1:
-        raise InputError(f"calibration_tokens is {n_tokens}, must be at least 1")
-    if not any(stored.dtype in CALIBRATED for spec, _ in work.tensors for stored in scheme.stored(work.config, spec)):
-        raise InputError(f"calibration changes tensors in {', '.join(sorted(CALIBRATED))}; here all are {scheme.dtype}")
 
 
 def _fingerprint(path: Path, work: Plan, scheme: Scheme, texts: Sequence[str], n_tokens: int) -> str:

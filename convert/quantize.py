@@ -115,8 +115,17 @@ def read_vector(config: GPTBigCodeConfig, source: SourceTensor) -> NDArray[np.fl
     Raises:
         CheckpointError: A value is NaN or infinite.
     """
+    return stored_rows(config, source, np.arange(source.shape[0]))
+
+
+def stored_rows(config: GPTBigCodeConfig, source: SourceTensor, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Some rows of a tensor, float32, counted in the order in which they are stored.
+
+    Raises:
+        CheckpointError: A value is NaN or infinite.
+    """
     order = _row_order(config, source)
-    return read_rows(source, np.arange(source.shape[0]) if order is None else order)
+    return read_rows(source, rows if order is None else order[rows])
 
 
 def _row_chunks(

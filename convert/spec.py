@@ -17,7 +17,17 @@ import numpy as np
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert.read import SourceTensor
 from gptbigcode_cpu.errors import CheckpointError
-from gptbigcode_cpu.tensors import EMBEDDING, LM_HEAD, Role, TensorSpec, decoder_tensors, head_tensors, required_heads
+from gptbigcode_cpu.tensors import (
+    EMBEDDING,
+    LM_HEAD,
+    Role,
+    Scheme,
+    StoredTensor,
+    TensorSpec,
+    decoder_tensors,
+    head_tensors,
+    required_heads,
+)
 
 SOURCE_TYPES = ("F32", "F16", "BF16")
 
@@ -42,6 +52,12 @@ class Plan:
     @property
     def n_parameters(self) -> int:
         return sum(math.prod(spec.shape) for spec, _ in self.tensors)
+
+    def stored(self, scheme: Scheme) -> Iterator[tuple[StoredTensor, SourceTensor]]:
+        """What is written, in the order of the file, and from what."""
+        for spec, source in self.tensors:
+            for stored in scheme.stored(self.config, spec):
+                yield stored, source
 
 
 def plan(config: GPTBigCodeConfig, checkpoint: Mapping[str, SourceTensor]) -> Plan:

@@ -17,7 +17,7 @@ from gptbigcode_cpu.convert.read import SourceTensor
 from gptbigcode_cpu.convert.spec import Plan
 from gptbigcode_cpu.convert.write import pad_to_alignment
 from gptbigcode_cpu.progress import Progress
-from gptbigcode_cpu.tensors import QUANTISED, Role, Scheme, StoredTensor
+from gptbigcode_cpu.tensors import QUANTISED, Scheme, StoredTensor, column_scale_name
 
 
 class WeightsFile:
@@ -38,13 +38,14 @@ class WeightsFile:
         self._work, self._scheme, self._header = work, scheme, header
         self._file_bytes, self._num_threads, self._progress = file_bytes, num_threads, progress
         self._scales = column_scales(work.config, {spec.name: source for spec, source in work.tensors})
+        self._scales |= {column_scale_name(name): scale for name, scale in self._scales.items()}
 
     def write(self, path: Path) -> None:
         """Write all of it."""
         with path.open("wb") as file:
             file.write(self._header)
-            for stored, source, scale in self._tensors():
-                deque(self._write(file, stored, source, scale), maxlen=0)
+            for stored, source in self._work.stored(self._scheme):
+                deque(self._write(file, stored, source), maxlen=0)
             self._finish(file)
 
     def write_calibrated(self, journal: Journal, windows: NDArray[np.int32]) -> None:
@@ -60,39 +61,28 @@ class WeightsFile:
             else:
                 file.truncate(done.position)
                 file.seek(done.position)
-            for stored, source, scale in self._tensors():
+            for stored, source in self._work.stored(self._scheme):
                 if first and stored.name != first:
                     continue
                 if not calibration.covers(stored):
-                    deque(self._write(file, stored, source, scale), maxlen=0)
+                    deque(self._write(file, stored, source), maxlen=0)
                     continue
                 feedback = calibration.feedback(stored)
                 if calibration.layer > 0 and stored.name.endswith(".c_attn.query.weight") and not first:
                     journal.save(calibration.layer, file, calibration.hidden)
                 first = ""
-                calibration.packed(stored, np.concatenate(list(self._write(file, stored, source, scale, feedback))))
+                calibration.packed(stored, np.concatenate(list(self._write(file, stored, source, feedback))))
             self._finish(file)
 
-    def _tensors(self) -> Iterator[tuple[StoredTensor, SourceTensor, NDArray[np.float32] | None]]:
-        for spec, source in self._work.tensors:
-            for stored in self._scheme.stored(self._work.config, spec):
-                scaled = stored.rows is None or (spec.role is Role.HEAD and stored.dtype in QUANTISED)
-                yield stored, source, self._scales[spec.name] if scaled else None
-
     def _write(
-        self,
-        file: BinaryIO,
-        stored: StoredTensor,
-        source: SourceTensor,
-        scale: NDArray[np.float32] | None,
-        feedback: NDArray[np.float32] | None = None,
+        self, file: BinaryIO, stored: StoredTensor, source: SourceTensor, feedback: NDArray[np.float32] | None = None
     ) -> Iterator[NDArray[Any]]:
         """Write a tensor, and hand out its pieces."""
         pad_to_alignment(file)
         if stored.rows is None:
-            assert scale is not None
-            file.write(scale.data)
+            file.write(self._scales[stored.name].data)
             return
+        scale = self._scales.get(stored.name) if stored.dtype in QUANTISED else None
         for chunk in packed_chunks(self._work.config, stored, source, self._num_threads, scale, feedback):
             if self._progress is not None:
                 self._progress(stored.name, file.tell(), self._file_bytes)

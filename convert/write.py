@@ -114,6 +114,18 @@ def replacing(out: Path, overwrite: bool) -> Iterator[Path]:
         os.close(lock)
 
 
+@contextmanager
+def scratch(out: Path) -> Iterator[Path]:
+    """A temporary directory beside `out`, which a later conversion removes if this process is killed."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    directory, lock = _create_locked(out)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock)
+
+
 def _prefix(out: Path) -> str:
     return f".{out.name}.convert-"
 

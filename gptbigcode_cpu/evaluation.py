@@ -198,12 +198,12 @@ def evaluate(
         for outputs in zip(*runs, strict=True):
             targets = window[context - stride + done :][: len(outputs[0].logits)]
             part = slice(done, done := done + len(targets))
-            log_probabilities = [_log_softmax(output.logits) for output in outputs]
+            log_probabilities = [log_softmax(output.logits) for output in outputs]
             for index, values in enumerate(log_probabilities):
                 losses[index, row, part] = -values[np.arange(len(targets)), targets]
             if reference is not None:
                 ours, theirs = log_probabilities
-                divergences[row, part] = _divergence(theirs, ours)
+                divergences[row, part] = divergence(theirs, ours)
                 agreements[row, part] = ours.argmax(axis=1) == theirs.argmax(axis=1)
                 layers.add(*(output.hidden for output in outputs))
         if np.isnan(losses[:, row]).any():
@@ -299,7 +299,7 @@ def _run(core: _core.Model, tokens: NDArray[np.int32], keep: int, hidden_states:
             yield output
 
 
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Log-probabilities, float64 ``[tokens, vocab]``."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=1, keepdims=True)
@@ -307,7 +307,7 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return shifted
 
 
-def _divergence(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> NDArray[np.float64]:
+def divergence(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> NDArray[np.float64]:
     """Kullback-Leibler divergence of `actual` from `expected`, both log-probabilities ``[tokens, vocab]``; never negative."""
     divergence: NDArray[np.float64] = (np.exp(expected) * (expected - actual)).sum(axis=1)
     return np.maximum(divergence, 0)  # by rounding, that of nearly equal distributions can be -1e-17

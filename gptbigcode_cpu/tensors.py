@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -10,6 +11,7 @@ from types import MappingProxyType
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.tensor_file import NUMPY_TYPES
 
 # Storage types of packed tensors -> their type in safetensors.
 PACKED_TYPES = {"int8": "U8", "int4": "U8", "int4-small": "U8", "bfloat16": "BF16", "float32": "F32"}
@@ -66,6 +68,11 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: str | None = None
     rows: tuple[int, int] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes in the file."""
+        return math.prod(self.shape) * NUMPY_TYPES[self.kind].itemsize
 
 
 @dataclass(frozen=True)

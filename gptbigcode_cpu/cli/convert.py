@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -38,17 +39,40 @@ def _sample_text(files: tuple[str, ...], more: tuple[str, ...]) -> Calibrate | N
     return [*files, *more]
 
 
+def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)(i?)b?\s*", value, re.IGNORECASE)
+    if match is None or (match[3] and not match[2]):
+        raise click.BadParameter(f"{value!r} is no size; write 620MB, 1.2GB, 600MiB or a number of bytes.")
+    unit = 1024 if match[3] else 1000
+    return int(float(match[1]) * unit ** " kmg".index(match[2].lower() or " "))
+
+
 @click.command(options_metavar="")
 @click.argument("source", metavar="SRC")
 @click.argument("out", type=click.Path(file_okay=False))
 @click.argument("more_text", nargs=-1, metavar="[OPTIONS]")
-@click.option("--dtype", type=click.Choice(DTYPES), default="int8", show_default=True, help="Storage type of the weights.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Storage type of the weights.  [default: int8]")
 @click.option(
     "--keep",
     multiple=True,
     metavar="PATTERN=DTYPE",
     callback=_patterns,
     help="Store tensors whose name matches in another type, such as '*.mlp.c_proj.weight=int8'; may be given several times.",
+)
+@click.option(
+    "--target-size",
+    metavar="SIZE",
+    callback=_size,
+    help="Choose int4, int6 or int8 for each part of the model, so that the weights file has at most this size (620MB, 1.2GB) "
+    "and loses least; what each part loses is measured first.",
+)
+@click.option(
+    "--target-kld",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="NATS",
+    help="The same, so that the file is smallest and the KL divergence from int8 is expected to be at most this.",
 )
 @click.option(
     "--calibrate",
@@ -68,11 +92,13 @@ def _sample_text(files: tuple[str, ...], more: tuple[str, ...]) -> Calibrate | N
 def convert(
     source: str,
     out: str,
-    dtype: str,
+    dtype: str | None,
     keep: dict[str, str],
     more_text: tuple[str, ...],
     calibrate: tuple[str, ...],
     calibration_tokens: int,
+    target_size: int | None,
+    target_kld: float | None,
     dry_run: bool,
     overwrite: bool,
     threads: int | None,
@@ -101,6 +127,7 @@ def convert(
     Examples:
       gptbigcode-cpu convert bigcode/starcoderbase-1b starcoder-1b-int4 --dtype int4
       gptbigcode-cpu convert bigcode/starcoderbase-1b starcoder-1b-int4 --dtype int4 --calibrate src/*.py
+      gptbigcode-cpu convert bigcode/starcoderbase-1b starcoder-1b-650mb --target-size 650MB
       gptbigcode-cpu convert ./my-finetune ./my-finetune-int8
       gptbigcode-cpu convert starcoder.Q8_0.gguf starcoder-int8
       gptbigcode-cpu convert ./my-finetune out --dtype int4 --dry-run
@@ -117,6 +144,8 @@ def convert(
         keep=keep,
         calibrate=_sample_text(calibrate, more_text),
         calibration_tokens=calibration_tokens,
+        target_size=target_size,
+        target_kld=target_kld,
         overwrite=overwrite,
         num_threads=threads or 0,
         revision=revision,
@@ -127,8 +156,10 @@ def convert(
     plan = run(dry_run=True)
     for note in plan.notes:
         click.echo(f"note: {note}", err=True)
+    aims = target_size is not None or target_kld is not None
+    types = f"{plan.scheme.dtype} or finer" if aims else plan.scheme.dtype
     click.echo(
-        f"{plan.n_parameters / 1e6:,.1f} million parameters as {dtype}: needs {human_bytes(plan.output_bytes)}"
+        f"{plan.n_parameters / 1e6:,.1f} million parameters as {types}: needs {human_bytes(plan.output_bytes)}"
         f" ({plan.output_bytes:,} bytes), {human_bytes(plan.available_bytes)} free at {plan.out}"
     )
     if dry_run:
@@ -142,6 +173,8 @@ def convert(
             click.echo("stopped; the same command goes on after the last block that was finished", err=True)
         raise
     seconds = time.perf_counter() - start
+    for note in report.notes[len(plan.notes) :]:
+        click.echo(f"note: {note}", err=True)
     size = (report.out / WEIGHTS_NAME).stat().st_size
     click.echo(
         f"wrote {report.out}: {human_bytes(size)}, {8 * size / report.n_parameters:.2f} bits per weight, in {seconds:.1f} s"
