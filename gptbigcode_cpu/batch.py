@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .arrays import is_torch, to_float_array, to_int_array
 from .cache import DynamicCache
 from .errors import ContextLengthError, InputError
+from .suggest import nearest
 
 if TYPE_CHECKING:
     from . import _core
@@ -84,12 +85,7 @@ def refuse_unknown(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
             if value is not None:
                 raise InputError(f"{name} is not supported: {ABSENT[name]}")
             continue
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, known, n=1)
-        raise InputError(
-            f"unknown argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
-        )
+        raise InputError(f"unknown argument {name!r}{nearest(name, known) or '; known: ' + ', '.join(known)}")
 
 
 def read_batch(

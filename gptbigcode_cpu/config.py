@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from gptbigcode_cpu.config_checks import CHECKS, label_count
 from gptbigcode_cpu.errors import ConfigError, InputError, ModelNotFoundError
+from gptbigcode_cpu.suggest import nearest
 
 MODEL_TYPE = "gpt_bigcode"
 CONFIG_NAME = "config.json"
@@ -292,10 +293,7 @@ class GPTBigCodeConfig:
         known = {*vars(self), *self.attribute_map, "num_labels"}
         for key, value in config_dict.items():
             if key not in known:
-                from difflib import get_close_matches
-
-                near = get_close_matches(key, known, n=1)
-                raise InputError(f"unknown option {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+                raise InputError(f"unknown option {key!r}{nearest(key, known)}")
             setattr(self, key, value)
 
     def to_dict(self) -> dict[str, Any]:

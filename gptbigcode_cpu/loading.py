@@ -14,6 +14,7 @@ from . import tensors
 from .config import GPTBigCodeConfig
 from .errors import InputError
 from .progress import progress_bar
+from .suggest import nearest
 from .weights import MAX_THREADS, PackedModel, open_packed, resolve_kv_dtype
 
 logger = logging.getLogger(__name__)
@@ -120,8 +121,6 @@ class Loading:
                 continue
             if name in _OF_WEIGHTS or name in GPTBigCodeConfig.attribute_map:
                 raise InputError(f"{name} is fixed by the checkpoint's weights and cannot be changed")
-            from difflib import get_close_matches
-
             known = (
                 "dtype",
                 "num_threads",
@@ -132,8 +131,7 @@ class Loading:
                 "cache_dir",
                 "local_files_only",
             )
-            near = get_close_matches(name, (*known, "config", *_NEUTRAL, *_OF_CALLS), n=1)
-            raise InputError(f"unknown argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise InputError(f"unknown argument {name!r}{nearest(name, (*known, 'config', *_NEUTRAL, *_OF_CALLS))}")
         if config is not None and not isinstance(config, GPTBigCodeConfig):
             raise InputError(f"config must be a GPTBigCodeConfig of this package, not {type(config).__name__}")
         threads, dtype, kv_dtype = given_threads(num_threads), _dtype_name(dtype), plain_name(kv_dtype)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, fim, fim_match, hub
+from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, fim, hub
 from gptbigcode_cpu.errors import ContextLengthError, InputError
-from gptbigcode_cpu.fim_match import ExactMatch, Gap, choose_gaps, exact_match, wilson_interval
+from gptbigcode_cpu.fim import match
+from gptbigcode_cpu.fim.match import ExactMatch, Gap, choose_gaps, exact_match, wilson_interval
 
-SOURCES = [path.read_text(encoding="utf-8") for path in sorted(Path(fim_match.__file__).parent.glob("*.py"))]
+SOURCES = [path.read_text(encoding="utf-8") for path in sorted(Path(match.__file__).parents[1].glob("*.py"))]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_wilson_interval() -> None:
 
 
 @pytest.mark.parametrize("hide", ["line", "tail"])
-def test_gaps_are_lines_of_the_texts(hide: fim_match.Hidden) -> None:
+def test_gaps_are_lines_of_the_texts(hide: match.Hidden) -> None:
     gaps = choose_gaps(SOURCES, 50, seed=3, hide=hide)
     assert len({(gap.before, gap.after) for gap in gaps}) == 50
     cut = 0
@@ -103,7 +104,7 @@ def test_which_answers_count(
     answer: str, matches: bool, tokenizer: AutoTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scribe = Scribe(tokenizer, {"def add": answer})
-    monkeypatch.setattr(fim_match, "token_steps", scribe.token_steps)
+    monkeypatch.setattr(match, "token_steps", scribe.token_steps)
     gap = Gap("def add(a, b):\n    ", HIDDEN, "\n    return total\n")
     model: Any = SimpleNamespace(core=None)
     found = exact_match(model, tokenizer, [gap], context=200)
@@ -121,7 +122,7 @@ def test_matches_are_counted_by_order(tokenizer: AutoTokenizer, monkeypatch: pyt
         **{f"<fim_middle># {name}": "no" for name in ("red", "blue")},
     }
     scribe = Scribe(tokenizer, answers)
-    monkeypatch.setattr(fim_match, "token_steps", scribe.token_steps)
+    monkeypatch.setattr(match, "token_steps", scribe.token_steps)
     seen: list[tuple[str, int, int]] = []
     model: Any = SimpleNamespace(core=None)
     found = exact_match(model, tokenizer, gaps, context=100, progress=lambda *report: seen.append(report))
@@ -131,7 +132,7 @@ def test_matches_are_counted_by_order(tokenizer: AutoTokenizer, monkeypatch: pyt
 
 def test_an_answer_that_goes_wrong_is_not_finished(tokenizer: AutoTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     scribe = Scribe(tokenizer, {"before": "entirely different " * 20})
-    monkeypatch.setattr(fim_match, "token_steps", scribe.token_steps)
+    monkeypatch.setattr(match, "token_steps", scribe.token_steps)
     model: Any = SimpleNamespace(core=None)
     exact_match(model, tokenizer, [Gap("before\n", HIDDEN, "\n")], context=100, orders=["psm"])
     assert scribe.tokens == 1
@@ -141,7 +142,7 @@ def test_an_answer_that_goes_wrong_is_not_finished(tokenizer: AutoTokenizer, mon
 def test_what_is_shown_is_cut_to_whole_lines_that_fit(context: int, tokenizer: AutoTokenizer) -> None:
     for gap in choose_gaps(SOURCES, 12, seed=9, hide="tail"):
         budget = context - 40
-        before, after = fim_match._shortened(tokenizer, gap, budget)
+        before, after = match._shortened(tokenizer, gap, budget)
         used = [len(tokenizer.encode(part, split_special_tokens=True)) for part in (before, after)]
         assert sum(used) <= budget
         assert gap.before.endswith(before)

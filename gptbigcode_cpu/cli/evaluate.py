@@ -23,7 +23,7 @@ from gptbigcode_cpu.cli.options import (
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import GPTBigCodeForCausalLM, GPTBigCodeTokenizer
-    from gptbigcode_cpu.fim_match import ExactMatch, Hidden
+    from gptbigcode_cpu.fim.match import ExactMatch, Hidden
 
 _FIM_SAMPLES, _FIM_SEED = 100, 0
 _TEXT_FILE: Any = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -151,8 +151,9 @@ def evaluate(
         raise click.UsageError("--reference-dtype and --reference-kv-dtype need --reference MODEL.")
     if not fim and (fim_samples, fim_seed, fim_hide) != (None, None, None):
         raise click.UsageError("--fim-samples, --fim-seed and --fim-hide need --fim.")
-    from gptbigcode_cpu import evaluation, fim_match
+    from gptbigcode_cpu import evaluation
     from gptbigcode_cpu.corpus import read_texts
+    from gptbigcode_cpu.fim import match
     from gptbigcode_cpu.progress import progress_bar
 
     if plot:
@@ -163,7 +164,7 @@ def evaluate(
     texts = read_texts(files)
     hide = fim_hide or "line"
     seed = _FIM_SEED if fim_seed is None else fim_seed
-    gaps = fim_match.choose_gaps(texts, fim_samples or _FIM_SAMPLES, seed, hide) if fim else []
+    gaps = match.choose_gaps(texts, fim_samples or _FIM_SAMPLES, seed, hide) if fim else []
 
     subject = _Subject.load(model, dtype, kv_dtype, threads, fim)
     other = _Subject.load(reference, reference_dtype or "auto", reference_kv_dtype or "auto", threads) if reference else None
@@ -183,7 +184,7 @@ def evaluate(
     filled: tuple[ExactMatch, ...] = ()
     if fim:
         with progress_bar("lines") as progress:
-            filled = fim_match.exact_match(subject.model, subject.tokenizer, gaps, context=result.context, progress=progress)
+            filled = match.exact_match(subject.model, subject.tokenizer, gaps, context=result.context, progress=progress)
     if plot:
         from gptbigcode_cpu.cli import evaluation_plots
 

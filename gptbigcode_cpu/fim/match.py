@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from . import fim
-from .errors import ContextLengthError, InputError
-from .generation import GenerationConfig
-from .generation.loop import token_steps
-from .incremental import IncrementalDecoder
-from .progress import Progress
+from gptbigcode_cpu import fim
+from gptbigcode_cpu.errors import ContextLengthError, InputError
+from gptbigcode_cpu.generation import GenerationConfig
+from gptbigcode_cpu.generation.loop import token_steps
+from gptbigcode_cpu.incremental import IncrementalDecoder
+from gptbigcode_cpu.progress import Progress
 
 if TYPE_CHECKING:
-    from .modeling import GPTBigCodeForCausalLM
-    from .tokenizer import GPTBigCodeTokenizer
+    from gptbigcode_cpu.modeling import GPTBigCodeForCausalLM
+    from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
 
 Hidden = Literal["line", "tail"]
 Order = Literal["psm", "spm"]
