@@ -101,7 +101,7 @@ class PreTrainedModel:
         Args:
             pretrained_model_name_or_path: A directory with a checkpoint or a converted model, a GGUF file, a Hub id, or
                 ``"demo"`` for the tiny demonstration model inside this package.
-            dtype: ``"int8"``, ``"int4"``, ``"int4-small"``, ``"bfloat16"``, ``"float32"`` or the torch dtype of that name;
+            dtype: ``"int8"``, ``"int4"``, ``"bfloat16"``, ``"float32"`` or the torch dtype of that name;
                 ``"auto"`` is what a converted model is stored in, and int8 for a plain checkpoint.
             num_threads: Default: the environment variable GPTBIGCODE_CPU_NUM_THREADS, or else what suits the machine.
             prefill_threads: For more than 16 new tokens at once, which profit from threads that share a core (SMT), where

@@ -12,9 +12,9 @@ from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import InputError
 
 # Storage types of packed tensors -> their type in safetensors.
-PACKED_TYPES = {"int8": "U8", "int4": "U8", "int4-small": "U8", "bfloat16": "BF16", "float32": "F32"}
+PACKED_TYPES = {"int8": "U8", "int4": "U8", "bfloat16": "BF16", "float32": "F32"}
 DTYPES = tuple(PACKED_TYPES)
-QUANTISED = frozenset({"int8", "int4", "int4-small"})
+QUANTISED = frozenset({"int8", "int4"})
 _POSITION_TYPES = {"bfloat16": "BF16", "float32": "F32"}  # F16 for the others
 EMBEDDING, LM_HEAD = "transformer.wte.weight", "lm_head.weight"
 
@@ -83,18 +83,17 @@ class Scheme:
     def default(cls, config: GPTBigCodeConfig, dtype: str) -> Scheme:
         """The scheme of that name for a model.
 
-        ``int4`` and ``int4-small`` keep in int8 what is small and costs much: the token embedding and the LM head; with
-        multi-query attention, whose query heads all share them, the rows that make keys and values (``int4-small``: of the
-        first quarter of the layers); the first layer's ``attn.c_proj``. docs/quantization.md has the figures.
+        ``int4`` keeps in int8 what is small and costs much: the token embedding and the LM head; with multi-query attention,
+        whose query heads all share them, the rows that make keys and values; the first layer's ``attn.c_proj``.
+        docs/quantization.md has the figures.
         """
-        if dtype not in ("int4", "int4-small"):
+        if dtype != "int4":
             return cls(dtype)
         exact = [EMBEDDING, "transformer.h.0.attn.c_proj.weight"]
         if not config.tie_word_embeddings:
             exact.append(LM_HEAD)
         if config.multi_query:
-            layers = config.n_layer if dtype == "int4" else -(-config.n_layer // 4)
-            exact += [f"transformer.h.{layer}.attn.c_attn.key_value.weight" for layer in range(layers)]
+            exact += [f"transformer.h.{layer}.attn.c_attn.key_value.weight" for layer in range(config.n_layer)]
         return cls(dtype, MappingProxyType(dict.fromkeys(exact, "int8")))
 
     def keeping(self, config: GPTBigCodeConfig, specs: Iterable[TensorSpec], keep: Mapping[str, str]) -> Scheme:

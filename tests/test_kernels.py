@@ -14,7 +14,7 @@ from oracle.arrays import Floats, assert_same_bits, random_floats
 
 from gptbigcode_cpu import _core
 
-DTYPES = ["float32", "bfloat16", "int8", "int4", "int4-small"]
+DTYPES = ["float32", "bfloat16", "int8", "int4"]
 OTHERS = [name for name in _core.supported_kernel_names() if name != "scalar"]
 BLOCK = 128
 SIZES = [*range(1, 34), 63, 64, 65, 97, 127, 128, 129, 257]
@@ -109,7 +109,7 @@ def test_linear_is_the_product_with_the_unpacked_weight(dtype: str) -> None:
         assert (np.abs(result - exact) <= bound).all()
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4", "int4-small"])
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
 def test_a_zero_activation_row_gives_the_bias(dtype: str) -> None:
     packed = _core.pack_weight(random_floats(1, 33, 129), dtype)
     bias = random_floats(2, 33)

@@ -170,7 +170,6 @@ inline __m512i _mm512_madd_epi16(__m512i a, __m512i b) {
   const auto x = as<I16x32>(a), y = as<I16x32>(b);
   return each<__m512i>([&](int i) { return x.lane[2 * i] * y.lane[2 * i] + x.lane[2 * i + 1] * y.lane[2 * i + 1]; });
 }
-inline __m512i _mm512_dpwssd_epi32(__m512i sum, __m512i a, __m512i b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
 inline __m512i _mm512_dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
   const auto x = as<U8x64>(a);
   const auto y = as<I8x64>(b);

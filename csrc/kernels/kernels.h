@@ -13,18 +13,14 @@ inline constexpr int kGroup = 16;     // input features whose int4 products are 
 inline constexpr int kKvBlock = 64;   // tokens of a block of the KV cache, and of one step of the softmax
 inline constexpr int kKvChunk = 512;  // tokens whose attention makes one partial result
 inline constexpr size_t kInt8BlockBytes = kTileRows * kBlock + kTileRows * 2;
-// Groups of 16 that share an int4 multiplier and offset: int4 has them per 32 input features, int4-small per 64.
-inline constexpr int kInt4Shared = 2, kInt4SmallShared = 4;
-static constexpr size_t int4_block_bytes(int shared) {
-  return kTileRows * kBlock / 2 + kTileRows * kBlock / static_cast<size_t>(kGroup * shared);
-}
-inline constexpr size_t kInt4ScaleBytes = kTileRows * 4;  // after the blocks of a tile
+inline constexpr size_t kInt4BlockBytes = kTileRows * kBlock / 2 + kTileRows;
+inline constexpr size_t kRowScaleBytes = kTileRows * 4;  // of int4, after the blocks of a tile
 
-enum class DType { kFloat32, kBFloat16, kInt8, kInt4, kInt4Small };
+enum class DType { kFloat32, kBFloat16, kInt8, kInt4 };
 static inline bool is_quantized(DType dtype) { return dtype != DType::kFloat32 && dtype != DType::kBFloat16; }
 
-// int4: weight = row scale * multiplier * (codebook[code] + offset). A byte holds offset + 1 in its two low bits and the
-// multiplier, -31..31, in the six above. Fitted to weights of trained models and to Gaussian and heavy-tailed ones
+// int4: weight = row scale * multiplier * (codebook[code] + offset). A byte per row and block holds offset + 1 in its two low
+// bits and the multiplier, -31..31, in the six above. Fitted to weights of trained models and to Gaussian and heavy-tailed ones
 // (docs/quantization.md). |codebook + offset| <= 16, so that sixteen products fit 16 bits: 16 * 16 * 127 = 32512.
 inline constexpr int8_t kInt4Codebook[16] = {-15, -13, -10, -8, -6, -4, -3, -1, 0, 1, 3, 5, 7, 9, 11, 14};
 inline constexpr int kInt4Zero = 16;  // added to codebook entries where an instruction wants unsigned bytes
@@ -139,13 +135,12 @@ enum class Activation {
 struct Kernels {
   const char* name;
   uint32_t required;  // mask of cpu/features.h
-  LinearKernel linear_float32, linear_bfloat16, linear_int8, linear_int4, linear_int4_small;
+  LinearKernel linear_float32, linear_bfloat16, linear_int8, linear_int4;
   // One row of k floats -> blocks at out[0], out[stride], ...; k is padded with zeros to whole blocks.
   void (*quantize)(const float* x, int64_t k, ActivationBlock* out, int64_t stride);
   // Sixteen rows of weights -> a tile. x: [k][16 rows], k a multiple of 128, 64-byte aligned, overwritten;
   // scratch: k floats, 64-byte aligned.
   void (*pack_int4)(float* x, int64_t k, float* scratch, std::byte* out);
-  void (*pack_int4_small)(float* x, int64_t k, float* scratch, std::byte* out);
   void (*layer_norm)(const float* x, int64_t k, const float* weight, const float* bias, float epsilon, float* out);
   void (*activate)(Activation, float* x, int64_t n);  // in place
   // Indexed by KvDType.

@@ -53,11 +53,10 @@ def convert(
     dequantised first), or a GGUF file of the starcoder architecture, whose tokenizer is converted too.
 
     \b
-    int8        8.1 bits per weight; perplexity of the 8M demonstration model +0.0 %
-    int4        4.3 bits per weight, the fastest to generate with; +0.6 %
-    int4-small  4.2 bits per weight; +0.8 %
-    bfloat16    as most checkpoints are stored
-    float32     for comparisons
+    int8      8.1 bits per weight; perplexity of the 8M demonstration model +0.0 %
+    int4      4.1 bits per weight, the fastest to generate with; +0.8 %
+    bfloat16  as most checkpoints are stored
+    float32   for comparisons
 
     \b
     Examples:

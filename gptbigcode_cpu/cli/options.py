@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-DTYPES = ("int8", "int4", "int4-small", "bfloat16", "float32")
+DTYPES = ("int8", "int4", "bfloat16", "float32")
 KV_DTYPES = ("int8", "bfloat16", "float16", "float32")
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
