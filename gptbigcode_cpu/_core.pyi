@@ -32,7 +32,8 @@ def default_num_threads() -> int:
 def tile_shape(dtype: str, n: int, k: int) -> tuple[int, ...]:
     """Shape of the packed form of an ``[n, k]`` weight, see docs/format.md.
 
-    ``int8``: uint8 ``[ceil(n/16), ceil(k/128), 2080]``; ``int4``: uint8 ``[ceil(n/16), ceil(k/128) * 1040 + 64]``;
+    ``int8``: uint8 ``[ceil(n/16), ceil(k/128), 2080]``; ``int6``: uint8 ``[ceil(n/16), ceil(k/128) * 1600 + 64]``;
+    ``int4``: uint8 ``[ceil(n/16), ceil(k/128) * 1040 + 64]``;
     ``bfloat16``: uint16 ``[ceil(n/16), k, 16]``; ``float32``: float32 ``[ceil(n/16), k, 16]``.
     """
 
@@ -41,7 +42,7 @@ def pack_weight(weight: NDArray[Any], dtype: str, num_threads: int = 0, isa: str
 
     Args:
         weight: ``[n, k]``, C-contiguous float32, float16, or uint16 holding the bits of bfloat16.
-        dtype: ``int8``, ``int4``, ``bfloat16`` or ``float32``.
+        dtype: ``int8``, ``int6``, ``int4``, ``bfloat16`` or ``float32``.
         num_threads: 0 = default.
         isa: Kernel set, see `select_kernel`; all give the same bytes.
 

@@ -14,10 +14,10 @@ from oracle.random_models import to_bfloat16
 
 from gptbigcode_cpu import _core
 
-DTYPES = ["float32", "bfloat16", "int8", "int4"]
+DTYPES = ["float32", "bfloat16", "int8", "int6", "int4"]
 BLOCK = 128
-GROUPS = {"int4": 128}  # columns that share a multiplier
-LARGEST_MULTIPLIER, LARGEST_LEVEL = {"int4": 31}, {"int4": 16}
+GROUPS = {"int6": 32, "int4": 128}  # columns that share a multiplier
+LARGEST_MULTIPLIER, LARGEST_LEVEL = {"int6": 127, "int4": 31}, {"int6": 32, "int4": 16}
 CODEBOOK = np.array([-15, -13, -10, -8, -6, -4, -3, -1, 0, 1, 3, 5, 7, 9, 11, 14])
 Integers = NDArray[np.int64]
 
@@ -113,6 +113,17 @@ def int4_parts(packed: NDArray[np.uint8]) -> GroupParts:
     return GroupParts(nibbles(blocks), multipliers, offsets, row_scales(packed), BLOCK, CODEBOOK, 8)
 
 
+def int6_parts(packed: NDArray[np.uint8]) -> GroupParts:
+    tiles, tile_bytes = packed.shape
+    blocks = packed[:, : tile_bytes - 64].reshape(tiles, -1, 1024 + 512 + 64)
+    twos = blocks[..., 1024:1536].reshape(tiles, -1, 8, 16, 4)  # [tile, block, group of 16, row, i]
+    high = np.stack([twos >> 2 * quad & 3 for quad in range(4)], axis=3).astype(np.int64)  # [tile, block, group, quad, row, i]
+    codes = nibbles(blocks) + 16 * high.transpose(0, 4, 1, 2, 3, 5).reshape(tiles * 16, -1)
+    multipliers = blocks[..., 1536:].view(np.int8).reshape(tiles, -1, 16).transpose(0, 2, 1).reshape(tiles * 16, -1)
+    multipliers = multipliers.astype(np.int64)
+    return GroupParts(codes, multipliers, np.zeros_like(multipliers), row_scales(packed), 32, np.arange(-32, 32), 32)
+
+
 def nibbles(blocks: NDArray[np.uint8]) -> Integers:
     """Of ``[tile, block, bytes]``, ``[n, k]``."""
     pairs = blocks[..., :1024].reshape(len(blocks), -1, 8, 2, 16, 4)  # [tile, block, group, j, row, i]
@@ -125,7 +136,7 @@ def row_scales(packed: NDArray[np.uint8]) -> Floats:
 
 
 def group_parts(weight: Floats, dtype: str) -> GroupParts:
-    return {"int4": int4_parts}[dtype](_core.pack_weight(weight, dtype))
+    return {"int6": int6_parts, "int4": int4_parts}[dtype](_core.pack_weight(weight, dtype))
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (16, 128), (17, 129), (40, 300)])
@@ -193,6 +204,30 @@ def test_int4_error(weight: Floats) -> None:
     # Neighbours in the codebook are up to 3 apart, which is a fifth of its largest entry, and a group may be off by half a
     # multiplier: 1/62 of the largest scale of its row, up to 16 times.
     assert (error <= largest / 5 + row / 30 + 1e-29).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(weights_to_pack())
+def test_int6_error(weight: Floats) -> None:
+    error, largest, row = group_errors(weight, "int6")
+    # A step is about 1/31 of the largest weight, and an error half of it, or one where it is clipped; besides half a
+    # multiplier: 1/254 of the largest scale of its row, up to 32 times.
+    assert (error <= largest / 31 + row / 240 + 1e-29).all()
+    assert not round_trip(weight, "int6")[weight == 0].any()
+
+
+def test_int6_keeps_what_it_can_hold() -> None:
+    """Codes that use both ends, with multipliers of either sign: packing what was unpacked finds the same codes and values."""
+    random = np.random.default_rng(1)
+    codes = random.integers(-31, 32, (32, 512))
+    codes[:, ::32] = -32
+    multipliers = random.integers(64, 128, (32, 16)) * random.choice([-1, 1], (32, 16))
+    multipliers[:, 3] = 127
+    weight = (codes * multipliers.repeat(32, 1) * 2.0 ** random.integers(-9, 9, (32, 1))).astype(np.float32)
+    parts = group_parts(weight, "int6")
+    np.testing.assert_array_equal(parts.codes - 32, codes)
+    np.testing.assert_array_equal(parts.multipliers, multipliers)
+    np.testing.assert_allclose(round_trip(weight, "int6"), weight, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", GROUPS)
@@ -282,10 +317,10 @@ def test_groups_beat_plain_rounding(dtype: str) -> None:
     weight = random_floats(1, 64, 512)
     weight[:, ::37] *= 6
     groups = weight.reshape(-1, GROUPS[dtype])
-    step = np.abs(groups).max(1, keepdims=True) / {"int4": 7}[dtype]
+    step = np.abs(groups).max(1, keepdims=True) / {"int6": 31, "int4": 7}[dtype]
     plain = np.round(groups / step) * step
     error = np.square(round_trip(weight, dtype).reshape(groups.shape) - groups).mean()
-    assert error < 0.8 * np.square(plain - groups).mean()
+    assert error < {"int6": 0.97, "int4": 0.8}[dtype] * np.square(plain - groups).mean()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

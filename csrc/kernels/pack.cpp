@@ -40,15 +40,9 @@ void quantize_int8(const float* x, int8_t* q, uint16_t* scale) {
   }
 }
 
-bool has_row_scales(DType dtype) { return dtype == DType::kInt4; }
+bool has_row_scales(DType dtype) { return dtype == DType::kInt4 || dtype == DType::kInt6; }
 
-// Of column i of row r of a block, from int4's nibbles.
-size_t nibble_of(const std::byte* block, size_t r, size_t i) {
-  const auto pair = std::to_integer<size_t>(block[i / kGroup * 128 + i % 8 / 4 * 64 + r * 4 + i % 4]);
-  return i % kGroup < kGroup / 2 ? pair & 15 : pair >> 4;
-}
-
-// Sixteen rows, x: [k][16], for int8 and int4 padded with zeros to whole blocks.
+// Sixteen rows, x: [k][16], for integer types padded with zeros to whole blocks.
 void pack_tile(const PackTask& task, float* x, int64_t padded_k, float* scratch, std::byte* out) {
   const int64_t k = task.k;
   switch (task.dtype) {
@@ -69,6 +63,7 @@ void pack_tile(const PackTask& task, float* x, int64_t padded_k, float* scratch,
         }
       }
       return;
+    case DType::kInt6: task.kernels->pack_int6(x, padded_k, scratch, out); return;
     case DType::kInt4: task.kernels->pack_int4(x, padded_k, scratch, out); return;
   }
 }
@@ -79,14 +74,16 @@ DType parse_dtype(const std::string& name) {
   if (name == "float32") return DType::kFloat32;
   if (name == "bfloat16") return DType::kBFloat16;
   if (name == "int8") return DType::kInt8;
+  if (name == "int6") return DType::kInt6;
   if (name == "int4") return DType::kInt4;
-  throw std::invalid_argument("unknown dtype '" + name + "'; known: float32, bfloat16, int8, int4");
+  throw std::invalid_argument("unknown dtype '" + name + "'; known: float32, bfloat16, int8, int6, int4");
 }
 
 std::vector<int64_t> tile_shape(DType dtype, int64_t n, int64_t k) {
   const int64_t tiles = (n + kTileRows - 1) / kTileRows, blocks = (k + kBlock - 1) / kBlock;
   switch (dtype) {
     case DType::kInt8: return {tiles, blocks, static_cast<int64_t>(kInt8BlockBytes)};
+    case DType::kInt6: return {tiles, blocks * static_cast<int64_t>(kInt6BlockBytes) + static_cast<int64_t>(kRowScaleBytes)};
     case DType::kInt4: return {tiles, blocks * static_cast<int64_t>(kInt4BlockBytes) + static_cast<int64_t>(kRowScaleBytes)};
     default: return {tiles, k, kTileRows};
   }
@@ -160,11 +157,20 @@ void unpack_row(const std::byte* packed, DType dtype, int64_t row, int64_t k, fl
         out[i] = from_bfloat16(scale) * static_cast<float>(q);
       }
       return;
+    case DType::kInt6:
+      for (size_t i = 0; i < columns; ++i) {
+        const std::byte* block = tile + i / kBlock * kInt6BlockBytes;
+        const auto multiplier = std::to_integer<int8_t>(block[kInt6Multipliers + i % kBlock / kInt6Group * kTileRows + r]);
+        const int code = int6_code(block, static_cast<int>(r), static_cast<int>(i % kBlock));
+        out[i] = row_scale * static_cast<float>(multiplier * code);
+      }
+      return;
     case DType::kInt4:
       for (size_t i = 0; i < columns; ++i) {
         const std::byte* block = tile + i / kBlock * kInt4BlockBytes;
         const auto byte = std::to_integer<int8_t>(block[kTileRows * kBlock / 2 + r]);
-        const int level = kInt4Codebook[nibble_of(block, r, i % kBlock)] + (byte & 3) + kInt4MinOffset;
+        const int entry = kInt4Codebook[nibble_of(block, static_cast<int>(r), static_cast<int>(i % kBlock))];
+        const int level = entry + (byte & 3) + kInt4MinOffset;
         out[i] = row_scale * static_cast<float>((byte >> 2) * level);
       }
       return;

@@ -2,7 +2,7 @@
 //
 //   instruction              used for
 //   vpmaddubsw               u8 x s8 products, added in pairs to 16 bit
-//   vpmaddwd                 pairs of 16 bit to 32 bit, times the multiplier (int4) or one (int8)
+//   vpmaddwd                 pairs of 16 bit to 32 bit, times the multiplier (int4, int6) or one (int8)
 //   vpsignb, vpabsb          int8 x int8 through vpmaddubsw: |w| * sign(a, w)
 //   vfmadd231ps              float accumulation
 //
@@ -10,6 +10,7 @@
 // adds. Each of a row's two 16-bit lanes starts at -16 times its share of sum q, wraps freely, and ends as the sum of
 // (entry + offset) * q over sixteen k: |.| <= 16 * 16 * 127 = 32512 < 2^15. vpmaddwd with the multiplier in both lanes then
 // gives multiplier * dot in 32 bit. From packed codes, the offset is left out and multiplied with the block's sum of q instead.
+// int6: the same with u = code + 32 and sixteen columns, whose lanes start at -32 times their sums: |.| <= 8 * 32 * 127 = 32512.
 // int8: |w| * |a| <= 127 * 127 and a pair is <= 32258 < 2^15, so vpmaddubsw cannot saturate.
 
 #include <immintrin.h>
@@ -98,7 +99,7 @@ inline void add_group(const __m256i* lo_i16x16, const __m256i* hi_i16x16, __m256
   }
 }
 
-// What the sums of columns 16g..16g+31 start at: |.| <= 16 * 16 * 127.
+// What int4's sums of columns 16g..16g+31 start at: |.| <= 16 * 16 * 127.
 inline __m256i start_of_pair(const ActivationBlock& a, int g) {
   return _mm256_add_epi16(broadcast_i32(a.starts + g), broadcast_i32(a.starts + g + 1));
 }
@@ -151,7 +152,57 @@ struct Int4 {
         const std::byte* w = block->codes + g * 256 + quad * 64;
         add_quad<kRows>(load_i8x32(w), load_i8x32(w + 32), activations, g * kGroup + quad * 4, lo_i16x16, hi_i16x16);
       }
-      const i32x16 factors = load_factors(block->multipliers);
+      const i32x16 factors = load_factors(block->multipliers[0]);
+      add_group<kRows>(lo_i16x16, hi_i16x16, factors.lo, factors.hi, sum);
+    }
+  }
+};
+
+struct Int6 {
+  static constexpr size_t kBlockBytes = kInt6BlockBytes;
+
+  static __m256i start(const ActivationBlock& a, int g) {  // twice what int4's zero takes
+    static_assert(kInt6Zero == 2 * kInt4Zero);
+    return _mm256_slli_epi16(broadcast_i32(a.starts + g), 1);
+  }
+
+  template <int kRows>
+  static void dot(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+    for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#pragma GCC unroll 1
+    for (int pair = 0; pair < kBlock / kGroup; pair += 2) {
+      const i32x16 factors = load_int6_factors(block, pair);
+#pragma GCC unroll 2
+      for (int g = pair; g < pair + 2; ++g) {
+        __m256i lo_i16x16[kRows], hi_i16x16[kRows];
+        for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start(*activations[r], g);
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; ++j) {
+          __m256i w[4];
+          load_int6_pair(block, g, j, w);
+          add_quad<kRows>(w[0], w[1], activations, g * kGroup + j * 4, lo_i16x16, hi_i16x16);
+          add_quad<kRows>(w[2], w[3], activations, g * kGroup + j * 4 + 8, lo_i16x16, hi_i16x16);
+        }
+        add_group<kRows>(lo_i16x16, hi_i16x16, factors.lo, factors.hi, sum);
+      }
+    }
+  }
+
+  static void expand(const std::byte* block, Expanded& out) { expand_int6(block, out); }
+
+  template <int kRows, int kTiles>
+  static void dot_expanded(const Expanded* block, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+    static_assert(kTiles == 1);
+    for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#pragma GCC unroll 1
+    for (int g = 0; g < kBlock / kGroup; ++g) {
+      __m256i lo_i16x16[kRows], hi_i16x16[kRows];
+      for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start(*activations[r], g);
+      for (int quad = 0; quad < 4; ++quad) {
+        const std::byte* w = block->codes + g * 256 + quad * 64;
+        add_quad<kRows>(load_i8x32(w), load_i8x32(w + 32), activations, g * kGroup + quad * 4, lo_i16x16, hi_i16x16);
+      }
+      const i32x16 factors = load_factors(block->multipliers[g / 2]);
       add_group<kRows>(lo_i16x16, hi_i16x16, factors.lo, factors.hi, sum);
     }
   }
@@ -189,8 +240,10 @@ const Kernels kAvx2Kernels = {
     .linear_float32 = linear_float<float>,
     .linear_bfloat16 = linear_float<uint16_t>,
     .linear_int8 = linear_quantized<Int8>,
+    .linear_int6 = linear_quantized<RowScaled<Int6>>,
     .linear_int4 = linear_quantized<RowScaled<Int4>>,
     .quantize = quantize,
+    .pack_int6 = pack_int6,
     .pack_int4 = pack_int4,
     .layer_norm = layer_norm,
     .activate = activate,

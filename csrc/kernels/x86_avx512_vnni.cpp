@@ -7,6 +7,7 @@
 //
 // int4, for one row and block: the accumulator starts at (offset - 16) * sum q, takes (codebook entry + 16) * q, and ends as the
 // sum of (entry + offset) * q, which is multiplied once: |.| <= 31 * 128 * 16 * 127 < 2^24.
+// int6: so for each 32 columns, with code + 32: |.| <= 127 * 32 * 32 * 127 < 2^24.
 // int8: the accumulator starts at -128 * sum q over the block; codes are q + 128.
 
 #include "base/float_bits.h"
@@ -55,7 +56,7 @@ inline float reduce_max(f32x16 a) {
   return _mm512_cvtss_f32(_mm512_max_ps(v, _mm512_permute_ps(v, 0xb1)));
 }
 
-inline int32_t group_start(int32_t even, int32_t odd) { return -kInt4Zero * (even + odd); }
+inline int32_t group_start(int32_t even, int32_t odd) { return -kInt6Zero * (even + odd); }
 
 // Built on those.
 #include "kernels/vector_kernels.inc"
@@ -120,7 +121,8 @@ inline __m512i int4_multiplier(__m512i row_bytes) { return _mm512_srai_epi32(row
 
 struct Expanded {
   alignas(64) std::byte codes[kTileRows * kBlock];  // [32 quads][16 rows][4]
-  alignas(64) int32_t multipliers[kTileRows];
+  // int4 has the first ones only
+  alignas(64) int32_t multipliers[kBlock / kInt6Group][kTileRows];
 };
 
 struct Int4 {
@@ -167,7 +169,7 @@ struct Int4 {
         _mm512_store_si512(out.codes + g * 256 + j * 64 + 128, _mm512_add_epi8(w[1], offsets));
       }
     }
-    _mm512_store_si512(out.multipliers, int4_multiplier(row_bytes));
+    _mm512_store_si512(out.multipliers[0], int4_multiplier(row_bytes));
   }
 
   template <int kRows, int kTiles>
@@ -175,15 +177,93 @@ struct Int4 {
     start_at<kRows, kTiles>(kInt4Zero, activations, sum);
     add_bytes<kRows, kTiles>(blocks[0].codes, sizeof(Expanded), kBlock / 4, activations, 0, sum);
     for (int t = 0; t < kTiles; ++t) {
-      const __m512i multipliers = _mm512_load_si512(blocks[t].multipliers);
+      const __m512i multipliers = _mm512_load_si512(blocks[t].multipliers[0]);
       for (int r = 0; r < kRows; ++r) sum[r][t] = _mm512_mullo_epi32(sum[r][t], multipliers);
     }
   }
 };
 
+// Quads j and j + 2 of the g-th sixteen columns, code + zero
+inline void load_int6_pair(const std::byte* block, int g, int j, __m512i w[2]) {
+  const __m512i mask = _mm512_set1_epi8(15), high_mask = _mm512_set1_epi8(0x30);
+  const __m512i nibbles = load_i8x64(block + g * 128 + j * 64), high = load_i8x64(block + kTileRows * kBlock / 2 + g * 64);
+  const __m512i high_first = _mm512_and_si512(_mm512_slli_epi16(high, static_cast<unsigned>(4 - 2 * j)), high_mask);
+  const __m512i high_second = _mm512_and_si512(_mm512_srli_epi16(high, static_cast<unsigned>(2 * j)), high_mask);
+  w[0] = _mm512_or_si512(_mm512_and_si512(nibbles, mask), high_first);
+  w[1] = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(nibbles, 4), mask), high_second);
+}
+
+struct Int6 {
+  static constexpr size_t kBlockBytes = kInt6BlockBytes;
+
+  // sum[r][t] = over the block's groups of 32 columns, factors(g, t) times what add(g, dot) adds to dot; g counts sixteens
+  template <int kRows, int kTiles, class Factors, class Add>
+  static void dot_groups(const ActivationBlock* const* activations, Factors factors, Add add, i32x16 (*sum)[kTiles]) {
+    for (int r = 0; r < kRows; ++r) {
+      for (int t = 0; t < kTiles; ++t) sum[r][t] = _mm512_setzero_si512();
+    }
+#pragma GCC unroll 1
+    for (int g = 0; g < kBlock / kGroup; g += 2) {
+      i32x16 dot[kRows][kTiles];
+      for (int r = 0; r < kRows; ++r) {
+        const int32_t* starts = activations[r]->starts + g;
+        for (int t = 0; t < kTiles; ++t) dot[r][t] = _mm512_set1_epi32(starts[0] + starts[1]);
+      }
+      add(g, dot);
+      for (int t = 0; t < kTiles; ++t) {
+        const __m512i multipliers = factors(g, t);
+        for (int r = 0; r < kRows; ++r) sum[r][t] = _mm512_add_epi32(sum[r][t], _mm512_mullo_epi32(dot[r][t], multipliers));
+      }
+    }
+  }
+
+  template <int kRows>
+  static void dot(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+    const auto add = [&](int first, i32x16(*dot)[1]) {
+#pragma GCC unroll 2
+      for (int g = first; g < first + 2; ++g) {
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; ++j) {
+          __m512i w[2];
+          load_int6_pair(block, g, j, w);
+          for (int r = 0; r < kRows; ++r) {
+            const int8_t* q = activations[r]->q + g * kGroup + j * 4;
+            dot[r][0] = dpbusd(dot[r][0], w[0], broadcast_i32(q));
+            dot[r][0] = dpbusd(dot[r][0], w[1], broadcast_i32(q + 8));
+          }
+        }
+      }
+    };
+    const auto factors = [&](int g, int) { return load_row_bytes(block + kInt6Multipliers + g / 2 * kTileRows); };
+    dot_groups<kRows, 1>(activations, factors, add, sum);
+  }
+
+  static void expand(const std::byte* block, Expanded& out) {
+    for (int g = 0; g < kBlock / kGroup; ++g) {
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        __m512i w[2];
+        load_int6_pair(block, g, j, w);
+        _mm512_store_si512(out.codes + g * 256 + j * 64, w[0]);
+        _mm512_store_si512(out.codes + g * 256 + j * 64 + 128, w[1]);
+      }
+      if (g % 2 == 0) _mm512_store_si512(out.multipliers[g / 2], load_row_bytes(block + kInt6Multipliers + g / 2 * kTileRows));
+    }
+  }
+
+  template <int kRows, int kTiles>
+  static void dot_expanded(const Expanded* blocks, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+    const auto add = [&](int g, i32x16(*dot)[kTiles]) {
+      add_bytes<kRows, kTiles>(blocks[0].codes + g * 256, sizeof(Expanded), kInt6Group / 4, activations, g * kGroup, dot);
+    };
+    const auto factors = [&](int g, int t) { return _mm512_load_si512(blocks[t].multipliers[g / 2]); };
+    dot_groups<kRows, kTiles>(activations, factors, add, sum);
+  }
+};
+
 inline f32x16 to_float(i32x16 v) { return {_mm512_cvtepi32_ps(v)}; }
 
-constexpr int kRowsAtOnce = 6;  // thirty-two registers: 6 rows x 2 tiles of sums, 2 weights; or one tile, two chains
+constexpr int kRowsAtOnce = 6;  // thirty-two registers: 6 rows x 2 tiles of sums and of a group's sums, 2 weights
 constexpr int kTilesAtOnce = 2, kPackedRows = 6;
 constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
 
@@ -211,8 +291,10 @@ const Kernels kAvx512VnniKernels = {
     .linear_float32 = linear_float<float>,
     .linear_bfloat16 = linear_float<uint16_t>,
     .linear_int8 = linear_quantized<Int8>,
+    .linear_int6 = linear_quantized<RowScaled<Int6>>,
     .linear_int4 = linear_quantized<RowScaled<Int4>>,
     .quantize = quantize,
+    .pack_int6 = pack_int6,
     .pack_int4 = pack_int4,
     .layer_norm = layer_norm,
     .activate = activate,

@@ -17,7 +17,7 @@ namespace {
 
 #include "kernels/x86_avx2_lanes.inc"
 
-inline int32_t group_start(int32_t even, int32_t odd) { return -kInt4Zero * (even + odd); }
+inline int32_t group_start(int32_t even, int32_t odd) { return -kInt6Zero * (even + odd); }
 
 // Built on those.
 #include "kernels/vector_kernels.inc"
@@ -93,7 +93,59 @@ struct Int4 {
     static_assert(kTiles == 1);
     start_at<kRows>(kInt4Zero, activations, sum);
     add_bytes<kRows>(block->codes, kBlock / 4, activations, 0, sum);
-    for (int r = 0; r < kRows; ++r) multiply(sum[r][0], load_factors(block->multipliers));
+    for (int r = 0; r < kRows; ++r) multiply(sum[r][0], load_factors(block->multipliers[0]));
+  }
+};
+
+struct Int6 {
+  static constexpr size_t kBlockBytes = kInt6BlockBytes;
+
+  // sum[r] = over the block's groups of 32 columns, factors(g) times what add(g, dot) adds to dot; g counts sixteens
+  template <int kRows, class Factors, class Add>
+  static void dot_groups(const ActivationBlock* const* activations, Factors factors, Add add, i32x16 (*sum)[1]) {
+    for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#pragma GCC unroll 1
+    for (int g = 0; g < kBlock / kGroup; g += 2) {
+      i32x16 dot[kRows][1];
+      for (int r = 0; r < kRows; ++r) {
+        const int32_t* starts = activations[r]->starts + g;
+        dot[r][0].lo = dot[r][0].hi = _mm256_set1_epi32(starts[0] + starts[1]);
+      }
+      add(g, dot);
+      const i32x16 multipliers = factors(g);
+      for (int r = 0; r < kRows; ++r) {
+        multiply(dot[r][0], multipliers);
+        sum[r][0] = {_mm256_add_epi32(sum[r][0].lo, dot[r][0].lo), _mm256_add_epi32(sum[r][0].hi, dot[r][0].hi)};
+      }
+    }
+  }
+
+  template <int kRows>
+  static void dot(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+    const auto add = [&](int first, i32x16(*dot)[1]) {
+#pragma GCC unroll 2
+      for (int g = first; g < first + 2; ++g) {
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; ++j) {
+          __m256i w[4];
+          load_int6_pair(block, g, j, w);
+          add_quad<kRows>(w[0], w[1], activations, g * kGroup + j * 4, dot);
+          add_quad<kRows>(w[2], w[3], activations, g * kGroup + j * 4 + 8, dot);
+        }
+      }
+    };
+    dot_groups<kRows>(activations, [&](int g) { return load_int6_factors(block, g); }, add, sum);
+  }
+
+  static void expand(const std::byte* block, Expanded& out) { expand_int6(block, out); }
+
+  template <int kRows, int kTiles>
+  static void dot_expanded(const Expanded* block, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+    static_assert(kTiles == 1);
+    const auto add = [&](int g, i32x16(*dot)[1]) {
+      add_bytes<kRows>(block->codes + g * 256, kInt6Group / 4, activations, g * kGroup, dot);
+    };
+    dot_groups<kRows>(activations, [&](int g) { return load_factors(block->multipliers[g / 2]); }, add, sum);
   }
 };
 
@@ -125,8 +177,10 @@ const Kernels kAvxVnniKernels = {
     .linear_float32 = linear_float<float>,
     .linear_bfloat16 = linear_float<uint16_t>,
     .linear_int8 = linear_quantized<Int8>,
+    .linear_int6 = linear_quantized<RowScaled<Int6>>,
     .linear_int4 = linear_quantized<RowScaled<Int4>>,
     .quantize = quantize,
+    .pack_int6 = pack_int6,
     .pack_int4 = pack_int4,
     .layer_norm = layer_norm,
     .activate = activate,

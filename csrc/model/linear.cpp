@@ -23,6 +23,7 @@ void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& c
       .scratch = scratch,
   };
   const LinearKernel kernel = layer.dtype == DType::kInt4      ? kernels.linear_int4
+                              : layer.dtype == DType::kInt6    ? kernels.linear_int6
                               : layer.dtype == DType::kInt8    ? kernels.linear_int8
                               : layer.dtype == DType::kFloat32 ? kernels.linear_float32
                                                                : kernels.linear_bfloat16;
