@@ -74,7 +74,7 @@ def convert(
     Args:
         source: Directory of a checkpoint (safetensors, ``.bin``, GPTQ, AWQ), a GGUF file, or an id on the Hugging Face Hub.
         out: Directory to create.
-        dtype: ``int8``, ``int4``, ``bfloat16`` or ``float32`` (docs/quantization.md).
+        dtype: ``int8``, ``int6``, ``int4``, ``bfloat16`` or ``float32`` (docs/quantization.md).
         keep: Storage types of their own for some tensors, see `Scheme.keeping`.
         overwrite: Replace a converted model at `out`.
         num_threads: Threads that quantise; 0 = one for each performance core.

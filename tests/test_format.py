@@ -18,7 +18,7 @@ Array = NDArray[Any]
 # Two blocks along K, rows that do not fill a tile, a width that leaves gaps between tensors.
 SHAPE: dict[str, Any] = {"n_embd": 132, "n_head": 3, "n_inner": 150, "n_positions": 7, "vocab_size": 270, "n_layer": 1}
 LINEAR = ("c_attn.query.weight", "c_attn.key_value.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-PACKED = (*LINEAR, "wte.weight", "lm_head.weight")
+PACKED = (*LINEAR, "wte.weight", "wpe.weight", "lm_head.weight")
 
 
 def read(path: Path) -> dict[str, tuple[str, list[int], bytes]]:
@@ -91,6 +91,23 @@ def read_int4(data: bytes, n: int, k: int) -> tuple[Array, Array]:
     return matrix[:n, :k], np.abs(scales * multipliers).reshape(-1, blocks * 128)[:n, :k]
 
 
+def read_int6(data: bytes, n: int, k: int) -> tuple[Array, Array]:
+    blocks = -(-k // 128)
+    tiles = np.frombuffer(data, np.uint8).reshape(-(-n // 16), blocks * 1600 + 64)
+    column, row = np.arange(blocks * 128)[None, :], np.arange(16)[:, None]
+    block, group, inside = column // 128 * 1600, column % 128 // 16, column % 16
+    pair = tiles[:, block + group * 128 + inside % 8 // 4 * 64 + row * 4 + inside % 4]
+    low = np.where(inside < 8, pair & 15, pair >> 4).astype(int)
+    high = tiles[:, block + 1024 + group * 64 + row * 4 + inside % 4] >> inside // 4 * 2 & 3
+    multipliers = tiles[:, block + 1536 + column % 128 // 32 * 16 + row].view(np.int8).astype(int)
+    assert np.abs(multipliers).max() <= 127
+    scales = tiles[:, blocks * 1600 :].copy().view("<f4")[..., None]
+    matrix = (scales * (multipliers * (low + 16 * high - 32)).astype(np.float32)).reshape(-1, blocks * 128)
+    assert not matrix[n:].any()
+    assert not matrix[:, k:].any()
+    return matrix[:n, :k], np.abs(scales * multipliers).reshape(-1, blocks * 128)[:n, :k]
+
+
 def read_tiles(values: Array, n: int, k: int) -> Array:
     tiles = values.reshape(-(-n // 16), k, 16)
     matrix: Array = np.array([[tiles[row // 16, column, row % 16] for column in range(k)] for row in range(len(tiles) * 16)])
@@ -107,7 +124,7 @@ def stored_order(name: str, values: Array, multi_query: bool) -> Array:
 
 
 @pytest.mark.parametrize("multi_query", [True, False])
-@pytest.mark.parametrize("dtype", ["int8", "int4", "bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["int8", "int6", "int4", "bfloat16", "float32"])
 def test_a_reader_made_from_the_document(
     tmp_path: Path, make_checkpoint: Callable[..., Path], dtype: str, multi_query: bool
 ) -> None:
@@ -118,10 +135,10 @@ def test_a_reader_made_from_the_document(
     recorded = json.loads((out / "config.json").read_text())["quantization_config"]
     overrides = recorded.pop("overrides")
     assert recorded == {"quant_method": "gptbigcode-cpu", "format_version": 4, "dtype": dtype}
-    in_int8 = {"transformer.wte.weight", "lm_head.weight", "transformer.h.0.attn.c_proj.weight"}
+    in_int6 = {f"transformer.{name}.weight" for name in ("wte", "wpe", "h.0.attn.c_proj")} | {"lm_head.weight"}
     if multi_query:
-        in_int8.add("transformer.h.0.attn.c_attn.key_value.weight")
-    assert overrides == (dict.fromkeys(in_int8, "int8") if dtype == "int4" else {})
+        in_int6.add("transformer.h.0.attn.c_attn.key_value.weight")
+    assert overrides == (dict.fromkeys(in_int6, "int6") if dtype == "int4" else {})
 
     for name in [name for name in state if name.endswith("c_attn.weight")]:
         rows = stored_order(name, state.pop(name), multi_query)
@@ -136,7 +153,7 @@ def test_a_reader_made_from_the_document(
     assert tensors.keys() == state.keys()
     for name, (kind, shape, data) in tensors.items():
         source = stored_order(name, state[name], multi_query) if name.endswith("bias") else state[name]
-        if name == "transformer.wpe.weight":
+        if name == "transformer.wpe.weight" and dtype not in ("int6", "int4"):
             assert kind == {"float32": "F32", "bfloat16": "BF16"}.get(dtype, "F16")
             assert shape == list(source.shape)
             bits = np.frombuffer(data, {"F32": "<f4", "BF16": "<u2", "F16": "<f2"}[kind]).reshape(shape)
@@ -156,9 +173,10 @@ def test_a_reader_made_from_the_document(
                 assert np.allclose(read_tiles(bfloat16(np.frombuffer(data, "<u2")), n, k), source, rtol=2**-8, atol=0)
             else:
                 tiles, blocks = -(-n // 16), -(-k // 128)
-                # Neighbours in int4's codebook are up to 3 apart; a little may be clipped.
+                # Neighbours in int4's codebook are up to 3 apart; a little may be clipped, in int6 too.
                 expected_shape, reader, bound = {
                     "int8": ([tiles, blocks, 2080], read_int8, 0.5),
+                    "int6": ([tiles, blocks * 1600 + 64], read_int6, 2),
                     "int4": ([tiles, blocks * 1040 + 64], read_int4, 2.5),
                 }[packing]
                 assert (kind, shape) == ("U8", expected_shape)
