@@ -25,7 +25,7 @@ import numpy as np
 from engines import LlamaCpp, Workload, prepare_gguf, prepare_llama_cpp
 from numpy.typing import NDArray
 
-OURS = ("int8", "int4", "int4-small", "bfloat16")
+OURS = ("int8", "int6", "int4", "bfloat16")
 LLAMA = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_k_s", "iq4_nl", "iq4_xs", "q4_1", "q4_0")
 Logits = NDArray[np.float32]
 

@@ -134,7 +134,7 @@ def convert(
     checkpoint = Checkpoint(path, work, files)
     scheme = Scheme.default(work.config, dtype or ("int4" if aims else "int8"))
     scheme = scheme.keeping(work.config, [spec for spec, _ in work.tensors], keep)
-    texts = sample_texts(calibrate or "builtin") if aims or calibrate is not None else []
+    texts = [] if calibrate is None and not aims else sample_texts("builtin" if calibrate is None else calibrate)
     notes = work.notes + notes
     if aims:
         from gptbigcode_cpu.convert.choose import Sensitivity
@@ -194,7 +194,12 @@ def _check_options(dtype: str | None, target_size: int | None, target_kld: float
 
 
 def _losses(
-    sensitivity: Sensitivity, checkpoint: Checkpoint, out: Path, texts: Sequence[str], num_threads: int, progress: Progress | None
+    sensitivity: Sensitivity,
+    checkpoint: Checkpoint,
+    out: Path,
+    texts: Sequence[str],
+    num_threads: int,
+    progress: Progress | None,
 ) -> dict[str, dict[str, float]]:
     """What every part of the model loses in every type, measured with a model that is removed again."""
     from gptbigcode_cpu.convert.choose import SAMPLE_TOKENS

@@ -32,8 +32,8 @@ def default_num_threads() -> int:
 def tile_shape(dtype: str, n: int, k: int) -> tuple[int, ...]:
     """Shape of the packed form of an ``[n, k]`` weight, see docs/format.md.
 
-    ``int8``: uint8 ``[ceil(n/16), ceil(k/128), 2080]``; ``int4``: uint8 ``[ceil(n/16), ceil(k/128) * 1088 + 64]``,
-    ``int4-small``: with 1056 instead;
+    ``int8``: uint8 ``[ceil(n/16), ceil(k/128), 2080]``; ``int6``: uint8 ``[ceil(n/16), ceil(k/128) * 1600 + 64]``;
+    ``int4``: uint8 ``[ceil(n/16), ceil(k/128) * 1040 + 64]``;
     ``bfloat16``: uint16 ``[ceil(n/16), k, 16]``; ``float32``: float32 ``[ceil(n/16), k, 16]``.
     """
 
@@ -44,12 +44,12 @@ def pack_weight(
 
     Args:
         weight: ``[n, k]``, C-contiguous float32, float16, or uint16 holding the bits of bfloat16.
-        dtype: ``int8``, ``int4``, ``int4-small``, ``bfloat16`` or ``float32``.
+        dtype: ``int8``, ``int6``, ``int4``, ``bfloat16`` or ``float32``.
         num_threads: 0 = default.
         isa: Kernel set, see `select_kernel`; all give the same bytes.
-        feedback: For int4, what is made of the error in each column, ``[k in whole blocks of 128, span]`` (`span` a multiple of
-            128): in row i, at ``j % span`` for a column j > i of the same span, what the error is multiplied with to be added
-            to column j before that is coded, and at ``i % span`` the weight of an error in column i.
+        feedback: For int4 and int6, what is made of the error in each column, ``[k in whole blocks of 128, span]`` (`span` a
+            multiple of 128): in row i, at ``j % span`` for a column j > i of the same span, what the error is multiplied with
+            to be added to column j before that is coded, and at ``i % span`` the weight of an error in column i.
 
     Returns:
         The packed tiles, shape `tile_shape(dtype, n, k)`; rows can be packed in chunks of a multiple of 16 and concatenated.

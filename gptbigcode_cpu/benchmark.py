@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ContextLengthError
+from .tensors import QUANTISED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -325,7 +326,7 @@ def _measure_limits(isa: str, threads: int, prefill_threads: int) -> Limits:
 
 def _timing(call: Call, seconds: tuple[float, ...], work: Work, dtype: str, limits: Limits | None) -> Timing:
     median = statistics.median(seconds)
-    quantized = dtype in ("int8", "int4")  # float weights are not multiplied as int8
+    quantized = dtype in QUANTISED  # float weights are not multiplied as int8
     return Timing(
         sequences=call.sequences,
         tokens=call.tokens,

@@ -101,13 +101,13 @@ class PreTrainedModel:
         Args:
             pretrained_model_name_or_path: A directory with a checkpoint or a converted model, a GGUF file, a Hub id, or
                 ``"demo"`` for the tiny demonstration model inside this package.
-            dtype: ``"int8"``, ``"int4"``, ``"int4-small"``, ``"bfloat16"``, ``"float32"`` or the torch dtype of that name;
+            dtype: ``"int8"``, ``"int6"``, ``"int4"``, ``"bfloat16"``, ``"float32"`` or the torch dtype of that name;
                 ``"auto"`` is what a converted model is stored in, and int8 for a plain checkpoint.
             num_threads: Default: the environment variable GPTBIGCODE_CPU_NUM_THREADS, or else what suits the machine.
             prefill_threads: For more than 16 new tokens at once, which profit from threads that share a core (SMT), where
                 single steps wait for the memory. Default: `num_threads`. The results are the same.
             kv_dtype: Storage type of the keys and values of past tokens: ``"int8"``, ``"bfloat16"``, ``"float16"``,
-                ``"float32"`` or the torch dtype of that name; ``"auto"`` is int8 for int8 and int4 models, and the dtype of
+                ``"float32"`` or the torch dtype of that name; ``"auto"`` is int8 for integer weights, and the dtype of
                 the others.
             revision: Branch, tag or commit on the Hub.
             token: Access token for the Hub.

@@ -14,11 +14,12 @@ from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.tensor_file import NUMPY_TYPES
 
 # Storage types of packed tensors -> their type in safetensors.
-PACKED_TYPES = {"int8": "U8", "int4": "U8", "int4-small": "U8", "bfloat16": "BF16", "float32": "F32"}
+PACKED_TYPES = {"int8": "U8", "int6": "U8", "int4": "U8", "bfloat16": "BF16", "float32": "F32"}
 DTYPES = tuple(PACKED_TYPES)
-QUANTISED = frozenset({"int8", "int4", "int4-small"})
-_POSITION_TYPES = {"bfloat16": "BF16", "float32": "F32"}  # F16 for the others
-CALIBRATED = frozenset({"int4", "int4-small"})  # those that calibration changes
+QUANTISED = frozenset({"int8", "int6", "int4"})
+# Types of the position table in safetensors where it is not packed: in models of other dtypes it is.
+_POSITION_TYPES = {"int8": "F16", "bfloat16": "BF16", "float32": "F32"}
+CALIBRATED = frozenset({"int6", "int4"})  # those that calibration changes
 EMBEDDING, POSITIONS, LM_HEAD = "transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"
 
 BASE_MODEL = "GPTBigCodeModel"  # the architecture without a head
@@ -37,7 +38,7 @@ class Role(enum.Enum):
     HEAD = "head"
     """Token embedding and LM head, packed; where quantised, with a scale per column."""
     POSITION = "position"
-    """The position table, 16 or 32 bits and not tiled."""
+    """The position table: packed in models of few bits, else 16 or 32 bits and not tiled."""
     PLAIN = "plain"
     """Biases, LayerNorm and classification heads, float32."""
 
@@ -91,19 +92,18 @@ class Scheme:
     def default(cls, config: GPTBigCodeConfig, dtype: str) -> Scheme:
         """The scheme of that name for a model.
 
-        ``int4`` and ``int4-small`` keep in int8 what is small and costs much: the token embedding and the LM head; with
-        multi-query attention, whose query heads all share them, the rows that make keys and values (``int4-small``: of the
-        first quarter of the layers); the first layer's ``attn.c_proj``. docs/quantization.md has the figures.
+        ``int4`` keeps in int6 what is small and costs much: the embeddings and the LM head; with multi-query attention, whose
+        query heads all share them, the rows that make keys and values; the first layer's ``attn.c_proj``. docs/quantization.md
+        has the figures.
         """
-        if dtype not in ("int4", "int4-small"):
+        if dtype != "int4":
             return cls(dtype)
-        exact = [EMBEDDING, "transformer.h.0.attn.c_proj.weight"]
+        finer = [EMBEDDING, POSITIONS, "transformer.h.0.attn.c_proj.weight"]
         if not config.tie_word_embeddings:
-            exact.append(LM_HEAD)
+            finer.append(LM_HEAD)
         if config.multi_query:
-            layers = config.n_layer if dtype == "int4" else -(-config.n_layer // 4)
-            exact += [f"transformer.h.{layer}.attn.c_attn.key_value.weight" for layer in range(layers)]
-        return cls(dtype, MappingProxyType(dict.fromkeys(exact, "int8")))
+            finer += [f"transformer.h.{layer}.attn.c_attn.key_value.weight" for layer in range(config.n_layer)]
+        return cls(dtype, MappingProxyType(dict.fromkeys(finer, "int6")))
 
     def keeping(self, config: GPTBigCodeConfig, specs: Iterable[TensorSpec], keep: Mapping[str, str]) -> Scheme:
         """This scheme with other storage types for some tensors.
@@ -142,8 +142,8 @@ class Scheme:
         """
         if spec.role is Role.PLAIN:
             yield StoredTensor(spec.name, "F32", spec.shape, None, (0, spec.shape[0]))
-        elif spec.role is Role.POSITION:
-            yield StoredTensor(spec.name, _POSITION_TYPES.get(self.dtype, "F16"), spec.shape, None, (0, spec.shape[0]))
+        elif spec.role is Role.POSITION and self.dtype in _POSITION_TYPES:
+            yield StoredTensor(spec.name, _POSITION_TYPES[self.dtype], spec.shape, None, (0, spec.shape[0]))
         elif spec.name.endswith(".attn.c_attn.weight"):
             stem = spec.name.removesuffix("weight")
             yield self._packed(f"{stem}query.weight", spec, 0, config.n_embd)
@@ -193,7 +193,7 @@ def decoder_tensors(config: GPTBigCodeConfig) -> Iterator[TensorSpec]:
 def head_tensors(config: GPTBigCodeConfig) -> dict[str, TensorSpec]:
     """The tensors of every head that a model can have, by name."""
     specs = (
-        TensorSpec("lm_head.weight", (config.vocab_size, config.n_embd), Role.HEAD),
+        TensorSpec(LM_HEAD, (config.vocab_size, config.n_embd), Role.HEAD),
         TensorSpec("score.weight", (config.num_labels, config.n_embd), Role.PLAIN),
         TensorSpec("classifier.weight", (config.num_labels, config.n_embd), Role.PLAIN),
         TensorSpec("classifier.bias", (config.num_labels,), Role.PLAIN),
@@ -208,4 +208,4 @@ def required_heads(config: GPTBigCodeConfig) -> frozenset[str]:
             return heads
     if BASE_MODEL in config.architectures:
         return frozenset()
-    return frozenset() if config.tie_word_embeddings else frozenset({"lm_head.weight"})
+    return frozenset() if config.tie_word_embeddings else frozenset({LM_HEAD})

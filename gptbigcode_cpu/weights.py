@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 WEIGHTS_NAME = "model.safetensors"
 QUANT_METHOD = "gptbigcode-cpu"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 ALIGNMENT = 64
 PAD_PREFIX = "__pad__."
 MAX_THREADS = 1024  # the core's bound
 KV_DTYPES = ("auto", "int8", "bfloat16", "float16", "float32")
+
 
 @dataclass(frozen=True)
 class PackedModel:

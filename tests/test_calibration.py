@@ -24,6 +24,7 @@ from gptbigcode_cpu.convert.calibrate import error_feedback
 from gptbigcode_cpu.convert.sample_text import sample_texts, sample_windows
 from gptbigcode_cpu.errors import InputError, TokenizerError
 from gptbigcode_cpu.evaluation import evaluate
+from gptbigcode_cpu.tensors import CALIBRATED
 
 
 def correlated(n: int, k: int, seed: int = 0) -> Floats:
@@ -32,8 +33,8 @@ def correlated(n: int, k: int, seed: int = 0) -> Floats:
     return np.ascontiguousarray(factors @ loadings + 0.1 * random_floats(seed + 2, n, k))
 
 
-def output_error(x: Floats, weight: Floats, packed: NDArray[Any]) -> float:
-    found = _core.unpack_weight(packed, "int4", *weight.shape)
+def output_error(x: Floats, weight: Floats, packed: NDArray[Any], dtype: str) -> float:
+    found = _core.unpack_weight(packed, dtype, *weight.shape)
     return float(np.square(x.astype(np.float64) @ (found - weight).T.astype(np.float64)).sum())
 
 
@@ -61,11 +62,12 @@ class TestFeedback:
         feedback = error_feedback(np.zeros((10, 200), np.float32))
         np.testing.assert_array_equal(_core.pack_weight(weight, "int4", feedback=feedback), _core.pack_weight(weight, "int4"))
 
+    @pytest.mark.parametrize("dtype", sorted(CALIBRATED))
     @pytest.mark.parametrize(("n", "k", "span"), [(16, 128, 2048), (33, 300, 2048), (40, 512, 128), (20, 640, 256)])
-    def test_makes_outputs_more_exact(self, n: int, k: int, span: int) -> None:
+    def test_makes_outputs_more_exact(self, dtype: str, n: int, k: int, span: int) -> None:
         x, weight = correlated(2 * k, k), random_floats(7, n, k)
-        plain = output_error(x, weight, _core.pack_weight(weight, "int4"))
-        better = output_error(x, weight, _core.pack_weight(weight, "int4", feedback=error_feedback(x, span)))
+        plain = output_error(x, weight, _core.pack_weight(weight, dtype), dtype)
+        better = output_error(x, weight, _core.pack_weight(weight, dtype, feedback=error_feedback(x, span)), dtype)
         assert better < (0.6 if span >= k else 0.85) * plain
 
     def test_an_error_is_made_up_for_by_the_next_column(self) -> None:
@@ -80,19 +82,20 @@ class TestFeedback:
         plain, better = (np.abs((value - weight).reshape(64, 64, 2).sum(axis=2)).mean() for value in values)
         assert better < 0.87 * plain  # one rounding error instead of the sum of two: 0.71, but for clipping
 
+    @pytest.mark.parametrize("dtype", sorted(CALIBRATED))
     @pytest.mark.parametrize("isa", _core.supported_kernel_names())
-    def test_gives_the_same_bytes_everywhere(self, isa: str) -> None:
+    def test_gives_the_same_bytes_everywhere(self, isa: str, dtype: str) -> None:
         for n, k, span in ((1, 1, 2048), (17, 129, 128), (48, 512, 256), (100, 300, 2048)):
             weight, feedback = random_floats(n, n, k), error_feedback(correlated(2 * k, k), span)
-            expected = _core.pack_weight(weight, "int4", 1, "scalar", feedback)
-            np.testing.assert_array_equal(_core.pack_weight(weight, "int4", 3, isa, feedback), expected)
-            parts = [_core.pack_weight(weight[begin : begin + 32], "int4", 1, isa, feedback) for begin in range(0, n, 32)]
+            expected = _core.pack_weight(weight, dtype, 1, "scalar", feedback)
+            np.testing.assert_array_equal(_core.pack_weight(weight, dtype, 3, isa, feedback), expected)
+            parts = [_core.pack_weight(weight[begin : begin + 32], dtype, 1, isa, feedback) for begin in range(0, n, 32)]
             np.testing.assert_array_equal(np.concatenate(parts), expected)
 
     @pytest.mark.parametrize(
         ("dtype", "feedback", "message"),
         [
-            ("int8", np.eye(256, dtype=np.float32), "int4"),
+            ("int8", np.eye(256, dtype=np.float32), "int4 and int6"),
             ("int4", np.eye(200, dtype=np.float32), r"\[256, a multiple of 128\]"),
             ("int4", np.zeros((256, 100), np.float32), r"\[256, a multiple of 128\]"),
             ("int4", np.full((256, 256), np.nan, np.float32), "finite"),
@@ -273,7 +276,7 @@ main()
 
 class TestRefusals:
     def test_a_type_that_it_does_not_change(self, tmp_path: Path, checkpoint_dir: Path) -> None:
-        with pytest.raises(InputError, match=r"calibration changes tensors in int4.* here all are int8"):
+        with pytest.raises(InputError, match=r"calibration changes tensors in int4, int6; here all are int8"):
             convert(checkpoint_dir, tmp_path / "out", calibrate="builtin")
 
     def test_no_text(self, tmp_path: Path, checkpoint_dir: Path) -> None:

@@ -101,23 +101,21 @@ def test_half_precision_sources_lose_nothing(tmp_path: Path, make_checkpoint: Ma
     assert_holds(packed, state)
 
 
-INT8_IN_INT4 = {
+INT6_IN_INT4 = {
     "transformer.wte.weight",
+    "transformer.wpe.weight",
     "transformer.h.0.attn.c_proj.weight",
     "transformer.h.0.attn.c_attn.key_value.weight",
     "transformer.h.1.attn.c_attn.key_value.weight",
 }
-INT8_IN_SMALL = INT8_IN_INT4 - {"transformer.h.1.attn.c_attn.key_value.weight"}
 
 
-@pytest.mark.parametrize(
-    ("dtype", "in_int8"), [("int8", set()), ("int4", INT8_IN_INT4), ("int4-small", INT8_IN_SMALL), ("bfloat16", set())]
-)
+@pytest.mark.parametrize(("dtype", "in_int6"), [("int8", set()), ("int6", set()), ("int4", INT6_IN_INT4), ("bfloat16", set())])
 def test_each_dtype_packs_what_the_core_packs(
-    tmp_path: Path, make_checkpoint: MakeCheckpoint, dtype: str, in_int8: set[str]
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, dtype: str, in_int6: set[str]
 ) -> None:
     packed = opened(make_checkpoint(tmp_path / "source", **SMALL), tmp_path / "out", dtype)
-    assert (packed.dtype, packed.scheme.overrides) == (dtype, dict.fromkeys(in_int8, "int8"))
+    assert (packed.dtype, packed.scheme.overrides) == (dtype, dict.fromkeys(in_int6, "int6"))
     state = random_state(full_config(**SMALL))
     for layer in range(2):
         name = f"transformer.h.{layer}.attn.c_attn."
@@ -126,18 +124,18 @@ def test_each_dtype_packs_what_the_core_packs(
     scale = packed.tensors.get("transformer.wte.column_scale")
     assert packed.tensors.keys() == {*state, *(() if scale is None else ["transformer.wte.column_scale"])}
     for name, values in state.items():
-        if name == "transformer.wpe.weight":
+        if name == "transformer.wpe.weight" and dtype in ("int8", "bfloat16"):
             expected = to_bfloat16(values) if dtype == "bfloat16" else values.astype(np.float16)
         elif values.ndim == 1:
             expected = values
         elif "wte" in name and scale is not None:
-            expected = _core.pack_weight(values / scale, "int8")
+            expected = _core.pack_weight(values / scale, "int6" if name in in_int6 else dtype)
         else:
-            expected = _core.pack_weight(values, "int8" if name in in_int8 else dtype)
+            expected = _core.pack_weight(values, "int6" if name in in_int6 else dtype)
         assert np.array_equal(packed.tensors[name], expected), name
 
 
-KEEP = {"*.c_attn.*": "float32", "*.h.1.*": "bfloat16", "*.h.1.mlp.c_fc.weight": "int8", "transformer.wte.weight": "int4"}
+KEEP = {"*.c_attn.*": "float32", "*.h.1.*": "bfloat16", "*.h.1.mlp.c_fc.weight": "int8", "transformer.w[tp]e.weight": "int4"}
 
 
 def test_tensors_that_are_kept_otherwise(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
@@ -147,7 +145,7 @@ def test_tensors_that_are_kept_otherwise(tmp_path: Path, make_checkpoint: MakeCh
     assert packed.scheme.overrides == {
         "transformer.h.0.attn.c_attn.query.weight": "float32",
         "transformer.h.0.attn.c_attn.key_value.weight": "float32",
-        "transformer.h.0.attn.c_proj.weight": "int8",
+        "transformer.h.0.attn.c_proj.weight": "int6",
         "transformer.h.1.attn.c_attn.query.weight": "bfloat16",
         "transformer.h.1.attn.c_attn.key_value.weight": "bfloat16",
         "transformer.h.1.attn.c_proj.weight": "bfloat16",
@@ -164,14 +162,14 @@ def test_a_model_of_many_types_computes_what_its_weights_say(
     tmp_path: Path, make_checkpoint: MakeCheckpoint, core_model: Callable[..., Any], run_core: Callable[..., Any], isa: str
 ) -> None:
     """Each layer with queries, keys and values, and MLP matrices of all types mixed, beside float32."""
-    fields = SMALL | {"n_layer": 4, "n_embd": 48}
+    fields = SMALL | {"n_layer": 5, "n_embd": 48}
     source = make_checkpoint(tmp_path / "source", **fields)
-    dtypes = ["int8", "float32", "bfloat16", "int4"]
+    dtypes = ["int8", "float32", "bfloat16", "int6", "int4"]
     parts = ["attn.c_attn.query", "attn.c_attn.key_value", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
     keep = {
-        f"transformer.h.{layer}.{part}.weight": dtypes[(layer + i) % 4] for layer in range(4) for i, part in enumerate(parts)
+        f"transformer.h.{layer}.{part}.weight": dtypes[(layer + i) % 5] for layer in range(5) for i, part in enumerate(parts)
     }
-    convert(source, tmp_path / "mixed", dtype="int4-small", keep=keep | {"transformer.wte.weight": "int8"})
+    convert(source, tmp_path / "mixed", dtype="int8", keep=keep)
     convert(source, tmp_path / "float32", dtype="float32")
     tokens = np.arange(7, dtype=np.int32) * 31
     expected = run_core(core_model(tmp_path / "float32"), tokens)
@@ -180,12 +178,28 @@ def test_a_model_of_many_types_computes_what_its_weights_say(
     assert np.array_equal(found, run_core(core_model(tmp_path / "mixed", "scalar", 3, kv_dtype="float32"), tokens))
 
 
+@pytest.mark.parametrize("packing", ["float32", "bfloat16", "int8", "int6", "int4"])
+def test_positions_packed_in_any_type(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, core_model: Callable[..., Any], packing: str
+) -> None:
+    """Where they are packed at all: in models of few bits."""
+    convert(make_checkpoint(tmp_path / "source", **SMALL), tmp_path / "out", dtype="int4", keep={"*.wpe.*": packing})
+    packed, name = open_packed(tmp_path / "out"), "transformer.wpe.weight"
+    values = random_state(full_config(**SMALL))[name]
+    assert np.array_equal(packed.tensors[name], _core.pack_weight(values, packing))
+    model, token = core_model(tmp_path / "out"), np.array([5, 5, 5], np.int32)
+    states = model.forward([_core.KVCache(model)], [token], [0], hidden_states=True)[1]
+    rows = _core.unpack_weight(packed.tensors[name], packing, *values.shape)
+    assert np.array_equal(states[0], model.embed(token) + rows[:3])
+
+
 @pytest.mark.parametrize(
     ("keep", "message"),
     [
         ({"*.c_fc.weight": "int3"}, "cannot be kept in 'int3'; choose one of int8"),
         ({"*.c_fc": "int8"}, "no packed tensor matches '\\*.c_fc'; their names are like 'transformer.h.1.mlp.c_fc.weight'"),
         ({"*.bias": "int8"}, "no packed tensor matches"),
+        ({"transformer.wpe.weight": "int6"}, "no packed tensor matches"),  # in an int8 model
     ],
 )
 def test_what_cannot_be_kept(tmp_path: Path, make_checkpoint: MakeCheckpoint, keep: dict[str, str], message: str) -> None:

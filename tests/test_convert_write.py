@@ -149,7 +149,7 @@ def test_bad_numbers_of_threads(tmp_path: Path, make_checkpoint: MakeCheckpoint)
 
 @pytest.mark.parametrize("dtype", ["int3", "", "auto", "INT8"])
 def test_unknown_dtypes(tmp_path: Path, source: Path, dtype: str) -> None:
-    with pytest.raises(InputError, match="choose one of int8, int4, int4-small, bfloat16, float32"):
+    with pytest.raises(InputError, match="choose one of int8, int6, int4, bfloat16, float32"):
         convert(source, tmp_path / "out", dtype=dtype)
 
 
@@ -303,8 +303,8 @@ def test_the_configuration_records_the_format(tmp_path: Path, source: Path) -> N
     convert(source, tmp_path / "out", dtype="int4")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     recorded = config["quantization_config"]
-    assert (recorded["quant_method"], recorded["format_version"], recorded["dtype"]) == ("gptbigcode-cpu", 3, "int4")
-    assert recorded["overrides"]["transformer.wte.weight"] == "int8"
+    assert (recorded["quant_method"], recorded["format_version"], recorded["dtype"]) == ("gptbigcode-cpu", 4, "int4")
+    assert recorded["overrides"]["transformer.wte.weight"] == "int6"
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:

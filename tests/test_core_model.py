@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gptbigcode_cpu import _core, hub
 
-DTYPES = ["float32", "bfloat16", "int8", "int4"]
+DTYPES = ["float32", "bfloat16", "int8", "int6", "int4"]
 OTHERS = [name for name in _core.supported_kernel_names() if name != "scalar"]
 SHAPES: dict[str, dict[str, Any]] = {
     "one key head": {"n_positions": 200},

@@ -146,7 +146,7 @@ class TestHiddenStates:
             assert_same_bits(value, expected)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int6", "int4"])
 class TestEmbeddings:
     def test_embed_looks_up_rows(self, dtype: str, packed: Any, core_model: Any) -> None:
         path = packed("one key head", dtype)
@@ -157,6 +157,22 @@ class TestEmbeddings:
         ids = np.array([271, 0, 3, 3, 18], np.int32)
         assert_same_bits(model.embed(ids), wte[ids])
         assert model.embed(ids[:0]).shape == (0, 64)
+
+    def test_rows_of_the_position_table_are_added(self, dtype: str, packed: Any, core_model: Any) -> None:
+        path = packed("one key head", dtype)
+        model, opened = core_model(path), open_packed(path)
+        n_positions, name = opened.config.n_positions, "transformer.wpe.weight"
+        wpe = opened.tensors[name]
+        if dtype in ("int6", "int4"):
+            assert opened.scheme.dtype_of(name) == "int6"
+            wpe = _core.unpack_weight(wpe, "int6", n_positions, 64)
+        elif dtype == "bfloat16":
+            wpe = (wpe.astype(np.uint32) << 16).view(np.float32)
+        assert wpe.shape == (n_positions, 64)
+        ids = np.arange(20, dtype=np.int32) * 13
+        places = np.array([n_positions - 1, *range(15, 34)], np.int32)
+        states = model.forward(fresh_caches(model, 1), [ids], [0], hidden_states=True, position_ids=[places])[1]
+        assert_same_bits(states[0], model.embed(ids) + wpe[places].astype(np.float32))
 
     def test_embeddings_in_place_of_ids_change_no_bit(self, dtype: str, packed: Any, core_model: Any) -> None:
         model, texts = core_model(packed("one key head", dtype), num_threads=2), random_texts([5, 600, 17])

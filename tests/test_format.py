@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ Array = NDArray[Any]
 # Two blocks along K, rows that do not fill a tile, a width that leaves gaps between tensors.
 SHAPE: dict[str, Any] = {"n_embd": 132, "n_head": 3, "n_inner": 150, "n_positions": 7, "vocab_size": 270, "n_layer": 1}
 LINEAR = ("c_attn.query.weight", "c_attn.key_value.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-PACKED = (*LINEAR, "wte.weight", "lm_head.weight")
+PACKED = (*LINEAR, "wte.weight", "wpe.weight", "lm_head.weight")
 
 
 def read(path: Path) -> dict[str, tuple[str, list[int], bytes]]:
@@ -75,22 +74,37 @@ def read_int8(data: bytes, n: int, k: int) -> tuple[Array, Array]:
     return rows_and_columns(scales * codes, n, k), steps_of(np.repeat(scales, 128, 3), n, k)
 
 
-def read_int4(data: bytes, n: int, k: int, width: int) -> tuple[Array, Array]:
-    """`width`: columns that share a multiplier and an offset."""
+def read_int4(data: bytes, n: int, k: int) -> tuple[Array, Array]:
     codebook = np.array([-15, -13, -10, -8, -6, -4, -3, -1, 0, 1, 3, 5, 7, 9, 11, 14])
-    blocks, block_bytes = -(-k // 128), 1024 + 16 * 128 // width
-    tiles = np.frombuffer(data, np.uint8).reshape(-(-n // 16), blocks * block_bytes + 64)
+    blocks = -(-k // 128)
+    tiles = np.frombuffer(data, np.uint8).reshape(-(-n // 16), blocks * 1040 + 64)
     column, row = np.arange(blocks * 128)[None, :], np.arange(16)[:, None]
-    block, group, inside = column // 128 * block_bytes, column % 128 // 16, column % 16
+    block, group, inside = column // 128 * 1040, column % 128 // 16, column % 16
     pair = tiles[:, block + group * 128 + inside % 8 // 4 * 64 + row * 4 + inside % 4]
     codes = np.where(inside < 8, pair & 15, pair >> 4)
-    group_bytes = tiles[:, block + 1024 + column % 128 // width * 16 + row]
-    multipliers, offsets = group_bytes.view(np.int8).astype(int) >> 2, group_bytes % 4 - np.array(1)
+    row_bytes = tiles[:, block + 1024 + row]
+    multipliers, offsets = row_bytes.view(np.int8).astype(int) >> 2, row_bytes % 4 - np.array(1)
     assert np.abs(multipliers).max() <= 31
-    scales = tiles[:, blocks * block_bytes :].copy().view("<f4")[..., None]
+    scales = tiles[:, blocks * 1040 :].copy().view("<f4")[..., None]
     matrix = (scales * (multipliers * (codebook[codes] + offsets)).astype(np.float32)).reshape(-1, blocks * 128)
     assert not matrix[n:].any()
-    assert not matrix[:, -(-k // width) * width :].any()
+    return matrix[:n, :k], np.abs(scales * multipliers).reshape(-1, blocks * 128)[:n, :k]
+
+
+def read_int6(data: bytes, n: int, k: int) -> tuple[Array, Array]:
+    blocks = -(-k // 128)
+    tiles = np.frombuffer(data, np.uint8).reshape(-(-n // 16), blocks * 1600 + 64)
+    column, row = np.arange(blocks * 128)[None, :], np.arange(16)[:, None]
+    block, group, inside = column // 128 * 1600, column % 128 // 16, column % 16
+    pair = tiles[:, block + group * 128 + inside % 8 // 4 * 64 + row * 4 + inside % 4]
+    low = np.where(inside < 8, pair & 15, pair >> 4).astype(int)
+    high = tiles[:, block + 1024 + group * 64 + row * 4 + inside % 4] >> inside // 4 * 2 & 3
+    multipliers = tiles[:, block + 1536 + column % 128 // 32 * 16 + row].view(np.int8).astype(int)
+    assert np.abs(multipliers).max() <= 127
+    scales = tiles[:, blocks * 1600 :].copy().view("<f4")[..., None]
+    matrix = (scales * (multipliers * (low + 16 * high - 32)).astype(np.float32)).reshape(-1, blocks * 128)
+    assert not matrix[n:].any()
+    assert not matrix[:, k:].any()
     return matrix[:n, :k], np.abs(scales * multipliers).reshape(-1, blocks * 128)[:n, :k]
 
 
@@ -110,7 +124,7 @@ def stored_order(name: str, values: Array, multi_query: bool) -> Array:
 
 
 @pytest.mark.parametrize("multi_query", [True, False])
-@pytest.mark.parametrize("dtype", ["int8", "int4", "int4-small", "bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["int8", "int6", "int4", "bfloat16", "float32"])
 def test_a_reader_made_from_the_document(
     tmp_path: Path, make_checkpoint: Callable[..., Path], dtype: str, multi_query: bool
 ) -> None:
@@ -120,11 +134,11 @@ def test_a_reader_made_from_the_document(
     convert(make_checkpoint(tmp_path / "source", **fields), out, dtype=dtype)
     recorded = json.loads((out / "config.json").read_text())["quantization_config"]
     overrides = recorded.pop("overrides")
-    assert recorded == {"quant_method": "gptbigcode-cpu", "format_version": 3, "dtype": dtype}
-    in_int8 = {"transformer.wte.weight", "lm_head.weight", "transformer.h.0.attn.c_proj.weight"}
+    assert recorded == {"quant_method": "gptbigcode-cpu", "format_version": 4, "dtype": dtype}
+    in_int6 = {f"transformer.{name}.weight" for name in ("wte", "wpe", "h.0.attn.c_proj")} | {"lm_head.weight"}
     if multi_query:
-        in_int8.add("transformer.h.0.attn.c_attn.key_value.weight")
-    assert overrides == (dict.fromkeys(in_int8, "int8") if dtype.startswith("int4") else {})
+        in_int6.add("transformer.h.0.attn.c_attn.key_value.weight")
+    assert overrides == (dict.fromkeys(in_int6, "int6") if dtype == "int4" else {})
 
     for name in [name for name in state if name.endswith("c_attn.weight")]:
         rows = stored_order(name, state.pop(name), multi_query)
@@ -139,7 +153,7 @@ def test_a_reader_made_from_the_document(
     assert tensors.keys() == state.keys()
     for name, (kind, shape, data) in tensors.items():
         source = stored_order(name, state[name], multi_query) if name.endswith("bias") else state[name]
-        if name == "transformer.wpe.weight":
+        if name == "transformer.wpe.weight" and dtype not in ("int6", "int4"):
             assert kind == {"float32": "F32", "bfloat16": "BF16"}.get(dtype, "F16")
             assert shape == list(source.shape)
             bits = np.frombuffer(data, {"F32": "<f4", "BF16": "<u2", "F16": "<f2"}[kind]).reshape(shape)
@@ -159,11 +173,11 @@ def test_a_reader_made_from_the_document(
                 assert np.allclose(read_tiles(bfloat16(np.frombuffer(data, "<u2")), n, k), source, rtol=2**-8, atol=0)
             else:
                 tiles, blocks = -(-n // 16), -(-k // 128)
-                # Neighbours in int4's codebook are up to 3 apart; a little may be clipped.
+                # Neighbours in int4's codebook are up to 3 apart; a little may be clipped, in int6 too.
                 expected_shape, reader, bound = {
                     "int8": ([tiles, blocks, 2080], read_int8, 0.5),
-                    "int4": ([tiles, blocks * 1088 + 64], partial(read_int4, width=32), 2.5),
-                    "int4-small": ([tiles, blocks * 1056 + 64], partial(read_int4, width=64), 2.5),
+                    "int6": ([tiles, blocks * 1600 + 64], read_int6, 2),
+                    "int4": ([tiles, blocks * 1040 + 64], read_int4, 2.5),
                 }[packing]
                 assert (kind, shape) == ("U8", expected_shape)
                 weights, steps = reader(data, n, k)

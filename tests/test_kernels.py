@@ -14,7 +14,7 @@ from oracle.arrays import Floats, assert_same_bits, random_floats
 
 from gptbigcode_cpu import _core
 
-DTYPES = ["float32", "bfloat16", "int8", "int4", "int4-small"]
+DTYPES = ["float32", "bfloat16", "int8", "int6", "int4"]
 OTHERS = [name for name in _core.supported_kernel_names() if name != "scalar"]
 BLOCK = 128
 SIZES = [*range(1, 34), 63, 64, 65, 97, 127, 128, 129, 257]
@@ -109,7 +109,56 @@ def test_linear_is_the_product_with_the_unpacked_weight(dtype: str) -> None:
         assert (np.abs(result - exact) <= bound).all()
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4", "int4-small"])
+def packed_bytes(dtype: str, n: int, k: int) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    """A packed weight of zero bytes with row scales of 1/64, and where its parts are: views that can be written."""
+    shape = tuple(_core.tile_shape(dtype, n, k))
+    packed = np.zeros(shape, np.uint8)
+    packed[:, -64:].view(np.float32)[:] = 1 / 64
+    codes = {"int6": 1536, "int4": 1024}[dtype]
+    blocks = packed[:, :-64].reshape(shape[0], -(-k // BLOCK), -1)
+    return packed, {"codes": blocks[..., :codes], "multipliers": blocks[..., codes:]}
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 8, 17])
+@pytest.mark.parametrize("dtype", ["int6", "int4"])
+def test_linear_bits_of_any_bytes(dtype: str, m: int) -> None:
+    """Codes and multipliers that packing does not write, too."""
+    random = np.random.default_rng(m)
+    packed, parts = packed_bytes(dtype, 48, 640)
+    for part in parts.values():
+        part[:] = random.integers(0, 256, part.shape)
+    for x in (random_floats(m, m, 640), np.sign(random_floats(m, m, 640))):
+        expected = _core.linear(packed, dtype, 48, x, None, "scalar")
+        exact = x.astype(np.float64) @ _core.unpack_weight(packed, dtype, 48, 640).astype(np.float64).T
+        np.testing.assert_allclose(expected, exact, rtol=0, atol=0.02 * np.abs(exact).max())
+        for isa in OTHERS:
+            assert_same_bits(_core.linear(packed, dtype, 48, x, None, isa), expected, (isa, dtype, m))
+
+
+@pytest.mark.parametrize("sign", [1, -1, "alternating"])
+@pytest.mark.parametrize("code", [0, 255])
+@pytest.mark.parametrize("multiplier", [0x7F, 0x81])
+@pytest.mark.parametrize("dtype", ["int6", "int4"])
+def test_linear_sums_at_their_limits(dtype: str, multiplier: int, code: int, sign: int | str) -> None:
+    """The lowest or the highest code everywhere, the largest multipliers, and activations of 127 or -127."""
+    packed, parts = packed_bytes(dtype, 32, 512)
+    parts["codes"][:] = code
+    parts["multipliers"][:] = multiplier
+    weight = _core.unpack_weight(packed, dtype, 32, 512)
+    level = (-32, 31)[code & 1] * (127, -127)[multiplier >> 7] if dtype == "int6" else None
+    assert level is None or (weight == level / 64).all()
+    for m in (1, 3, 4, 7):
+        x = np.ones((m, 512), np.float32)
+        if sign == "alternating":
+            x[:, 1::2] = -1
+        else:
+            x *= int(sign)
+        expected = x.astype(np.float64) @ weight.T
+        for isa in _core.supported_kernel_names():
+            np.testing.assert_allclose(_core.linear(packed, dtype, 32, x, None, isa), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int6", "int4"])
 def test_a_zero_activation_row_gives_the_bias(dtype: str) -> None:
     packed = _core.pack_weight(random_floats(1, 33, 129), dtype)
     bias = random_floats(2, 33)

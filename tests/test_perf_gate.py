@@ -24,9 +24,10 @@ SLACK = 1.25
 # Millions of instructions: a step of one sequence, a token of a prefill; ratios: a step of four over a step of one, and the
 # same step and prefill with a filled cache over the empty one, which do not depend on the type of the weights.
 COMMITTED: dict[str, dict[str, float]] = {
-    "int4": {"step": 0.922, "prefill": 0.338, "step of 4": 2.54, "step at depth": 1.14, "prefill at depth": 1.38},
-    "int8": {"step": 0.928, "prefill": 0.406, "step of 4": 2.57},
-    "bfloat16": {"step": 1.21, "prefill": 0.544, "step of 4": 2.5},
+    "int4": {"step": 0.937, "prefill": 0.349, "step of 4": 2.93, "step at depth": 1.14, "prefill at depth": 1.36},
+    "int6": {"step": 1.1, "prefill": 0.387, "step of 4": 2.77},
+    "int8": {"step": 1.01, "prefill": 0.404, "step of 4": 2.77},
+    "bfloat16": {"step": 1.21, "prefill": 0.536, "step of 4": 2.48},
 }
 
 CONFIG = {"n_layer": 1, "n_embd": 512, "n_head": 4, "n_inner": 1024, "vocab_size": 1024, "n_positions": 768}

@@ -143,7 +143,7 @@ def test_a_plain_checkpoint(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format version 2"),
+        ({"format_version": 3}, "format version 3"),
         ({"format_version": None}, "format version None"),
         ({"dtype": "int3"}, "unknown dtype 'int3'"),
         ({"dtype": ["int8"]}, "unknown dtype"),

@@ -42,7 +42,7 @@ const std::byte* check_packed(const py::array& packed, DType dtype, int64_t n, i
 ErrorFeedback error_feedback(const std::optional<FloatArray>& feedback, DType dtype, int64_t k) {
   if (!feedback) return {};
   const int64_t padded_k = (k + kBlock - 1) / kBlock * kBlock;
-  require(dtype == DType::kInt4 || dtype == DType::kInt4Small, "errors are fed back in int4 only");
+  require(dtype == DType::kInt4 || dtype == DType::kInt6, "errors are fed back in int4 and int6 only");
   require(feedback->ndim() == 2 && feedback->shape(0) == padded_k && feedback->shape(1) > 0 && feedback->shape(1) % kBlock == 0,
           "feedback must be [" + std::to_string(padded_k) + ", a multiple of 128]");
   require(std::all_of(feedback->data(), feedback->data() + feedback->size(), [](float x) { return std::isfinite(x); }),

@@ -146,6 +146,13 @@ inline __m512i _mm512_srai_epi32(__m512i a, unsigned count) {
 inline __m512i _mm512_and_si512(__m512i a, __m512i b) {
   return each<__m512i>([&](int i) { return a.lane[i] & b.lane[i]; });
 }
+inline __m512i _mm512_or_si512(__m512i a, __m512i b) {
+  return each<__m512i>([&](int i) { return a.lane[i] | b.lane[i]; });
+}
+inline __m512i _mm512_slli_epi16(__m512i a, unsigned count) {
+  const auto x = as<U16x32>(a);
+  return as<__m512i>(each<U16x32>([&](int i) { return static_cast<uint16_t>(x.lane[i] << count); }));
+}
 inline __m512i _mm512_slli_epi32(__m512i a, unsigned count) {
   const auto x = as<U32x16>(a);
   return as<__m512i>(each<U32x16>([&](int i) { return x.lane[i] << count; }));
@@ -170,7 +177,6 @@ inline __m512i _mm512_madd_epi16(__m512i a, __m512i b) {
   const auto x = as<I16x32>(a), y = as<I16x32>(b);
   return each<__m512i>([&](int i) { return x.lane[2 * i] * y.lane[2 * i] + x.lane[2 * i + 1] * y.lane[2 * i + 1]; });
 }
-inline __m512i _mm512_dpwssd_epi32(__m512i sum, __m512i a, __m512i b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
 inline __m512i _mm512_dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
   const auto x = as<U8x64>(a);
   const auto y = as<I8x64>(b);

@@ -12,7 +12,6 @@ namespace {
 
 constexpr uint32_t kRequiredForAvx512Vnni = 0;
 inline __m512i dpbusd(__m512i sum, __m512i u8, __m512i s8) { return _mm512_dpbusd_epi32(sum, u8, s8); }
-inline __m512i dpwssd(__m512i sum, __m512i a, __m512i b) { return _mm512_dpwssd_epi32(sum, a, b); }
 
 }  // namespace
 }  // namespace gptbigcode
@@ -26,13 +25,9 @@ namespace {
 
 constexpr uint32_t kRequiredForAvx512Vnni = kAvx512f | kAvx512bw | kAvx512dq | kAvx512vl | kAvx512Vnni | kAvx2 | kFma | kF16c;
 
-// VNNI's two as instructions: from their intrinsics GCC copies every accumulator before and after, and spills some.
+// As an instruction: from the intrinsic GCC copies every accumulator before and after, and spills some.
 inline __m512i dpbusd(__m512i sum, __m512i u8, __m512i s8) {
   asm("vpdpbusd %[s8], %[u8], %[sum]" : [sum] "+v"(sum) : [u8] "v"(u8), [s8] "vm"(s8));
-  return sum;
-}
-inline __m512i dpwssd(__m512i sum, __m512i a, __m512i b) {
-  asm("vpdpwssd %[b], %[a], %[sum]" : [sum] "+v"(sum) : [a] "v"(a), [b] "vm"(b));
   return sum;
 }
 

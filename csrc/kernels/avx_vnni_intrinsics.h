@@ -1,4 +1,4 @@
-// The AVX2 intrinsics, and AVX-VNNI's two: the compiler's, or, to test the kernels on a CPU without them, their definition in
+// The AVX2 intrinsics, and that of AVX-VNNI: the compiler's, or, to test the kernels on a CPU without it, its definition in
 // Intel's Intrinsics Guide.
 #pragma once
 
@@ -22,7 +22,6 @@ inline __m256i dpbusd(__m256i sum, __m256i a, __m256i b) {
   __builtin_memcpy(&sum, lanes, 32);
   return sum;
 }
-inline __m256i dpwssd(__m256i sum, __m256i a, __m256i b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
 
 constexpr uint32_t kRequiredForAvxVnni = kAvx2 | kFma | kF16c;
 
@@ -36,13 +35,9 @@ namespace {
 
 constexpr uint32_t kRequiredForAvxVnni = kAvxVnni | kAvx2 | kFma | kF16c;
 
-// As instructions: from the intrinsics GCC copies every accumulator before and after, and spills some.
+// As an instruction: from the intrinsic GCC copies every accumulator before and after, and spills some.
 inline __m256i dpbusd(__m256i sum, __m256i u8, __m256i s8) {
   asm("%{vex%} vpdpbusd %[s8], %[u8], %[sum]" : [sum] "+x"(sum) : [u8] "x"(u8), [s8] "xm"(s8));
-  return sum;
-}
-inline __m256i dpwssd(__m256i sum, __m256i a, __m256i b) {
-  asm("%{vex%} vpdpwssd %[b], %[a], %[sum]" : [sum] "+x"(sum) : [a] "x"(a), [b] "xm"(b));
   return sum;
 }
 

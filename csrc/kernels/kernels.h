@@ -9,32 +9,44 @@ namespace gptbigcode {
 
 inline constexpr int kTileRows = 16;  // output features of a tile, and lanes of every reduction
 inline constexpr int kBlock = 128;    // input features that share a float scale of the activations
-inline constexpr int kGroup = 16;     // input features whose int4 products are summed in 16 bits
+inline constexpr int kGroup = 16;     // input features whose codes lie together in a block, and whose products fit 16 bits
 inline constexpr int kKvBlock = 64;   // tokens of a block of the KV cache, and of one step of the softmax
 inline constexpr int kKvChunk = 512;  // tokens whose attention makes one partial result
 inline constexpr size_t kInt8BlockBytes = kTileRows * kBlock + kTileRows * 2;
-// Groups of 16 that share an int4 multiplier and offset: int4 has them per 32 input features, int4-small per 64.
-inline constexpr int kInt4Shared = 2, kInt4SmallShared = 4;
-static constexpr size_t int4_block_bytes(int shared) {
-  return kTileRows * kBlock / 2 + kTileRows * kBlock / static_cast<size_t>(kGroup * shared);
-}
-inline constexpr size_t kInt4ScaleBytes = kTileRows * 4;  // after the blocks of a tile
+inline constexpr size_t kInt4BlockBytes = kTileRows * kBlock / 2 + kTileRows;
+inline constexpr int kInt6Group = 32;                                   // input features that share a multiplier
+inline constexpr size_t kInt6Multipliers = kTileRows * kBlock * 6 / 8;  // where they are in a block
+inline constexpr size_t kInt6BlockBytes = kInt6Multipliers + kTileRows * kBlock / kInt6Group;
+inline constexpr size_t kRowScaleBytes = kTileRows * 4;  // of int4 and int6, after the blocks of a tile
 
-enum class DType { kFloat32, kBFloat16, kInt8, kInt4, kInt4Small };
+enum class DType { kFloat32, kBFloat16, kInt8, kInt6, kInt4 };
 static inline bool is_quantized(DType dtype) { return dtype != DType::kFloat32 && dtype != DType::kBFloat16; }
 
-// int4: weight = row scale * multiplier * (codebook[code] + offset). A byte holds offset + 1 in its two low bits and the
-// multiplier, -31..31, in the six above. Fitted to weights of trained models and to Gaussian and heavy-tailed ones
+// int4: weight = row scale * multiplier * (codebook[code] + offset). A byte per row and block holds offset + 1 in its two low
+// bits and the multiplier, -31..31, in the six above. Fitted to weights of trained models and to Gaussian and heavy-tailed ones
 // (docs/quantization.md). |codebook + offset| <= 16, so that sixteen products fit 16 bits: 16 * 16 * 127 = 32512.
 inline constexpr int8_t kInt4Codebook[16] = {-15, -13, -10, -8, -6, -4, -3, -1, 0, 1, 3, 5, 7, 9, 11, 14};
 inline constexpr int kInt4Zero = 16;  // added to codebook entries where an instruction wants unsigned bytes
 inline constexpr int kInt4MaxMultiplier = 31;
 inline constexpr int kInt4MinOffset = -1, kInt4MaxOffset = 2;
 
+// int6: weight = row scale * multiplier * code, codes -32..31, stored as code + 32; |code| * 127 * 16 / 2 fits 16 bits.
+inline constexpr int kInt6Zero = 32, kInt6MaxMultiplier = 127;
+
+// The low and the high nibbles of a byte are codes of columns i and i + 8 of sixteen; int6 has the two bits above in another plane.
+static inline int nibble_of(const std::byte* block, int row, int column) {
+  const auto pair = std::to_integer<int>(block[column / 16 * 128 + column % 8 / 4 * 64 + row * 4 + column % 4]);
+  return column % 16 < 8 ? pair & 15 : pair >> 4;
+}
+static inline int int6_code(const std::byte* block, int row, int column) {
+  const auto high = std::to_integer<int>(block[kTileRows * kBlock / 2 + column / 16 * 64 + row * 4 + column % 4]);
+  return (nibble_of(block, row, column) | (high >> column % 16 / 4 * 2 & 3) << 4) - kInt6Zero;
+}
+
 // A block of 128 activations of one token: value = scale * q. Kernels with unsigned weight codes subtract zero * sum of q:
 struct alignas(8) ActivationBlock {
   int8_t q[kBlock];                 // -127..127
-  int32_t starts[kBlock / kGroup];  // what the sums of an int4 group start at, in the kernel set's own form (group_start)
+  int32_t starts[kBlock / kGroup];  // what sums over sixteen products start at, in the kernel set's own form (group_start)
   float scale;
   int32_t negative_sum;  // minus the sum of all 128
 };
@@ -42,19 +54,19 @@ static_assert(sizeof(ActivationBlock) == 168);
 
 // out[m][n] = bias[n] + sum over k of x[m][k] * weight[n][k], added to out if accumulate is set; for n in the given tiles.
 // int8: float accumulator, starting at the bias; block after block, fma(float(integer sum), row scale * activation scale, .).
-// int4: starting at zero; block after block, fma(float(integer sum), activation scale, .); then fma(., row scale, bias).
+// int4, int6: starting at zero; block after block, fma(float(integer sum), activation scale, .); then fma(., row scale, bias).
 // Float: starting at the bias; fma after fma in the order of k.
 struct LinearTask {
   const std::byte* weights;  // tiles as in docs/format.md
   int64_t n, k;
   const float* bias;                   // [n] or null
-  const ActivationBlock* activations;  // [ceil(k/128)][m] for int8 and int4 weights
+  const ActivationBlock* activations;  // [ceil(k/128)][m] for integer weights
   const float* x;                      // [m][k] for float weights
   int64_t m;
   float* out;  // [m][out_stride]
   int64_t out_stride;
   bool accumulate;
-  float* scratch;  // kLinearScratch floats of this thread, 64-byte aligned; for int8 and int4 weights
+  float* scratch;  // kLinearScratch floats of this thread, 64-byte aligned; for integer weights
 };
 // Many rows are taken in panels whose activations and partial sums stay in the second-level cache.
 inline constexpr int64_t kPanelRows = 128, kPanelBlocks = 8, kPanelTiles = 16;
@@ -151,13 +163,13 @@ struct ErrorFeedback {
 struct Kernels {
   const char* name;
   uint32_t required;  // mask of cpu/features.h
-  LinearKernel linear_float32, linear_bfloat16, linear_int8, linear_int4, linear_int4_small;
+  LinearKernel linear_float32, linear_bfloat16, linear_int8, linear_int6, linear_int4;
   // One row of k floats -> blocks at out[0], out[stride], ...; k is padded with zeros to whole blocks.
   void (*quantize)(const float* x, int64_t k, ActivationBlock* out, int64_t stride);
   // Sixteen rows of weights -> a tile. x: [k][16 rows], k a multiple of 128, 64-byte aligned, overwritten;
   // scratch: k floats, 64-byte aligned.
+  void (*pack_int6)(float* x, int64_t k, const ErrorFeedback&, float* scratch, std::byte* out);
   void (*pack_int4)(float* x, int64_t k, const ErrorFeedback&, float* scratch, std::byte* out);
-  void (*pack_int4_small)(float* x, int64_t k, const ErrorFeedback&, float* scratch, std::byte* out);
   void (*layer_norm)(const float* x, int64_t k, const float* weight, const float* bias, float epsilon, float* out);
   void (*activate)(Activation, float* x, int64_t n);  // in place
   // Indexed by KvDType.

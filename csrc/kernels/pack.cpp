@@ -40,10 +40,9 @@ void quantize_int8(const float* x, int8_t* q, uint16_t* scale) {
   }
 }
 
-int shared_groups(DType int4) { return int4 == DType::kInt4 ? kInt4Shared : kInt4SmallShared; }
-int64_t int4_bytes(DType int4) { return static_cast<int64_t>(int4_block_bytes(shared_groups(int4))); }
+bool has_row_scales(DType dtype) { return dtype == DType::kInt4 || dtype == DType::kInt6; }
 
-// Sixteen rows, x: [k][16], for int8 and int4 padded with zeros to whole blocks.
+// Sixteen rows, x: [k][16], for integer types padded with zeros to whole blocks.
 void pack_tile(const PackTask& task, float* x, int64_t padded_k, float* scratch, std::byte* out) {
   const int64_t k = task.k;
   switch (task.dtype) {
@@ -64,8 +63,8 @@ void pack_tile(const PackTask& task, float* x, int64_t padded_k, float* scratch,
         }
       }
       return;
+    case DType::kInt6: task.kernels->pack_int6(x, padded_k, task.feedback, scratch, out); return;
     case DType::kInt4: task.kernels->pack_int4(x, padded_k, task.feedback, scratch, out); return;
-    case DType::kInt4Small: task.kernels->pack_int4_small(x, padded_k, task.feedback, scratch, out); return;
   }
 }
 
@@ -75,17 +74,17 @@ DType parse_dtype(const std::string& name) {
   if (name == "float32") return DType::kFloat32;
   if (name == "bfloat16") return DType::kBFloat16;
   if (name == "int8") return DType::kInt8;
+  if (name == "int6") return DType::kInt6;
   if (name == "int4") return DType::kInt4;
-  if (name == "int4-small") return DType::kInt4Small;
-  throw std::invalid_argument("unknown dtype '" + name + "'; known: float32, bfloat16, int8, int4, int4-small");
+  throw std::invalid_argument("unknown dtype '" + name + "'; known: float32, bfloat16, int8, int6, int4");
 }
 
 std::vector<int64_t> tile_shape(DType dtype, int64_t n, int64_t k) {
   const int64_t tiles = (n + kTileRows - 1) / kTileRows, blocks = (k + kBlock - 1) / kBlock;
   switch (dtype) {
     case DType::kInt8: return {tiles, blocks, static_cast<int64_t>(kInt8BlockBytes)};
-    case DType::kInt4:
-    case DType::kInt4Small: return {tiles, blocks * int4_bytes(dtype) + static_cast<int64_t>(kInt4ScaleBytes)};
+    case DType::kInt6: return {tiles, blocks * static_cast<int64_t>(kInt6BlockBytes) + static_cast<int64_t>(kRowScaleBytes)};
+    case DType::kInt4: return {tiles, blocks * static_cast<int64_t>(kInt4BlockBytes) + static_cast<int64_t>(kRowScaleBytes)};
     default: return {tiles, k, kTileRows};
   }
 }
@@ -133,40 +132,48 @@ void pack(const PackTask& task, ThreadPool& pool) {
 }
 
 void unpack_row(const std::byte* packed, DType dtype, int64_t row, int64_t k, float* out) {
-  const std::byte* tile = packed + row / kTileRows * tile_bytes(dtype, k);
-  const auto r = static_cast<size_t>(row % kTileRows);
-  for (int64_t i = 0; i < k; ++i) {
-    const auto in_block = static_cast<size_t>(i % kBlock);
-    switch (dtype) {
-      case DType::kFloat32: std::memcpy(out + i, tile + (static_cast<size_t>(i) * kTileRows + r) * 4, 4); break;
-      case DType::kBFloat16: {
+  const int64_t bytes = tile_bytes(dtype, k);
+  const std::byte* tile = packed + row / kTileRows * bytes;
+  const auto r = static_cast<size_t>(row % kTileRows), columns = static_cast<size_t>(k);
+  float row_scale = 0.0f;
+  if (has_row_scales(dtype)) std::memcpy(&row_scale, tile + bytes - static_cast<int64_t>(kRowScaleBytes) + r * 4, 4);
+  switch (dtype) {
+    case DType::kFloat32:
+      for (size_t i = 0; i < columns; ++i) std::memcpy(out + i, tile + (i * kTileRows + r) * 4, 4);
+      return;
+    case DType::kBFloat16:
+      for (size_t i = 0; i < columns; ++i) {
         uint16_t bits;
-        std::memcpy(&bits, tile + (static_cast<size_t>(i) * kTileRows + r) * 2, 2);
+        std::memcpy(&bits, tile + (i * kTileRows + r) * 2, 2);
         out[i] = from_bfloat16(bits);
-        break;
       }
-      case DType::kInt8: {
-        const std::byte* block = tile + static_cast<size_t>(i / kBlock) * kInt8BlockBytes;
+      return;
+    case DType::kInt8:
+      for (size_t i = 0; i < columns; ++i) {
+        const std::byte* block = tile + i / kBlock * kInt8BlockBytes;
         uint16_t scale;
         std::memcpy(&scale, block + kTileRows * kBlock + r * 2, 2);
-        const int q = std::to_integer<int>(block[in_block / 4 * 64 + r * 4 + in_block % 4]) - 128;
+        const int q = std::to_integer<int>(block[i % kBlock / 4 * 64 + r * 4 + i % 4]) - 128;
         out[i] = from_bfloat16(scale) * static_cast<float>(q);
-        break;
       }
-      case DType::kInt4:
-      case DType::kInt4Small: {
-        const std::byte* block = tile + i / kBlock * int4_bytes(dtype);
-        const size_t g = in_block / kGroup, j = in_block % (kGroup / 2);
-        const int codes = std::to_integer<int>(block[g * 128 + j / 4 * 64 + r * 4 + j % 4]);
-        const auto byte =
-            std::to_integer<int8_t>(block[kTileRows * kBlock / 2 + g / static_cast<size_t>(shared_groups(dtype)) * kTileRows + r]);
-        const int8_t entry = kInt4Codebook[in_block % kGroup < kGroup / 2 ? codes & 15 : codes >> 4];
-        float scale;
-        std::memcpy(&scale, tile + tile_bytes(dtype, k) - static_cast<int64_t>(kInt4ScaleBytes) + r * 4, 4);
-        out[i] = scale * static_cast<float>((byte >> 2) * (entry + (byte & 3) + kInt4MinOffset));
-        break;
+      return;
+    case DType::kInt6:
+      for (size_t i = 0; i < columns; ++i) {
+        const std::byte* block = tile + i / kBlock * kInt6BlockBytes;
+        const auto multiplier = std::to_integer<int8_t>(block[kInt6Multipliers + i % kBlock / kInt6Group * kTileRows + r]);
+        const int code = int6_code(block, static_cast<int>(r), static_cast<int>(i % kBlock));
+        out[i] = row_scale * static_cast<float>(multiplier * code);
       }
-    }
+      return;
+    case DType::kInt4:
+      for (size_t i = 0; i < columns; ++i) {
+        const std::byte* block = tile + i / kBlock * kInt4BlockBytes;
+        const auto byte = std::to_integer<int8_t>(block[kTileRows * kBlock / 2 + r]);
+        const int entry = kInt4Codebook[nibble_of(block, static_cast<int>(r), static_cast<int>(i % kBlock))];
+        const int level = entry + (byte & 3) + kInt4MinOffset;
+        out[i] = row_scale * static_cast<float>((byte >> 2) * level);
+      }
+      return;
   }
 }
 

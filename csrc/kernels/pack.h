@@ -23,7 +23,7 @@ struct PackTask {
   DType dtype;
   const Kernels* kernels;
   std::byte* out;
-  ErrorFeedback feedback;  // int4; its k is that of whole blocks
+  ErrorFeedback feedback;  // int4 and int6; its k is that of whole blocks
 };
 // Throws std::invalid_argument naming row and column of a NaN or an infinity.
 void pack(const PackTask& task, ThreadPool& pool);

@@ -100,38 +100,48 @@ void linear_int8(const LinearTask& task, int64_t tile_begin, int64_t tile_end) {
   }
 }
 
-template <int kShared>
-void linear_int4(const LinearTask& task, int64_t tile_begin, int64_t tile_end) {
+// dot(block, row, activations): an integer
+template <class Dot>
+void linear_row_scaled(const LinearTask& task, int64_t tile_begin, int64_t tile_end, size_t block_bytes, Dot dot) {
   const int64_t blocks = (task.k + kBlock - 1) / kBlock;
-  constexpr size_t kBlockBytes = int4_block_bytes(kShared);
-  const size_t tile_bytes = static_cast<size_t>(blocks) * kBlockBytes + kInt4ScaleBytes;
+  const size_t tile_bytes = static_cast<size_t>(blocks) * block_bytes + kRowScaleBytes;
   for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
     const std::byte* weights = task.weights + static_cast<size_t>(tile) * tile_bytes;
     for (int64_t m = 0; m < task.m; ++m) {
       f32x16 sum = set1(0.0f);
       for (int64_t b = 0; b < blocks; ++b) {
-        const std::byte* block = weights + static_cast<size_t>(b) * kBlockBytes;
+        const std::byte* block = weights + static_cast<size_t>(b) * block_bytes;
         const ActivationBlock& a = task.activations[b * task.m + m];
         for (int r = 0; r < kTileRows; ++r) {
-          int32_t dot = 0;
-          for (int g = 0; g < kBlock / kGroup; ++g) {
-            const auto byte = std::to_integer<int8_t>(block[kTileRows * kBlock / 2 + g / kShared * kTileRows + r]);
-            const int offset = (byte & 3) + kInt4MinOffset, multiplier = byte >> 2;
-            int32_t group = 0;
-            for (int i = 0; i < kGroup / 2; ++i) {  // low nibbles: first half of the group; high nibbles: second half
-              const int codes = std::to_integer<int>(block[g * 128 + i / 4 * 64 + r * 4 + i % 4]);
-              group += (kInt4Codebook[codes & 15] + offset) * a.q[g * kGroup + i];
-              group += (kInt4Codebook[codes >> 4] + offset) * a.q[g * kGroup + 8 + i];
-            }
-            dot += multiplier * group;
-          }
-          sum.lane[r] = std::fma(static_cast<float>(dot), a.scale, sum.lane[r]);
+          sum.lane[r] = std::fma(static_cast<float>(dot(block, r, a.q)), a.scale, sum.lane[r]);
         }
       }
       put(task, m, tile,
-          fma(sum, load(reinterpret_cast<const float*>(weights + tile_bytes - kInt4ScaleBytes)), initial(task, tile)));
+          fma(sum, load(reinterpret_cast<const float*>(weights + tile_bytes - kRowScaleBytes)), initial(task, tile)));
     }
   }
+}
+
+void linear_int6(const LinearTask& task, int64_t tile_begin, int64_t tile_end) {
+  linear_row_scaled(task, tile_begin, tile_end, kInt6BlockBytes, [](const std::byte* block, int r, const int8_t* q) {
+    int32_t dot = 0;
+    for (int g = 0; g < kBlock / kInt6Group; ++g) {
+      int32_t group = 0;
+      for (int k = g * kInt6Group; k < (g + 1) * kInt6Group; ++k) group += int6_code(block, r, k) * q[k];
+      dot += std::to_integer<int8_t>(block[kInt6Multipliers + static_cast<size_t>(g * kTileRows + r)]) * group;
+    }
+    return dot;
+  });
+}
+
+void linear_int4(const LinearTask& task, int64_t tile_begin, int64_t tile_end) {
+  linear_row_scaled(task, tile_begin, tile_end, kInt4BlockBytes, [](const std::byte* block, int r, const int8_t* q) {
+    const auto byte = std::to_integer<int8_t>(block[kTileRows * kBlock / 2 + r]);
+    const int offset = (byte & 3) + kInt4MinOffset, multiplier = byte >> 2;
+    int32_t dot = 0;
+    for (int k = 0; k < kBlock; ++k) dot += (kInt4Codebook[nibble_of(block, r, k)] + offset) * q[k];
+    return multiplier * dot;
+  });
 }
 
 constexpr int kFloatRowsAtOnce = 1, kInt8RowsAtOnce = 1, kAttentionTiles = 1;
@@ -200,11 +210,11 @@ const Kernels kScalarKernels = {
     .linear_float32 = linear_float<float>,
     .linear_bfloat16 = linear_float<uint16_t>,
     .linear_int8 = linear_int8,
-    .linear_int4 = linear_int4<kInt4Shared>,
-    .linear_int4_small = linear_int4<kInt4SmallShared>,
+    .linear_int6 = linear_int6,
+    .linear_int4 = linear_int4,
     .quantize = quantize,
-    .pack_int4 = pack_int4<kInt4Shared>,
-    .pack_int4_small = pack_int4<kInt4SmallShared>,
+    .pack_int6 = pack_int6,
+    .pack_int4 = pack_int4,
     .layer_norm = layer_norm,
     .activate = activate,
     .write_kv = {write_kv_float<float>, write_kv_float<BFloat16>, write_kv_float<Float16>, write_kv_int8},

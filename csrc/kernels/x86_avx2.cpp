@@ -2,14 +2,15 @@
 //
 //   instruction              used for
 //   vpmaddubsw               u8 x s8 products, added in pairs to 16 bit
-//   vpmaddwd                 pairs of 16 bit to 32 bit, times the multiplier of the group (int4) or one (int8)
+//   vpmaddwd                 pairs of 16 bit to 32 bit, times the multiplier (int4, int6) or one (int8)
 //   vpsignb, vpabsb          int8 x int8 through vpmaddubsw: |w| * sign(a, w)
 //   vfmadd231ps              float accumulation
 //
-// int4, for one row and 32 columns: u = codebook entry + 16 (+ offset), activations q in -127..127, pairs of k that vpmaddubsw
-// adds. Each of a row's two 16-bit lanes starts at -16 (+ offset) times its share of sum q, wraps freely, and ends as the sum of
+// int4, for one row and 32 columns: u = codebook entry (+ offset) + 16, activations q in -127..127, pairs of k that vpmaddubsw
+// adds. Each of a row's two 16-bit lanes starts at -16 times its share of sum q, wraps freely, and ends as the sum of
 // (entry + offset) * q over sixteen k: |.| <= 16 * 16 * 127 = 32512 < 2^15. vpmaddwd with the multiplier in both lanes then
-// gives multiplier * dot in 32 bit.
+// gives multiplier * dot in 32 bit. From packed codes, the offset is left out and multiplied with the block's sum of q instead.
+// int6: the same with u = code + 32 and sixteen columns, whose lanes start at -32 times their sums: |.| <= 8 * 32 * 127 = 32512.
 // int8: |w| * |a| <= 127 * 127 and a pair is <= 32258 < 2^15, so vpmaddubsw cannot saturate.
 
 #include <immintrin.h>
@@ -33,7 +34,12 @@ inline int32_t group_start(int32_t even, int32_t odd) {
 
 // ---------------------------------------------------------------- integer dot products of one tile block
 
-inline __m256i widen_multiplier(__m256i pair_i16x16) { return pair_i16x16; }
+// in both 16-bit halves of a lane
+inline __m256i as_factor(__m256i multipliers_i32x8) {
+  const __m256i twice =
+      _mm256_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13, 0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13);
+  return _mm256_shuffle_epi8(multipliers_i32x8, twice);
+}
 #include "kernels/x86_avx2_codes.inc"
 
 // sum + w * a in 32-bit lanes. One piece: left to itself, GCC computes products far ahead and spills them.
@@ -93,57 +99,117 @@ inline void add_group(const __m256i* lo_i16x16, const __m256i* hi_i16x16, __m256
   }
 }
 
-// What the sums of columns 16g..16g+31 start at: |.| <= 16 * 16 * 127.
+// What int4's sums of columns 16g..16g+31 start at: |.| <= 16 * 16 * 127.
 inline __m256i start_of_pair(const ActivationBlock& a, int g) {
   return _mm256_add_epi16(broadcast_i32(a.starts + g), broadcast_i32(a.starts + g + 1));
 }
 
-template <int kShared, int kRows>
-inline void dot_int4(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
-  static_assert(kShared % 2 == 0);
-  const __m256i codebook = codebook_u8x32();
-  const std::byte* bytes = block + kTileRows * kBlock / 2;
-  for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-#pragma GCC unroll 1
-  for (int g = 0; g < kBlock / kGroup; g += 2) {
-    const i32x16 spread = load_group_bytes(bytes + g / kShared * kTileRows);
-    const __m256i offset_lo = offset_of(spread.lo), offset_hi = offset_of(spread.hi);
-    __m256i lo_i16x16[kRows], hi_i16x16[kRows];
-    for (int r = 0; r < kRows; ++r) {
-      const __m256i pair_sums = _mm256_srai_epi16(start_of_pair(*activations[r], g), 4);  // over kInt4Zero
-      lo_i16x16[r] = _mm256_mullo_epi16(pair_sums, offset_lo);
-      hi_i16x16[r] = _mm256_mullo_epi16(pair_sums, offset_hi);
-    }
-    for (int j = 0; j < 4; ++j) {
-      __m256i w[4];
-      load_quad_pair(block + g * 128, j, codebook, w);
-      const int k = g * kGroup + j / 2 * kGroup + j % 2 * 4;
-      add_quad<kRows>(w[0], w[1], activations, k, lo_i16x16, hi_i16x16);
-      add_quad<kRows>(w[2], w[3], activations, k + 8, lo_i16x16, hi_i16x16);
-    }
-    add_group<kRows>(lo_i16x16, hi_i16x16, multiplier_of(spread.lo), multiplier_of(spread.hi), sum);
-  }
-}
+struct Int4 {
+  static constexpr size_t kBlockBytes = kInt4BlockBytes;
 
-template <int kRows, int kTiles>
-inline void dot_expanded(const Int4Expanded* block, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
-  static_assert(kTiles == 1);
-  for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-#pragma GCC unroll 1
-  for (int g = 0; g < kBlock / kGroup; g += 2) {
-    __m256i lo_i16x16[kRows], hi_i16x16[kRows];
-    for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start_of_pair(*activations[r], g);
-    for (int quad = 0; quad < 8; ++quad) {
-      const std::byte* w = block->codes + g * 256 + quad * 64;
-      add_quad<kRows>(load_i8x32(w), load_i8x32(w + 32), activations, g * kGroup + quad * 4, lo_i16x16, hi_i16x16);
+  template <int kRows>
+  static void dot(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+    const __m256i codebook = codebook_u8x32();
+    const i32x16 row_bytes = load_row_bytes(block + kTileRows * kBlock / 2);
+    const __m256i m_lo = int4_multiplier(row_bytes.lo), m_hi = int4_multiplier(row_bytes.hi);
+    // The codes' offset goes into the block's sum at once: minus multiplier * offset, with a high half of zero.
+    const auto offset_of = [](__m256i bytes, __m256i multiplier) {
+      const __m256i minus = _mm256_sub_epi32(_mm256_set1_epi32(-kInt4MinOffset), _mm256_and_si256(bytes, _mm256_set1_epi32(3)));
+      return _mm256_and_si256(_mm256_mullo_epi16(minus, multiplier), _mm256_set1_epi32(0xffff));
+    };
+    const __m256i offset_lo = offset_of(row_bytes.lo, m_lo), offset_hi = offset_of(row_bytes.hi, m_hi);
+    for (int r = 0; r < kRows; ++r) {
+      const __m256i negative_sum = broadcast_i32(&activations[r]->negative_sum);
+      sum[r][0] = {_mm256_madd_epi16(negative_sum, offset_lo), _mm256_madd_epi16(negative_sum, offset_hi)};
     }
-    const auto* m = reinterpret_cast<const __m256i*>(block->multipliers[g / 2]);
-    add_group<kRows>(lo_i16x16, hi_i16x16, _mm256_load_si256(m), _mm256_load_si256(m + 1), sum);
+    const __m256i factor_lo = as_factor(m_lo), factor_hi = as_factor(m_hi);
+#pragma GCC unroll 1
+    for (int g = 0; g < kBlock / kGroup; g += 2) {
+      __m256i lo_i16x16[kRows], hi_i16x16[kRows];
+      for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start_of_pair(*activations[r], g);
+      for (int j = 0; j < 4; ++j) {
+        __m256i w[4];
+        load_quad_pair(block + g * 128, j, codebook, w);
+        const int k = g * kGroup + j / 2 * kGroup + j % 2 * 4;
+        add_quad<kRows>(w[0], w[1], activations, k, lo_i16x16, hi_i16x16);
+        add_quad<kRows>(w[2], w[3], activations, k + 8, lo_i16x16, hi_i16x16);
+      }
+      add_group<kRows>(lo_i16x16, hi_i16x16, factor_lo, factor_hi, sum);
+    }
   }
-}
+
+  static void expand(const std::byte* block, Expanded& out) { expand_int4(block, out); }
+
+  template <int kRows, int kTiles>
+  static void dot_expanded(const Expanded* block, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+    static_assert(kTiles == 1);
+    for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#pragma GCC unroll 1
+    for (int g = 0; g < kBlock / kGroup; g += 2) {
+      __m256i lo_i16x16[kRows], hi_i16x16[kRows];
+      for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start_of_pair(*activations[r], g);
+      for (int quad = 0; quad < 8; ++quad) {
+        const std::byte* w = block->codes + g * 256 + quad * 64;
+        add_quad<kRows>(load_i8x32(w), load_i8x32(w + 32), activations, g * kGroup + quad * 4, lo_i16x16, hi_i16x16);
+      }
+      const i32x16 factors = load_factors(block->multipliers[0]);
+      add_group<kRows>(lo_i16x16, hi_i16x16, factors.lo, factors.hi, sum);
+    }
+  }
+};
+
+struct Int6 {
+  static constexpr size_t kBlockBytes = kInt6BlockBytes;
+
+  static __m256i start(const ActivationBlock& a, int g) {  // twice what int4's zero takes
+    static_assert(kInt6Zero == 2 * kInt4Zero);
+    return _mm256_slli_epi16(broadcast_i32(a.starts + g), 1);
+  }
+
+  template <int kRows>
+  static void dot(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+    for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#pragma GCC unroll 1
+    for (int pair = 0; pair < kBlock / kGroup; pair += 2) {
+      const i32x16 factors = load_int6_factors(block, pair);
+#pragma GCC unroll 2
+      for (int g = pair; g < pair + 2; ++g) {
+        __m256i lo_i16x16[kRows], hi_i16x16[kRows];
+        for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start(*activations[r], g);
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; ++j) {
+          __m256i w[4];
+          load_int6_pair(block, g, j, w);
+          add_quad<kRows>(w[0], w[1], activations, g * kGroup + j * 4, lo_i16x16, hi_i16x16);
+          add_quad<kRows>(w[2], w[3], activations, g * kGroup + j * 4 + 8, lo_i16x16, hi_i16x16);
+        }
+        add_group<kRows>(lo_i16x16, hi_i16x16, factors.lo, factors.hi, sum);
+      }
+    }
+  }
+
+  static void expand(const std::byte* block, Expanded& out) { expand_int6(block, out); }
+
+  template <int kRows, int kTiles>
+  static void dot_expanded(const Expanded* block, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+    static_assert(kTiles == 1);
+    for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#pragma GCC unroll 1
+    for (int g = 0; g < kBlock / kGroup; ++g) {
+      __m256i lo_i16x16[kRows], hi_i16x16[kRows];
+      for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start(*activations[r], g);
+      for (int quad = 0; quad < 4; ++quad) {
+        const std::byte* w = block->codes + g * 256 + quad * 64;
+        add_quad<kRows>(load_i8x32(w), load_i8x32(w + 32), activations, g * kGroup + quad * 4, lo_i16x16, hi_i16x16);
+      }
+      const i32x16 factors = load_factors(block->multipliers[g / 2]);
+      add_group<kRows>(lo_i16x16, hi_i16x16, factors.lo, factors.hi, sum);
+    }
+  }
+};
 
 constexpr int kRowsAtOnce = 3;  // sixteen registers: 6 sums of a group, 6 of the block, 2 weights, an activation, a product
-constexpr int kTilesAtOnce = 1;
+constexpr int kTilesAtOnce = 1, kPackedRows = 3;
 constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
 
 #include "kernels/quantized_linear.inc"
@@ -174,11 +240,11 @@ const Kernels kAvx2Kernels = {
     .linear_float32 = linear_float<float>,
     .linear_bfloat16 = linear_float<uint16_t>,
     .linear_int8 = linear_quantized<Int8>,
-    .linear_int4 = linear_quantized<Int4<kInt4Shared>>,
-    .linear_int4_small = linear_quantized<Int4<kInt4SmallShared>>,
+    .linear_int6 = linear_quantized<RowScaled<Int6>>,
+    .linear_int4 = linear_quantized<RowScaled<Int4>>,
     .quantize = quantize,
-    .pack_int4 = pack_int4<kInt4Shared>,
-    .pack_int4_small = pack_int4<kInt4SmallShared>,
+    .pack_int6 = pack_int6,
+    .pack_int4 = pack_int4,
     .layer_norm = layer_norm,
     .activate = activate,
     .write_kv = {write_kv_float<float>, write_kv_float<BFloat16>, write_kv_float<Float16>, write_kv_int8},

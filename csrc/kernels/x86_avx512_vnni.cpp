@@ -2,12 +2,12 @@
 //
 //   instruction              used for
 //   vpdpbusd                 four u8 x s8 products per 32-bit lane, added up; one register is 16 rows x 4 k
-//   vpdpwssd                 16-bit products in pairs, added up: multiplier of the group times its dot product
+//   vpmulld                  multiplier times dot product
 //   vfmadd231ps              float accumulation
 //
-// int4, for one row and one group of 16: the accumulator starts at -16 (+ offset) times sum q and ends as the sum of
-// (codebook entry + offset) * q, |.| <= 16 * 16 * 127 = 32512 < 2^15. So its low 16 bits are the signed dot product, and vpdpwssd
-// against (multiplier, 0) adds multiplier * dot.
+// int4, for one row and block: the accumulator starts at (offset - 16) * sum q, takes (codebook entry + 16) * q, and ends as the
+// sum of (entry + offset) * q, which is multiplied once: |.| <= 31 * 128 * 16 * 127 < 2^24.
+// int6: so for each 32 columns, with code + 32: |.| <= 127 * 32 * 32 * 127 < 2^24.
 // int8: the accumulator starts at -128 * sum q over the block; codes are q + 128.
 
 #include "base/float_bits.h"
@@ -56,7 +56,7 @@ inline float reduce_max(f32x16 a) {
   return _mm512_cvtss_f32(_mm512_max_ps(v, _mm512_permute_ps(v, 0xb1)));
 }
 
-inline int32_t group_start(int32_t even, int32_t odd) { return -kInt4Zero * (even + odd); }
+inline int32_t group_start(int32_t even, int32_t odd) { return -kInt6Zero * (even + odd); }
 
 // Built on those.
 #include "kernels/vector_kernels.inc"
@@ -73,21 +73,32 @@ inline __m512i broadcast_i32(const void* p) {
   return _mm512_set1_epi32(value);
 }
 
-// sum[r][t] = integer sums of the 16 rows of tile t against row r of the activations
+// Bytes [quads][16 rows][4] of adjacent tiles against the activations from column k on
 template <int kRows, int kTiles>
-inline void dot_int8(const std::byte* block, size_t tile_bytes, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
-  for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kTiles; ++t) sum[r][t] = _mm512_set1_epi32(activations[r]->negative_sum * 128);
-  }
+inline void add_bytes(const std::byte* codes, size_t tile_bytes, int quads, const ActivationBlock* const* activations, int k,
+                      i32x16 (*sum)[kTiles]) {
 #pragma GCC unroll 2
-  for (int quad = 0; quad < kBlock / 4; ++quad) {
+  for (int quad = 0; quad < quads; ++quad) {
     __m512i w_u8x64[kTiles];
-    for (int t = 0; t < kTiles; ++t) w_u8x64[t] = load_i8x64(block + static_cast<size_t>(t) * tile_bytes + quad * 64);
+    for (int t = 0; t < kTiles; ++t) w_u8x64[t] = load_i8x64(codes + static_cast<size_t>(t) * tile_bytes + quad * 64);
     for (int r = 0; r < kRows; ++r) {
-      const __m512i a = broadcast_i32(activations[r]->q + quad * 4);
+      const __m512i a = broadcast_i32(activations[r]->q + k + quad * 4);
       for (int t = 0; t < kTiles; ++t) sum[r][t] = dpbusd(sum[r][t], w_u8x64[t], a);
     }
   }
+}
+template <int kRows, int kTiles>
+inline void start_at(int zero, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int t = 0; t < kTiles; ++t) sum[r][t] = _mm512_set1_epi32(activations[r]->negative_sum * zero);
+  }
+}
+
+// sum[r][t] = integer sums of the 16 rows of tile t against row r of the activations
+template <int kRows, int kTiles>
+inline void dot_int8(const std::byte* block, size_t tile_bytes, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+  start_at<kRows, kTiles>(128, activations, sum);
+  add_bytes<kRows, kTiles>(block, tile_bytes, kBlock / 4, activations, 0, sum);
 }
 
 // codebook + kInt4Zero, for vpshufb
@@ -102,98 +113,158 @@ inline void load_quad_pair(const std::byte* group, int j, __m512i codebook, __m5
   w[0] = _mm512_shuffle_epi8(codebook, _mm512_and_si512(packed, mask));
   w[1] = _mm512_shuffle_epi8(codebook, _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask));
 }
-inline __m512i load_group_bytes(const std::byte* p) {
+// A byte per row, with its sign.
+inline __m512i load_row_bytes(const std::byte* p) {
   return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
-// (multiplier, 0): vpdpwssd takes the low half of a 32-bit dot product
-inline __m512i multiplier_of(__m512i group_bytes) {
-  return _mm512_and_si512(_mm512_srai_epi32(group_bytes, 2), _mm512_set1_epi32(0xffff));
-}
+inline __m512i int4_multiplier(__m512i row_bytes) { return _mm512_srai_epi32(row_bytes, 2); }
 
-template <int kShared, int kRows>
-inline void dot_int4(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
-  const __m512i codebook = codebook_u8x64();
-  const std::byte* bytes = block + kTileRows * kBlock / 2;
-  for (int r = 0; r < kRows; ++r) sum[r][0] = _mm512_setzero_si512();
-#pragma GCC unroll 1
-  for (int g = 0; g < kBlock / kGroup; ++g) {
-    const __m512i group_bytes = load_group_bytes(bytes + g / kShared * kTileRows);
-    // minus (offset - zero), with a high half of zero: what the group's sum of activations is multiplied with
-    const __m512i offset =
-        _mm512_sub_epi32(_mm512_set1_epi32(kInt4Zero - kInt4MinOffset), _mm512_and_si512(group_bytes, _mm512_set1_epi32(3)));
-    __m512i dot_i32x16[kRows];
-    for (int r = 0; r < kRows; ++r) {
-      const __m512i sums = _mm512_srai_epi32(broadcast_i32(activations[r]->starts + g), 4);  // over kInt4Zero
-      dot_i32x16[r] = _mm512_madd_epi16(sums, offset);
-    }
-    for (int j = 0; j < 2; ++j) {
-      __m512i w[2];
-      load_quad_pair(block + g * 128, j, codebook, w);
-      for (int r = 0; r < kRows; ++r) {
-        const int8_t* q = activations[r]->q + g * kGroup + j * 4;
-        dot_i32x16[r] = dpbusd(dot_i32x16[r], w[0], broadcast_i32(q));
-        dot_i32x16[r] = dpbusd(dot_i32x16[r], w[1], broadcast_i32(q + 8));
-      }
-    }
-    const __m512i multiplier = multiplier_of(group_bytes);
-    for (int r = 0; r < kRows; ++r) sum[r][0] = dpwssd(sum[r][0], dot_i32x16[r], multiplier);
-  }
-}
-
-struct Int4Expanded {
-  alignas(64) std::byte codes[kTileRows * kBlock];                  // codebook + offset + zero, [32 quads][16 rows][4]
-  alignas(64) int32_t multipliers[kBlock / kGroup / 2][kTileRows];  // of 32 columns each: (multiplier, 0)
+struct Expanded {
+  alignas(64) std::byte codes[kTileRows * kBlock];  // [32 quads][16 rows][4]
+  // int4 has the first ones only
+  alignas(64) int32_t multipliers[kBlock / kInt6Group][kTileRows];
 };
-template <int kShared>
-inline void expand_int4(const std::byte* block, Int4Expanded& out) {
-  const __m512i codebook = codebook_u8x64(), four_times = _mm512_set1_epi32(0x01010101);
-  const std::byte* bytes = block + kTileRows * kBlock / 2;
-  for (int g = 0; g < kBlock / kGroup; ++g) {
-    const __m512i group_bytes = load_group_bytes(bytes + g / kShared * kTileRows);
-    // the offset in all four bytes of a lane
-    const __m512i offsets = _mm512_add_epi8(_mm512_mullo_epi32(_mm512_and_si512(group_bytes, _mm512_set1_epi32(3)), four_times),
-                                            _mm512_set1_epi8(kInt4MinOffset));
-    for (int j = 0; j < 2; ++j) {
-      __m512i w[2];
-      load_quad_pair(block + g * 128, j, codebook, w);
-      _mm512_store_si512(out.codes + g * 256 + j * 64, _mm512_add_epi8(w[0], offsets));
-      _mm512_store_si512(out.codes + g * 256 + j * 64 + 128, _mm512_add_epi8(w[1], offsets));
-    }
-    _mm512_store_si512(out.multipliers[g / 2], multiplier_of(group_bytes));
-  }
-}
 
-template <int kRows, int kTiles>
-inline void dot_expanded(const Int4Expanded* blocks, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
-  for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kTiles; ++t) sum[r][t] = _mm512_setzero_si512();
-  }
-#pragma GCC unroll 1
-  for (int g = 0; g < kBlock / kGroup; ++g) {
-    __m512i dot_i32x16[kRows][kTiles];
+struct Int4 {
+  static constexpr size_t kBlockBytes = kInt4BlockBytes;
+
+  template <int kRows>
+  static void dot(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+    const __m512i codebook = codebook_u8x64(), row_bytes = load_row_bytes(block + kTileRows * kBlock / 2);
+    // zero - offset, with a high half of zero: what minus the sum of the activations is multiplied with
+    const __m512i zero =
+        _mm512_sub_epi32(_mm512_set1_epi32(kInt4Zero - kInt4MinOffset), _mm512_and_si512(row_bytes, _mm512_set1_epi32(3)));
+    __m512i other[kRows];  // a second chain of sums
     for (int r = 0; r < kRows; ++r) {
-      const __m512i start = broadcast_i32(activations[r]->starts + g);
-      for (int t = 0; t < kTiles; ++t) dot_i32x16[r][t] = start;
+      sum[r][0] = _mm512_madd_epi16(broadcast_i32(&activations[r]->negative_sum), zero);
+      other[r] = _mm512_setzero_si512();
     }
-    for (int quad = 0; quad < 4; ++quad) {
-      __m512i w_u8x64[kTiles];
-      for (int t = 0; t < kTiles; ++t) w_u8x64[t] = load_i8x64(blocks[t].codes + g * 256 + quad * 64);
-      for (int r = 0; r < kRows; ++r) {
-        const __m512i a = broadcast_i32(activations[r]->q + g * kGroup + quad * 4);
-        for (int t = 0; t < kTiles; ++t) dot_i32x16[r][t] = dpbusd(dot_i32x16[r][t], w_u8x64[t], a);
+    for (int g = 0; g < kBlock / kGroup; ++g) {
+      for (int j = 0; j < 2; ++j) {
+        __m512i w[2];
+        load_quad_pair(block + g * 128, j, codebook, w);
+        for (int r = 0; r < kRows; ++r) {
+          const int8_t* q = activations[r]->q + g * kGroup + j * 4;
+          sum[r][0] = dpbusd(sum[r][0], w[0], broadcast_i32(q));
+          other[r] = dpbusd(other[r], w[1], broadcast_i32(q + 8));
+        }
       }
     }
-    for (int t = 0; t < kTiles; ++t) {
-      const __m512i multiplier = _mm512_load_si512(blocks[t].multipliers[g / 2]);
-      for (int r = 0; r < kRows; ++r) sum[r][t] = dpwssd(sum[r][t], dot_i32x16[r][t], multiplier);
+    for (int r = 0; r < kRows; ++r) {
+      sum[r][0] = _mm512_mullo_epi32(_mm512_add_epi32(sum[r][0], other[r]), int4_multiplier(row_bytes));
     }
   }
+
+  // Codes become codebook + offset + zero.
+  static void expand(const std::byte* block, Expanded& out) {
+    const __m512i codebook = codebook_u8x64(), row_bytes = load_row_bytes(block + kTileRows * kBlock / 2);
+    // the offset in all four bytes of a lane
+    const __m512i four_times = _mm512_mullo_epi32(_mm512_and_si512(row_bytes, _mm512_set1_epi32(3)), _mm512_set1_epi32(0x01010101));
+    const __m512i offsets = _mm512_add_epi8(four_times, _mm512_set1_epi8(kInt4MinOffset));
+    for (int g = 0; g < kBlock / kGroup; ++g) {
+      for (int j = 0; j < 2; ++j) {
+        __m512i w[2];
+        load_quad_pair(block + g * 128, j, codebook, w);
+        _mm512_store_si512(out.codes + g * 256 + j * 64, _mm512_add_epi8(w[0], offsets));
+        _mm512_store_si512(out.codes + g * 256 + j * 64 + 128, _mm512_add_epi8(w[1], offsets));
+      }
+    }
+    _mm512_store_si512(out.multipliers[0], int4_multiplier(row_bytes));
+  }
+
+  template <int kRows, int kTiles>
+  static void dot_expanded(const Expanded* blocks, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+    start_at<kRows, kTiles>(kInt4Zero, activations, sum);
+    add_bytes<kRows, kTiles>(blocks[0].codes, sizeof(Expanded), kBlock / 4, activations, 0, sum);
+    for (int t = 0; t < kTiles; ++t) {
+      const __m512i multipliers = _mm512_load_si512(blocks[t].multipliers[0]);
+      for (int r = 0; r < kRows; ++r) sum[r][t] = _mm512_mullo_epi32(sum[r][t], multipliers);
+    }
+  }
+};
+
+// Quads j and j + 2 of the g-th sixteen columns, code + zero
+inline void load_int6_pair(const std::byte* block, int g, int j, __m512i w[2]) {
+  const __m512i mask = _mm512_set1_epi8(15), high_mask = _mm512_set1_epi8(0x30);
+  const __m512i nibbles = load_i8x64(block + g * 128 + j * 64), high = load_i8x64(block + kTileRows * kBlock / 2 + g * 64);
+  const __m512i high_first = _mm512_and_si512(_mm512_slli_epi16(high, static_cast<unsigned>(4 - 2 * j)), high_mask);
+  const __m512i high_second = _mm512_and_si512(_mm512_srli_epi16(high, static_cast<unsigned>(2 * j)), high_mask);
+  w[0] = _mm512_or_si512(_mm512_and_si512(nibbles, mask), high_first);
+  w[1] = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(nibbles, 4), mask), high_second);
 }
+
+struct Int6 {
+  static constexpr size_t kBlockBytes = kInt6BlockBytes;
+
+  // sum[r][t] = over the block's groups of 32 columns, factors(g, t) times what add(g, dot) adds to dot; g counts sixteens
+  template <int kRows, int kTiles, class Factors, class Add>
+  static void dot_groups(const ActivationBlock* const* activations, Factors factors, Add add, i32x16 (*sum)[kTiles]) {
+    for (int r = 0; r < kRows; ++r) {
+      for (int t = 0; t < kTiles; ++t) sum[r][t] = _mm512_setzero_si512();
+    }
+#pragma GCC unroll 1
+    for (int g = 0; g < kBlock / kGroup; g += 2) {
+      i32x16 dot[kRows][kTiles];
+      for (int r = 0; r < kRows; ++r) {
+        const int32_t* starts = activations[r]->starts + g;
+        for (int t = 0; t < kTiles; ++t) dot[r][t] = _mm512_set1_epi32(starts[0] + starts[1]);
+      }
+      add(g, dot);
+      for (int t = 0; t < kTiles; ++t) {
+        const __m512i multipliers = factors(g, t);
+        for (int r = 0; r < kRows; ++r) sum[r][t] = _mm512_add_epi32(sum[r][t], _mm512_mullo_epi32(dot[r][t], multipliers));
+      }
+    }
+  }
+
+  template <int kRows>
+  static void dot(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+    const auto add = [&](int first, i32x16(*dot)[1]) {
+#pragma GCC unroll 2
+      for (int g = first; g < first + 2; ++g) {
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; ++j) {
+          __m512i w[2];
+          load_int6_pair(block, g, j, w);
+          for (int r = 0; r < kRows; ++r) {
+            const int8_t* q = activations[r]->q + g * kGroup + j * 4;
+            dot[r][0] = dpbusd(dot[r][0], w[0], broadcast_i32(q));
+            dot[r][0] = dpbusd(dot[r][0], w[1], broadcast_i32(q + 8));
+          }
+        }
+      }
+    };
+    const auto factors = [&](int g, int) { return load_row_bytes(block + kInt6Multipliers + g / 2 * kTileRows); };
+    dot_groups<kRows, 1>(activations, factors, add, sum);
+  }
+
+  static void expand(const std::byte* block, Expanded& out) {
+    for (int g = 0; g < kBlock / kGroup; ++g) {
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        __m512i w[2];
+        load_int6_pair(block, g, j, w);
+        _mm512_store_si512(out.codes + g * 256 + j * 64, w[0]);
+        _mm512_store_si512(out.codes + g * 256 + j * 64 + 128, w[1]);
+      }
+      if (g % 2 == 0) _mm512_store_si512(out.multipliers[g / 2], load_row_bytes(block + kInt6Multipliers + g / 2 * kTileRows));
+    }
+  }
+
+  template <int kRows, int kTiles>
+  static void dot_expanded(const Expanded* blocks, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+    const auto add = [&](int g, i32x16(*dot)[kTiles]) {
+      add_bytes<kRows, kTiles>(blocks[0].codes + g * 256, sizeof(Expanded), kInt6Group / 4, activations, g * kGroup, dot);
+    };
+    const auto factors = [&](int g, int t) { return _mm512_load_si512(blocks[t].multipliers[g / 2]); };
+    dot_groups<kRows, kTiles>(activations, factors, add, sum);
+  }
+};
 
 inline f32x16 to_float(i32x16 v) { return {_mm512_cvtepi32_ps(v)}; }
 
 constexpr int kRowsAtOnce = 6;  // thirty-two registers: 6 rows x 2 tiles of sums and of a group's sums, 2 weights
-constexpr int kTilesAtOnce = 2;
+constexpr int kTilesAtOnce = 2, kPackedRows = 6;
 constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
 
 #include "kernels/quantized_linear.inc"
@@ -220,11 +291,11 @@ const Kernels kAvx512VnniKernels = {
     .linear_float32 = linear_float<float>,
     .linear_bfloat16 = linear_float<uint16_t>,
     .linear_int8 = linear_quantized<Int8>,
-    .linear_int4 = linear_quantized<Int4<kInt4Shared>>,
-    .linear_int4_small = linear_quantized<Int4<kInt4SmallShared>>,
+    .linear_int6 = linear_quantized<RowScaled<Int6>>,
+    .linear_int4 = linear_quantized<RowScaled<Int4>>,
     .quantize = quantize,
-    .pack_int4 = pack_int4<kInt4Shared>,
-    .pack_int4_small = pack_int4<kInt4SmallShared>,
+    .pack_int6 = pack_int6,
+    .pack_int4 = pack_int4,
     .layer_norm = layer_norm,
     .activate = activate,
     .write_kv = {write_kv_float<float>, write_kv_float<BFloat16>, write_kv_float<Float16>, write_kv_int8},

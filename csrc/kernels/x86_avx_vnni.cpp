@@ -2,7 +2,7 @@
 //
 //   instruction              used for
 //   vpdpbusd                 four u8 x s8 products per 32-bit lane, added up; two registers are 16 rows x 4 k
-//   vpdpwssd                 16-bit products in pairs, added up: multiplier of the group times its dot product
+//   vpmulld                  multiplier times dot product
 //   vfmadd231ps              float accumulation
 //
 // The algebra is that of x86_avx512_vnni.cpp, in halves of eight rows.
@@ -17,96 +17,140 @@ namespace {
 
 #include "kernels/x86_avx2_lanes.inc"
 
-inline int32_t group_start(int32_t even, int32_t odd) { return -kInt4Zero * (even + odd); }
+inline int32_t group_start(int32_t even, int32_t odd) { return -kInt6Zero * (even + odd); }
 
 // Built on those.
 #include "kernels/vector_kernels.inc"
 
 // ---------------------------------------------------------------- integer dot products of one tile block
 
-// (multiplier, 0): vpdpwssd takes the low half of a 32-bit dot product
-inline __m256i widen_multiplier(__m256i pair_i16x16) { return _mm256_and_si256(pair_i16x16, _mm256_set1_epi32(0xffff)); }
+inline __m256i as_factor(__m256i multipliers_i32x8) { return multipliers_i32x8; }
 #include "kernels/x86_avx2_codes.inc"
+
+template <int kRows>
+inline void add_quad(__m256i w_lo, __m256i w_hi, const ActivationBlock* const* activations, int k, i32x16 (*sum)[1]) {
+  for (int r = 0; r < kRows; ++r) {
+    const __m256i a = broadcast_i32(activations[r]->q + k);
+    sum[r][0].lo = dpbusd(sum[r][0].lo, w_lo, a);
+    sum[r][0].hi = dpbusd(sum[r][0].hi, w_hi, a);
+  }
+}
+// Bytes [quads][16 rows][4] against the activations from column k on
+template <int kRows>
+inline void add_bytes(const std::byte* codes, int quads, const ActivationBlock* const* activations, int k, i32x16 (*sum)[1]) {
+#pragma GCC unroll 2
+  for (int quad = 0; quad < quads; ++quad) {
+    add_quad<kRows>(load_i8x32(codes + quad * 64), load_i8x32(codes + quad * 64 + 32), activations, k + quad * 4, sum);
+  }
+}
+template <int kRows>
+inline void start_at(int zero, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+  for (int r = 0; r < kRows; ++r) sum[r][0].lo = sum[r][0].hi = _mm256_set1_epi32(activations[r]->negative_sum * zero);
+}
+inline void multiply(i32x16& sum, i32x16 factors) {
+  sum = {_mm256_mullo_epi32(sum.lo, factors.lo), _mm256_mullo_epi32(sum.hi, factors.hi)};
+}
 
 // sum[r] = integer sums of the 16 rows of the tile block against row r's activations
 template <int kRows, int kTiles>
 inline void dot_int8(const std::byte* tile, size_t, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
   static_assert(kTiles == 1);
-  for (int r = 0; r < kRows; ++r) sum[r][0].lo = sum[r][0].hi = _mm256_set1_epi32(activations[r]->negative_sum * 128);
+  start_at<kRows>(128, activations, sum);
+  add_bytes<kRows>(tile, kBlock / 4, activations, 0, sum);
+}
+
+struct Int4 {
+  static constexpr size_t kBlockBytes = kInt4BlockBytes;
+
+  template <int kRows>
+  static void dot(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+    const __m256i codebook = codebook_u8x32();
+    const i32x16 row_bytes = load_row_bytes(block + kTileRows * kBlock / 2);
+    // zero - offset, with a high half of zero: what minus the sum of the activations is multiplied with
+    const auto zero_of = [](__m256i bytes) {
+      return _mm256_sub_epi32(_mm256_set1_epi32(kInt4Zero - kInt4MinOffset), _mm256_and_si256(bytes, _mm256_set1_epi32(3)));
+    };
+    const __m256i zero_lo = zero_of(row_bytes.lo), zero_hi = zero_of(row_bytes.hi);
+    for (int r = 0; r < kRows; ++r) {
+      const __m256i negative_sum = broadcast_i32(&activations[r]->negative_sum);
+      sum[r][0] = {_mm256_madd_epi16(negative_sum, zero_lo), _mm256_madd_epi16(negative_sum, zero_hi)};
+    }
+    for (int g = 0; g < kBlock / kGroup; ++g) {
+      for (int j = 0; j < 2; ++j) {
+        __m256i w[4];
+        load_quad_pair(block + g * 128, j, codebook, w);
+        add_quad<kRows>(w[0], w[1], activations, g * kGroup + j * 4, sum);
+        add_quad<kRows>(w[2], w[3], activations, g * kGroup + j * 4 + 8, sum);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) multiply(sum[r][0], {int4_multiplier(row_bytes.lo), int4_multiplier(row_bytes.hi)});
+  }
+
+  static void expand(const std::byte* block, Expanded& out) { expand_int4(block, out); }
+
+  template <int kRows, int kTiles>
+  static void dot_expanded(const Expanded* block, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+    static_assert(kTiles == 1);
+    start_at<kRows>(kInt4Zero, activations, sum);
+    add_bytes<kRows>(block->codes, kBlock / 4, activations, 0, sum);
+    for (int r = 0; r < kRows; ++r) multiply(sum[r][0], load_factors(block->multipliers[0]));
+  }
+};
+
+struct Int6 {
+  static constexpr size_t kBlockBytes = kInt6BlockBytes;
+
+  // sum[r] = over the block's groups of 32 columns, factors(g) times what add(g, dot) adds to dot; g counts sixteens
+  template <int kRows, class Factors, class Add>
+  static void dot_groups(const ActivationBlock* const* activations, Factors factors, Add add, i32x16 (*sum)[1]) {
+    for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#pragma GCC unroll 1
+    for (int g = 0; g < kBlock / kGroup; g += 2) {
+      i32x16 dot[kRows][1];
+      for (int r = 0; r < kRows; ++r) {
+        const int32_t* starts = activations[r]->starts + g;
+        dot[r][0].lo = dot[r][0].hi = _mm256_set1_epi32(starts[0] + starts[1]);
+      }
+      add(g, dot);
+      const i32x16 multipliers = factors(g);
+      for (int r = 0; r < kRows; ++r) {
+        multiply(dot[r][0], multipliers);
+        sum[r][0] = {_mm256_add_epi32(sum[r][0].lo, dot[r][0].lo), _mm256_add_epi32(sum[r][0].hi, dot[r][0].hi)};
+      }
+    }
+  }
+
+  template <int kRows>
+  static void dot(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+    const auto add = [&](int first, i32x16(*dot)[1]) {
 #pragma GCC unroll 2
-  for (int quad = 0; quad < kBlock / 4; ++quad) {
-    const __m256i w_lo = load_i8x32(tile + quad * 64), w_hi = load_i8x32(tile + quad * 64 + 32);
-    for (int r = 0; r < kRows; ++r) {
-      const __m256i a = broadcast_i32(activations[r]->q + quad * 4);
-      sum[r][0].lo = dpbusd(sum[r][0].lo, w_lo, a);
-      sum[r][0].hi = dpbusd(sum[r][0].hi, w_hi, a);
-    }
+      for (int g = first; g < first + 2; ++g) {
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; ++j) {
+          __m256i w[4];
+          load_int6_pair(block, g, j, w);
+          add_quad<kRows>(w[0], w[1], activations, g * kGroup + j * 4, dot);
+          add_quad<kRows>(w[2], w[3], activations, g * kGroup + j * 4 + 8, dot);
+        }
+      }
+    };
+    dot_groups<kRows>(activations, [&](int g) { return load_int6_factors(block, g); }, add, sum);
   }
-}
 
-template <int kRows>
-inline void add_quad(__m256i w_lo, __m256i w_hi, const ActivationBlock* const* activations, int k, __m256i* lo_i32x8,
-                     __m256i* hi_i32x8) {
-  for (int r = 0; r < kRows; ++r) {
-    const __m256i a = broadcast_i32(activations[r]->q + k);
-    lo_i32x8[r] = dpbusd(lo_i32x8[r], w_lo, a);
-    hi_i32x8[r] = dpbusd(hi_i32x8[r], w_hi, a);
-  }
-}
-template <int kRows>
-inline void add_group(const __m256i* lo_i32x8, const __m256i* hi_i32x8, __m256i m_lo, __m256i m_hi, i32x16 (*sum)[1]) {
-  for (int r = 0; r < kRows; ++r) {
-    sum[r][0].lo = dpwssd(sum[r][0].lo, lo_i32x8[r], m_lo);
-    sum[r][0].hi = dpwssd(sum[r][0].hi, hi_i32x8[r], m_hi);
-  }
-}
+  static void expand(const std::byte* block, Expanded& out) { expand_int6(block, out); }
 
-template <int kShared, int kRows>
-inline void dot_int4(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
-  const __m256i codebook = codebook_u8x32(), low_halves = _mm256_set1_epi32(0xffff);
-  const std::byte* bytes = block + kTileRows * kBlock / 2;
-  for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-#pragma GCC unroll 1
-  for (int g = 0; g < kBlock / kGroup; ++g) {
-    const i32x16 spread = load_group_bytes(bytes + g / kShared * kTileRows);
-    const __m256i offset_lo = _mm256_and_si256(offset_of(spread.lo), low_halves);
-    const __m256i offset_hi = _mm256_and_si256(offset_of(spread.hi), low_halves);
-    __m256i lo_i32x8[kRows], hi_i32x8[kRows];
-    for (int r = 0; r < kRows; ++r) {
-      const __m256i sums = _mm256_srai_epi32(broadcast_i32(activations[r]->starts + g), 4);  // over kInt4Zero
-      lo_i32x8[r] = _mm256_madd_epi16(sums, offset_lo);
-      hi_i32x8[r] = _mm256_madd_epi16(sums, offset_hi);
-    }
-    for (int j = 0; j < 2; ++j) {
-      __m256i w[4];
-      load_quad_pair(block + g * 128, j, codebook, w);
-      add_quad<kRows>(w[0], w[1], activations, g * kGroup + j * 4, lo_i32x8, hi_i32x8);
-      add_quad<kRows>(w[2], w[3], activations, g * kGroup + j * 4 + 8, lo_i32x8, hi_i32x8);
-    }
-    add_group<kRows>(lo_i32x8, hi_i32x8, widen_multiplier(multiplier_of(spread.lo)), widen_multiplier(multiplier_of(spread.hi)),
-                     sum);
+  template <int kRows, int kTiles>
+  static void dot_expanded(const Expanded* block, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+    static_assert(kTiles == 1);
+    const auto add = [&](int g, i32x16(*dot)[1]) {
+      add_bytes<kRows>(block->codes + g * 256, kInt6Group / 4, activations, g * kGroup, dot);
+    };
+    dot_groups<kRows>(activations, [&](int g) { return load_factors(block->multipliers[g / 2]); }, add, sum);
   }
-}
+};
 
-template <int kRows, int kTiles>
-inline void dot_expanded(const Int4Expanded* block, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
-  static_assert(kTiles == 1);
-  for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-#pragma GCC unroll 1
-  for (int g = 0; g < kBlock / kGroup; ++g) {
-    __m256i lo_i32x8[kRows], hi_i32x8[kRows];
-    for (int r = 0; r < kRows; ++r) lo_i32x8[r] = hi_i32x8[r] = broadcast_i32(activations[r]->starts + g);
-    for (int quad = 0; quad < 4; ++quad) {
-      const std::byte* w = block->codes + g * 256 + quad * 64;
-      add_quad<kRows>(load_i8x32(w), load_i8x32(w + 32), activations, g * kGroup + quad * 4, lo_i32x8, hi_i32x8);
-    }
-    const auto* m = reinterpret_cast<const __m256i*>(block->multipliers[g / 2]);
-    add_group<kRows>(lo_i32x8, hi_i32x8, _mm256_load_si256(m), _mm256_load_si256(m + 1), sum);
-  }
-}
-
-constexpr int kRowsAtOnce = 3;  // sixteen registers: 6 sums of a group, 6 of the block, 2 weights, an activation
-constexpr int kTilesAtOnce = 1;
+constexpr int kRowsAtOnce = 6;  // sixteen registers: 12 sums, 2 weights, an activation
+constexpr int kTilesAtOnce = 1, kPackedRows = 3;
 constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
 
 #include "kernels/quantized_linear.inc"
@@ -133,11 +177,11 @@ const Kernels kAvxVnniKernels = {
     .linear_float32 = linear_float<float>,
     .linear_bfloat16 = linear_float<uint16_t>,
     .linear_int8 = linear_quantized<Int8>,
-    .linear_int4 = linear_quantized<Int4<kInt4Shared>>,
-    .linear_int4_small = linear_quantized<Int4<kInt4SmallShared>>,
+    .linear_int6 = linear_quantized<RowScaled<Int6>>,
+    .linear_int4 = linear_quantized<RowScaled<Int4>>,
     .quantize = quantize,
-    .pack_int4 = pack_int4<kInt4Shared>,
-    .pack_int4_small = pack_int4<kInt4SmallShared>,
+    .pack_int6 = pack_int6,
+    .pack_int4 = pack_int4,
     .layer_norm = layer_norm,
     .activate = activate,
     .write_kv = {write_kv_float<float>, write_kv_float<BFloat16>, write_kv_float<Float16>, write_kv_int8},

@@ -112,24 +112,30 @@ void Model::embed_token(int32_t token, float* out) const {
   for (int64_t i = 0; i < config_.n_embd; ++i) out[i] *= weights_.wte_scale[i];
 }
 
-void Model::embed(const Row& row, float* out) const {
+void Model::embed(const Row& row, float* scratch, float* out) const {
   const Run& run = *row.run;
   if (run.embeddings != nullptr) {
     std::copy_n(run.embeddings + row.index * config_.n_embd, config_.n_embd, out);
   } else {
     embed_token(run.tokens[row.index], out);
   }
-  const int64_t offset = (run.position_ids != nullptr ? run.position_ids[row.index] : row.position) * config_.n_embd;
-  for (int64_t i = 0; i < config_.n_embd; ++i) {
-    switch (weights_.wpe_type) {
-      case Weights::PositionType::kFloat32: out[i] += reinterpret_cast<const float*>(weights_.wpe)[offset + i]; break;
-      case Weights::PositionType::kFloat16:
-        out[i] += from_float16(reinterpret_cast<const uint16_t*>(weights_.wpe)[offset + i]);
-        break;
-      case Weights::PositionType::kBFloat16:
-        out[i] += from_bfloat16(reinterpret_cast<const uint16_t*>(weights_.wpe)[offset + i]);
-        break;
-    }
+  const int64_t n_embd = config_.n_embd, position = run.position_ids != nullptr ? run.position_ids[row.index] : row.position;
+  const auto add = [&](auto value) {
+    for (int64_t i = 0; i < n_embd; ++i) out[i] += value(position * n_embd + i);
+  };
+  const std::byte* wpe = weights_.wpe.weights;
+  switch (weights_.wpe_type) {
+    case Weights::PositionType::kFloat32: add([&](int64_t i) { return reinterpret_cast<const float*>(wpe)[i]; }); return;
+    case Weights::PositionType::kFloat16:
+      add([&](int64_t i) { return from_float16(reinterpret_cast<const uint16_t*>(wpe)[i]); });
+      return;
+    case Weights::PositionType::kBFloat16:
+      add([&](int64_t i) { return from_bfloat16(reinterpret_cast<const uint16_t*>(wpe)[i]); });
+      return;
+    case Weights::PositionType::kPacked:
+      unpack_row(wpe, weights_.wpe.dtype, position, n_embd, scratch);
+      for (int64_t i = 0; i < n_embd; ++i) out[i] += scratch[i];
+      return;
   }
 }
 
@@ -188,7 +194,7 @@ void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, i
       const Layer& layer = weights_.layers[static_cast<size_t>(i)];
       if (thread == 0 && stop != nullptr && m > kDecodeRows && stop()) stopped = true;
       for_each_row(m, [&](int64_t r) {
-        if (i == 0) embed(rows[static_cast<size_t>(r)], hidden + r * n_embd);
+        if (i == 0) embed(rows[static_cast<size_t>(r)], normed + r * n_embd, hidden + r * n_embd);
         if (states.first != nullptr) std::copy_n(hidden + r * n_embd, n_embd, states.first + i * states.stride + r * n_embd);
         norm(layer.ln_1, is_quantized(layer.query.dtype) || is_quantized(layer.key_value.dtype), r);
       });

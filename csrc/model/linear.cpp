@@ -22,11 +22,11 @@ void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& c
       .accumulate = call.accumulate,
       .scratch = scratch,
   };
-  const LinearKernel kernel = layer.dtype == DType::kInt4        ? kernels.linear_int4
-                              : layer.dtype == DType::kInt4Small ? kernels.linear_int4_small
-                              : layer.dtype == DType::kInt8      ? kernels.linear_int8
-                              : layer.dtype == DType::kFloat32   ? kernels.linear_float32
-                                                                 : kernels.linear_bfloat16;
+  const LinearKernel kernel = layer.dtype == DType::kInt4      ? kernels.linear_int4
+                              : layer.dtype == DType::kInt6    ? kernels.linear_int6
+                              : layer.dtype == DType::kInt8    ? kernels.linear_int8
+                              : layer.dtype == DType::kFloat32 ? kernels.linear_float32
+                                                               : kernels.linear_bfloat16;
   // Eight chunks a thread: small enough to even out unequal threads, long enough to be one stream of weights. Where the output
   // is quantised, a chunk is whole blocks of it.
   const int64_t unit = call.out_blocks == nullptr ? kTileRows : kBlock, units = (layer.n + unit - 1) / unit;

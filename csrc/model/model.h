@@ -90,7 +90,7 @@ class Model {
   void validate(const std::vector<Run>& runs) const;
   void reserve(int64_t rows);
   void run_rows(const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequested& stop);
-  void embed(const Row& row, float* out) const;
+  void embed(const Row& row, float* scratch, float* out) const;  // [n_embd] each
 
   const ModelConfig config_;
   const Weights weights_;

@@ -131,13 +131,18 @@ Weights bind_weights(const ModelConfig& config, const FindTensor& find) {
     weights.lm_head = linear("lm_head", config.vocab_size, config.n_embd, nullptr);
     weights.lm_head_scale = scale("lm_head", weights.lm_head.dtype);
   }
-  const TensorView& wpe = get(find, root + "wpe.weight", {config.n_positions, config.n_embd});
-  weights.wpe = wpe.data;
-  weights.wpe_type = wpe.itemsize == 4 ? Weights::PositionType::kFloat32
-                     : wpe.kind == 'u' ? Weights::PositionType::kBFloat16
-                                       : Weights::PositionType::kFloat16;
-  require((wpe.kind == 'f' && wpe.itemsize == 4) || ((wpe.kind == 'u' || wpe.kind == 'f') && wpe.itemsize == 2),
-          "tensor transformer.wpe.weight must be float32, float16 or bfloat16");
+  if (config.dtype == DType::kInt6 || config.dtype == DType::kInt4) {
+    weights.wpe = linear(root + "wpe", config.n_positions, config.n_embd, nullptr);
+    weights.wpe_type = Weights::PositionType::kPacked;
+  } else {
+    const TensorView& wpe = get(find, root + "wpe.weight", {config.n_positions, config.n_embd});
+    weights.wpe.weights = wpe.data;
+    weights.wpe_type = wpe.itemsize == 4 ? Weights::PositionType::kFloat32
+                       : wpe.kind == 'u' ? Weights::PositionType::kBFloat16
+                                         : Weights::PositionType::kFloat16;
+    require((wpe.kind == 'f' && wpe.itemsize == 4) || ((wpe.kind == 'u' || wpe.kind == 'f') && wpe.itemsize == 2),
+            "tensor transformer.wpe.weight must be float32, float16 or bfloat16");
+  }
   for (int64_t i = 0; i < config.n_layer; ++i) {
     const std::string name = root + "h." + std::to_string(i) + ".";
     const int64_t kv_rows = 2 * config.kv_width();

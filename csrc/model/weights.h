@@ -54,13 +54,13 @@ struct Layer {
 };
 
 struct Weights {
-  enum class PositionType { kFloat32, kFloat16, kBFloat16 };
+  enum class PositionType { kFloat32, kFloat16, kBFloat16, kPacked };
 
   Linear wte;  // [vocab, n_embd]; rows are looked up
   Linear lm_head;
   // [n_embd], null for float weights: factors of the columns, which quantised weights do not contain.
   const float *wte_scale = nullptr, *lm_head_scale = nullptr;
-  const std::byte* wpe = nullptr;  // [n_positions, n_embd]
+  Linear wpe;  // [n_positions, n_embd]; rows are looked up, and follow each other if they are not packed
   PositionType wpe_type = PositionType::kFloat32;
   std::vector<Layer> layers;
   LayerNorm ln_f;

@@ -113,11 +113,11 @@ def convert(
     dequantised first), or a GGUF file of the starcoder architecture, whose tokenizer is converted too.
 
     \b
-    int8        8.1 bits per weight; perplexity of the 8M demonstration model +0.0 %
-    int4        4.3 bits per weight, the fastest to generate with; +0.6 %
-    int4-small  4.2 bits per weight; +0.8 %
-    bfloat16    as most checkpoints are stored
-    float32     for comparisons
+    int8      8.1 bits per weight; perplexity of the 8M demonstration model +0.0 %
+    int6      6.3 bits per weight; +0.1 %
+    int4      4.1 bits per weight, the fastest to generate with; +0.8 %
+    bfloat16  as most checkpoints are stored
+    float32   for comparisons
 
     --calibrate runs text through the model, block by block, and lets what is still to be rounded make up for what was (GPTQ).
     It takes away about a third of what int4 loses, and some minutes. Stopped or killed, the same command goes on where it was;

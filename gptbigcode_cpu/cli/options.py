@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-DTYPES = ("int8", "int4", "int4-small", "bfloat16", "float32")
+DTYPES = ("int8", "int6", "int4", "bfloat16", "float32")
 KV_DTYPES = ("int8", "bfloat16", "float16", "float32")
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -45,7 +45,7 @@ kv_dtype_option = click.option(
     type=click.Choice(["auto", *KV_DTYPES]),
     default="auto",
     show_default=True,
-    help="Storage type of the KV cache; auto = int8 for int8 and int4 models, else that of the weights.",
+    help="Storage type of the KV cache; auto = int8 for integer weights, else that of the weights.",
 )
 
 
