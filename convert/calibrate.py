@@ -54,7 +54,7 @@ class Calibration:
         self.hidden = self._embedded(windows) if hidden is None else hidden
         self.layer = 0
         self._stage = ""
-        self._x = self.hidden
+        self.inputs = self.hidden
         self._packed: dict[str, tuple[NDArray[Any], StoredTensor]] = {}
         self._feedback: NDArray[np.float32] | None = None
 
@@ -72,7 +72,7 @@ class Calibration:
         if stored.dtype not in CALIBRATED:
             return None
         if self._feedback is None:
-            self._feedback = error_feedback(self._x)
+            self._feedback = error_feedback(self.inputs)
         return self._feedback
 
     def packed(self, stored: StoredTensor, tiles: NDArray[Any]) -> None:
@@ -85,14 +85,14 @@ class Calibration:
         if part == "attn.c_attn":
             if self._stage:
                 self.hidden += self._linear(self._stage)
-            self._x = self._layer_norm(f"{block}.ln_1")
+            self.inputs = self._layer_norm(f"{block}.ln_1")
         elif part == "attn.c_proj":
-            self._x = self._attention(self._stage)
+            self.inputs = self._attention(self._stage)
         elif part == "mlp.c_fc":
             self.hidden += self._linear(self._stage)
-            self._x = self._layer_norm(f"{block}.ln_2")
+            self.inputs = self._layer_norm(f"{block}.ln_2")
         else:
-            self._x = _core.activate(self._config.activation_function, self._linear(self._stage))
+            self.inputs = _core.activate(self._config.activation_function, self._linear(self._stage))
         self._packed.clear()
         self._stage, self.layer = stage, int(block.rsplit(".", 1)[1])
 
@@ -107,7 +107,7 @@ class Calibration:
         assert stored.dtype is not None and stored.rows is not None
         begin, end = stored.rows
         return _core.linear(
-            tiles, stored.dtype, end - begin, self._x, self._vector(f"{stage}.bias")[begin:end], "", self._num_threads
+            tiles, stored.dtype, end - begin, self.inputs, self._vector(f"{stage}.bias")[begin:end], "", self._num_threads
         )
 
     def _layer_norm(self, name: str) -> NDArray[np.float32]:
