@@ -169,7 +169,7 @@ void unpack_row(const std::byte* packed, DType dtype, int64_t row, int64_t k, fl
       for (size_t i = 0; i < columns; ++i) {
         const std::byte* block = tile + i / kBlock * kInt4BlockBytes;
         const auto byte = std::to_integer<int8_t>(block[kTileRows * kBlock / 2 + r]);
-        const int entry = kInt4Codebook[nibble_of(block, static_cast<int>(r), static_cast<int>(i % kBlock))];
+        const int8_t entry = kInt4Codebook[nibble_of(block, static_cast<int>(r), static_cast<int>(i % kBlock))];
         const int level = entry + (byte & 3) + kInt4MinOffset;
         out[i] = row_scale * static_cast<float>((byte >> 2) * level);
       }

@@ -125,6 +125,8 @@ struct Expanded {
   alignas(64) int32_t multipliers[kBlock / kInt6Group][kTileRows];
 };
 
+inline const std::byte* codes_of(const Expanded* first) { return reinterpret_cast<const std::byte*>(first); }
+
 struct Int4 {
   static constexpr size_t kBlockBytes = kInt4BlockBytes;
 
@@ -175,7 +177,7 @@ struct Int4 {
   template <int kRows, int kTiles>
   static void dot_expanded(const Expanded* blocks, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
     start_at<kRows, kTiles>(kInt4Zero, activations, sum);
-    add_bytes<kRows, kTiles>(blocks[0].codes, sizeof(Expanded), kBlock / 4, activations, 0, sum);
+    add_bytes<kRows, kTiles>(codes_of(blocks), sizeof(Expanded), kBlock / 4, activations, 0, sum);
     for (int t = 0; t < kTiles; ++t) {
       const __m512i multipliers = _mm512_load_si512(blocks[t].multipliers[0]);
       for (int r = 0; r < kRows; ++r) sum[r][t] = _mm512_mullo_epi32(sum[r][t], multipliers);
@@ -254,7 +256,7 @@ struct Int6 {
   template <int kRows, int kTiles>
   static void dot_expanded(const Expanded* blocks, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
     const auto add = [&](int g, i32x16(*dot)[kTiles]) {
-      add_bytes<kRows, kTiles>(blocks[0].codes + g * 256, sizeof(Expanded), kInt6Group / 4, activations, g * kGroup, dot);
+      add_bytes<kRows, kTiles>(codes_of(blocks) + g * 256, sizeof(Expanded), kInt6Group / 4, activations, g * kGroup, dot);
     };
     const auto factors = [&](int g, int t) { return _mm512_load_si512(blocks[t].multipliers[g / 2]); };
     dot_groups<kRows, kTiles>(activations, factors, add, sum);
