@@ -138,15 +138,25 @@ def _quiet_llama() -> Any:
 
 
 def prepare_llama_cpp(variant: str, checkpoint: Path, work: Path) -> None:
-    """Quantise the GGUF file with llama.cpp's own quantiser."""
+    """Quantise the GGUF file with llama.cpp's own quantiser; ``q4_0-imatrix`` with the importance matrix in ``imatrix.npz``."""
     import ctypes
+
+    import numpy as np
 
     out = work / f"model-{variant}.gguf"
     if out.exists():
         return
     llama, _keep = _quiet_llama()
     params = llama.llama_model_quantize_default_params()
-    params.ftype = _LLAMA_FTYPES[variant]
+    ftype, _, weighted = variant.partition("-")
+    params.ftype = _LLAMA_FTYPES[ftype]
+    if weighted:
+        means = dict(np.load(work / "imatrix.npz"))
+        entries = (llama.llama_model_imatrix_data * (len(means) + 1))()  # one without a name is the end
+        for i, (name, values) in enumerate(means.items()):
+            pointer = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+            entries[i] = llama.llama_model_imatrix_data(name.encode(), pointer, values.size)
+        params.imatrix = entries
     temporary = out.with_suffix(".partial")
     if llama.llama_model_quantize(bytes(work / "model-bf16.gguf"), bytes(temporary), ctypes.byref(params)) != 0:
         raise SystemExit(f"llama.cpp could not quantise to {variant}")
@@ -158,7 +168,7 @@ class LlamaCpp(Engine):
 
     steps_of_many = True
 
-    def __init__(self, variant: str, checkpoint: Path, work: Path, workload: Workload) -> None:
+    def __init__(self, variant: str, checkpoint: Path, work: Path, workload: Workload, observer: Any = None) -> None:
         self.llama, self._keep = _quiet_llama()
         llama, rows = self.llama, max(workload.rows, default=1)
         model = llama.llama_model_load_from_file(bytes(work / f"model-{variant}.gguf"), llama.llama_model_default_params())
@@ -168,6 +178,8 @@ class LlamaCpp(Engine):
         params.n_seq_max = rows
         params.kv_unified = True  # one pool of cells: sequences of any length, as long as all fit
         params.n_threads = params.n_threads_batch = workload.threads
+        if observer:  # of the tensors that a forward pass computes
+            params.cb_eval = observer
         self.context = llama.llama_init_from_model(model, params)
         if not self.context:
             raise SystemExit("llama.cpp could not load the model")

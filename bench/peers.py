@@ -55,15 +55,21 @@ class EngineError(Exception):
     """A worker process failed; the text is its last line."""
 
 
-def _last_line(text: str, otherwise: str) -> str:
+def last_line(text: str, otherwise: str) -> str:
+    """The last line of what a process said."""
     return (text.strip().splitlines() or [otherwise])[-1]
 
 
-def _run(command: list[str], threads: int) -> str:
+def run(command: list[str], threads: int) -> str:
+    """What a process prints. Its libraries are told how many threads to use.
+
+    Raises:
+        EngineError: It failed.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if process.returncode:
-        raise EngineError(_last_line(process.stderr, f"exit status {process.returncode}"))
+        raise EngineError(last_line(process.stderr, f"exit status {process.returncode}"))
     return process.stdout
 
 
@@ -86,9 +92,9 @@ def prepare(engines: Sequence[str], arguments: argparse.Namespace) -> dict[str, 
         try:
             for package, step in steps:
                 python = arguments.pythons.get(package, sys.executable)
-                _run([python, "-c", f"import {_MODULES[package]}"], arguments.threads)
+                run([python, "-c", f"import {_MODULES[package]}"], arguments.threads)
                 print(f"preparing {step}", file=sys.stderr)
-                _run(_worker("prepare", step, arguments), arguments.threads)
+                run(_worker("prepare", step, arguments), arguments.threads)
             first_token_from_exec(engine, arguments)
         except EngineError as error:
             skipped[engine] = str(error)
@@ -105,7 +111,7 @@ def first_token_from_exec(engine: str, arguments: argparse.Namespace) -> float:
         seconds = time.perf_counter() - start
         _, complaint = process.communicate()
     if process.returncode or not line.strip().isdecimal():
-        raise EngineError(_last_line(complaint, f"exit status {process.returncode}"))
+        raise EngineError(last_line(complaint, f"exit status {process.returncode}"))
     return seconds
 
 
@@ -116,7 +122,7 @@ def measure(engine: str, arguments: argparse.Namespace) -> Measurement:
         command += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
     for option in ("depths", "rows"):
         command += [f"--{option}", ",".join(map(str, getattr(arguments, option)))]
-    found: Measurement = json.loads(_last_line(_run(command, arguments.threads), "{}"))
+    found: Measurement = json.loads(last_line(run(command, arguments.threads), "{}"))
     return {"first_token_from_exec_s": first_token_from_exec(engine, arguments), **found}
 
 

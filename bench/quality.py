@@ -1,222 +1,204 @@
-"""What each quantisation of this package and of llama.cpp loses, on the same text, beside its size.
+"""What each quantisation of this package and of llama.cpp loses on the same text, beside its size and speed.
 
 Windows of `--context` tokens, second halves scored: Kullback-Leibler divergence, in nats, of the next-token distributions from
 those of the float32 weights (this package's, which equal transformers' within 2e-4). llama.cpp runs its own quantisations with
-its own kernels and its default cache (float16). Sizes are those of the weight files.
+its own kernels and its default cache (float16). Sizes are those of the weight files. With `--calibration` llama.cpp quantises
+with an importance matrix, too, from the text of these files.
+
+Seconds to convert, and tokens per second where a short text is continued, are those of `--speed-checkpoint`, whose weights may
+be random. The formats take turns for `--rounds` rounds; speeds are medians, spread in brackets. All formats of both checkpoints
+lie in a temporary directory for a while; TMPDIR names another place for it.
 
     python bench/quality.py ../shared/checkpoints/python-8m ../shared/eval/python_stdlib_held_out.jsonl
-    python bench/quality.py CHECKPOINT TEXT.. --python llama-cpp=/path/to/venv/bin/python --plot quality.png
+    python bench/quality.py CHECKPOINT TEXT.. --python llama-cpp=/path/to/venv/bin/python --calibration OTHER_TEXT.. \\
+        --speed-checkpoint /tmp/starcoderbase-1b --plot quality.png
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import subprocess
+import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from engines import LlamaCpp, Workload, prepare_gguf, prepare_llama_cpp
+from divergence import Logits, compared, our_logits, text_windows
+from engines import prepare_gguf
 from numpy.typing import NDArray
+from peers import EngineError, last_line, run
+from quality_report import Row, as_markdown, draw
+
+from gptbigcode_cpu.convert import convert
 
 OURS = ("int8", "int6", "int4", "bfloat16")
 LLAMA = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_k_s", "iq4_nl", "iq4_xs", "q4_1", "q4_0")
-Logits = NDArray[np.float32]
+IMATRIX = ("q5_k_m", "q4_k_m", "q4_k_s", "iq4_nl", "iq4_xs", "q4_1", "q4_0")
+_HERE = Path(__file__).resolve().parent
+_PROMPT, _NEW = 16, 48  # tokens, where speed is measured
 
 
-@dataclass(frozen=True)
-class Row:
-    """One quantisation measured."""
-
-    name: str
-    file_bytes: int
-    bits_per_weight: float
-    kl_mean: float
-    kl_median: float
-    kl_p99: float
-    top1_agreement: float
-    perplexity_change: float
+def formats(llama: bool, calibrated: bool) -> list[str]:
+    """What is measured, in the table's order, by the names that worker.py knows."""
+    engines = [f"gptbigcode-cpu:{dtype}" for dtype in OURS]
+    for variant in LLAMA if llama else ():
+        engines.append(f"llama-cpp:{variant}")
+        if calibrated and variant in IMATRIX:
+            engines.append(f"llama-cpp:{variant}-imatrix")
+    return engines
 
 
-def log_softmax(logits: Logits) -> NDArray[np.float64]:
-    """Log-probabilities, float64 ``[tokens, vocab]``."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result
+def label(engine: str) -> str:
+    """What the table calls an engine and its variant."""
+    name, _, variant = engine.partition(":")
+    if name == "gptbigcode-cpu":
+        return f"{name} {variant}"
+    kind, *importance = variant.split("-")
+    return " ".join(["llama.cpp", kind.upper(), *importance])
 
 
-def text_windows(checkpoint: Path, texts: Sequence[Path], context: int, count: int) -> NDArray[np.int32]:
-    """Windows of the texts, each text after an end-of-text token, evenly spread."""
-    from gptbigcode_cpu import AutoTokenizer
-    from gptbigcode_cpu.corpus import read_texts
-
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    tokens = [token for text in read_texts(texts) for token in (tokenizer.eos_token_id, *tokenizer(text)["input_ids"])]
-    windows = np.array(tokens[: len(tokens) // context * context], np.int32).reshape(-1, context)
-    return windows[:: max(1, len(windows) // count)][:count] if count else windows
+def weights_file(engine: str, work: Path) -> Path:
+    """Where the weights of a format are."""
+    name, _, variant = engine.partition(":")
+    ours, theirs = work / f"gptbigcode-cpu-{variant}" / "model.safetensors", work / f"model-{variant}.gguf"
+    return ours if name == "gptbigcode-cpu" else theirs
 
 
-def our_logits(path: Path, windows: NDArray[np.int32]) -> Iterator[Logits]:
-    """Logits that predict the second half of each window."""
-    from gptbigcode_cpu import _core
-    from gptbigcode_cpu.weights import load_core, open_packed
+class Bench:
+    """One checkpoint in every format, in a directory."""
 
-    core = load_core(open_packed(path))
-    for window in windows:
-        yield core.forward([_core.KVCache(core)], [window[:-1]], [len(window) // 2])
+    def __init__(self, checkpoint: Path, work: Path, arguments: argparse.Namespace) -> None:
+        self.checkpoint, self.work, self.threads = checkpoint, work, arguments.threads
+        self.pythons = {"gptbigcode-cpu": sys.executable, "llama-cpp": arguments.python}
+        self.vocab_size: int = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
 
+    def llama(self, *command: str) -> str:
+        """The last line that ``llama_quality.py`` prints."""
+        action, *rest = command
+        script = str(_HERE / "llama_quality.py")
+        return last_line(run([self.pythons["llama-cpp"], script, action, str(self.work), *rest], self.threads), "")
 
-def llama_worker(variant: str, work: Path) -> None:
-    """The same by llama.cpp: windows from ``windows.npy``, logits to ``logits.npy``."""
-    windows = np.load(work / "windows.npy")
-    context, half = windows.shape[1], windows.shape[1] // 2
-    prepare_llama_cpp(variant, work, work)
-    engine = LlamaCpp(variant, work, work, Workload(2, context, 1, (0,), ()))
-    vocab = engine.llama.llama_vocab_n_tokens(engine.llama.llama_model_get_vocab(engine.llama.llama_get_model(engine.context)))
-    out = np.lib.format.open_memmap(work / "logits.npy", "w+", np.float32, (len(windows), half, vocab))
-    for i, window in enumerate(windows):
-        wanted = range(context - 1 - half, context - 1)
-        engine.decode([(int(token), position, 0, position in wanted) for position, token in enumerate(window[:-1])])
-        for j, position in enumerate(wanted):
-            out[i, j] = np.ctypeslib.as_array(engine.llama.llama_get_logits_ith(engine.context, position), (vocab,))
-        engine.keep(0)
+    def convert(self, engines: Sequence[str], calibration: NDArray[np.int32]) -> dict[str, float]:
+        """Make every format, importance matrices from `calibration`; seconds that each took."""
+        self.work.mkdir()
+        seconds = {}
+        for engine in engines:
+            name, _, variant = engine.partition(":")
+            print(f"converting {self.checkpoint.name} to {label(engine)}", file=sys.stderr)
+            if name == "gptbigcode-cpu":
+                start = time.perf_counter()
+                convert(self.checkpoint, self.work / f"gptbigcode-cpu-{variant}", dtype=variant)
+                seconds[engine] = time.perf_counter() - start
+                continue
+            prepare_gguf("", self.checkpoint, self.work)
+            if variant.endswith("-imatrix") and not (self.work / "imatrix.npz").exists():
+                np.save(self.work / "calibration.npy", calibration)
+                self.llama("imatrix")
+            seconds[engine] = float(self.llama("quantise", variant))
+        return seconds
 
+    def logits(self, engine: str, windows: NDArray[np.int32]) -> Iterator[Logits]:
+        """Logits of a format that predict the second half of each window."""
+        name, _, variant = engine.partition(":")
+        if name == "gptbigcode-cpu":
+            yield from our_logits(self.work / f"gptbigcode-cpu-{variant}", windows)
+            return
+        np.save(self.work / "windows.npy", windows)
+        self.llama("logits", variant)
+        yield from np.load(self.work / "logits.npy", mmap_mode="r")
+        (self.work / "logits.npy").unlink()
 
-def llama_logits(python: str, variant: str, work: Path) -> Iterator[Logits]:
-    """Logits from a process of the interpreter that has llama-cpp-python."""
-    subprocess.run([python, __file__, "--worker", variant, str(work)], check=True, stdout=subprocess.DEVNULL)
-    yield from np.load(work / "logits.npy", mmap_mode="r")
-    (work / "logits.npy").unlink()
-
-
-def compared(
-    name: str, file: Path, n_parameters: int, windows: NDArray[np.int32], reference: Iterable[Logits], actual: Iterator[Logits]
-) -> Row:
-    """A row from two sets of logits."""
-    divergences, agreements, losses = [], [], []
-    for window, theirs, ours in zip(windows, reference, actual, strict=True):
-        expected, found = log_softmax(theirs), log_softmax(ours)
-        targets = (np.arange(len(found)), window[-len(found) :])
-        divergences.append((np.exp(expected) * (expected - found)).sum(axis=1))
-        agreements.append(expected.argmax(axis=1) == found.argmax(axis=1))
-        losses.append(expected[targets] - found[targets])
-    kl = np.concatenate(divergences)
-    size = file.stat().st_size
-    return Row(
-        name,
-        size,
-        8 * size / n_parameters,
-        float(kl.mean()),
-        float(np.median(kl)),
-        float(np.quantile(kl, 0.99)),
-        float(np.concatenate(agreements).mean()),
-        math.expm1(float(np.concatenate(losses).mean())),
-    )
-
-
-def draw(rows: Sequence[Row], file: Path) -> None:
-    """KL divergence against bits per weight of the whole file."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for ours, colour in ((True, "tab:blue"), (False, "tab:orange")):
-        shown = [row for row in rows if row.name.startswith("llama.cpp") != ours and row.bits_per_weight < 12]
-        axes.scatter(
-            [row.bits_per_weight for row in shown],
-            [row.kl_mean for row in shown],
-            color=colour,
-            label="gptbigcode-cpu" if ours else "llama.cpp",
-            zorder=3,
-        )
-        for row in shown:
-            axes.annotate(
-                row.name.rpartition(" ")[2], (row.bits_per_weight, row.kl_mean), xytext=(5, 5), textcoords="offset points"
-            )
-    axes.set(yscale="log", xlabel="bits per weight of the whole file", ylabel="KL divergence from float32, nats")
-    axes.grid(which="both", alpha=0.3)
-    axes.legend()
-    figure.savefig(file, dpi=120)
+    def decode_tokens_per_s(self, engines: Sequence[str], rounds: int) -> dict[str, list[float]]:
+        """Speeds where a short text is continued, one for each round; the formats take turns."""
+        speeds: dict[str, list[float]] = {engine: [] for engine in engines}
+        options = ["--threads", str(self.threads), "--prompt-tokens", str(_PROMPT), "--new-tokens", str(_NEW)]
+        for number in range(rounds):
+            print(f"round {number + 1} of {rounds}", file=sys.stderr)
+            for engine in engines:
+                python = self.pythons[engine.partition(":")[0]]
+                command = [python, str(_HERE / "worker.py"), "measure", engine, str(self.checkpoint), str(self.work), *options]
+                found = json.loads(last_line(run(command, self.threads), "{}"))
+                speeds[engine].append(found["decode_tokens_per_s"]["0"])
+        return speeds
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
-    """The table of docs/quantization.md."""
-    head = "| | bits per weight of the file | KL mean | median | 99 % | same top token | perplexity |\n" + "|---" * 7 + "|"
-    lines = [
-        f"| {row.name} | {row.bits_per_weight:.2f} | {row.kl_mean:.5f} | {row.kl_median:.5f} | {row.kl_p99:.4f}"
-        f" | {100 * row.top1_agreement:.2f} % | {100 * row.perplexity_change:+.2f} % |"
-        for row in rows
-    ]
-    return "\n".join([head, *lines])
-
-
-def main() -> None:
-    """Measure and print the table."""
-    if sys.argv[1:2] == ["--worker"]:
-        llama_worker(sys.argv[2], Path(sys.argv[3]))
-        return
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, help="GPTBigCode checkpoint, bfloat16, one safetensors file")
     parser.add_argument("text", type=Path, nargs="+", help=".jsonl with a text field, or plain text")
-    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--context", type=int, default=512, help="tokens of a window [512]")
     parser.add_argument("--windows", type=int, default=0, help="at most so many, evenly spread; 0 = all")
-    parser.add_argument("--python", default=f"llama-cpp={sys.executable}", help="llama-cpp=PATH of the interpreter that has it")
+    parser.add_argument("--calibration", type=Path, nargs="+", default=[], help="text for importance matrices, other than TEXT")
+    parser.add_argument("--speed-checkpoint", type=Path, metavar="DIR", help="to time conversion and decoding on [CHECKPOINT]")
+    parser.add_argument("--rounds", type=int, default=5, help="of measuring speed [5]")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--python", default=sys.executable, metavar="llama-cpp=PATH", help="interpreter with llama-cpp-python")
     parser.add_argument("--no-llama", action="store_true", help="this package alone")
     parser.add_argument("--plot", type=Path, help=".png, .svg or .pdf")
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
     arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error("--rounds must be 1 or more")
+    if arguments.calibration and arguments.no_llama:
+        parser.error("--calibration is for llama.cpp's importance matrix, which --no-llama leaves out")
+    arguments.python = arguments.python.removeprefix("llama-cpp=")
+    return arguments
 
-    from gptbigcode_cpu.convert import convert
 
+def measure(arguments: argparse.Namespace) -> list[Row]:
+    """Convert, compare, time."""
+    engines = formats(not arguments.no_llama, bool(arguments.calibration))
     windows = text_windows(arguments.checkpoint, arguments.text, arguments.context, arguments.windows)
-    rows: list[Row] = []
+    calibration = text_windows(arguments.checkpoint, arguments.calibration, arguments.context, 0)
     with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        np.save(work / "windows.npy", windows)
-        report = convert(arguments.checkpoint, work / "float32", dtype="float32")
-        reference = np.lib.format.open_memmap(
-            work / "reference.npy",
-            "w+",
-            np.float32,
-            (len(windows), arguments.context // 2, json.loads((work / "float32" / "config.json").read_text())["vocab_size"]),
-        )
-        for i, logits in enumerate(our_logits(work / "float32", windows)):
+        bench = Bench(arguments.checkpoint, Path(name) / "quality", arguments)
+        seconds = bench.convert(engines, calibration)
+        report = convert(bench.checkpoint, bench.work / "gptbigcode-cpu-float32", dtype="float32")
+        shape = (len(windows), arguments.context // 2, bench.vocab_size)
+        reference = np.lib.format.open_memmap(bench.work / "reference.npy", "w+", np.float32, shape)
+        for i, logits in enumerate(bench.logits("gptbigcode-cpu:float32", windows)):
             reference[i] = logits
+        found = {}
+        for engine in engines:
+            found[engine] = compared(windows, reference, bench.logits(engine, windows))
+            print(f"{label(engine):26} KL {found[engine].kl_mean:.5f}", file=sys.stderr)
+        sizes = {engine: weights_file(engine, bench.work).stat().st_size for engine in engines}
+        if arguments.speed_checkpoint:
+            bench = Bench(arguments.speed_checkpoint, Path(name) / "speed", arguments)
+            # How fast a quantisation is does not depend on what the importance matrix weighs most.
+            seconds = bench.convert(engines, np.arange(512, dtype=np.int32)[None] % bench.vocab_size)
+        speeds = bench.decode_tokens_per_s(engines, arguments.rounds)
+    print(f"{windows.size // 2} tokens, second halves of windows of {arguments.context}; speeds of {bench.checkpoint.name}")
+    print(f"with {arguments.threads} threads\n")
+    return [
+        Row(
+            **asdict(found[engine]),
+            name=label(engine),
+            file_bytes=sizes[engine],
+            bits_per_weight=8 * sizes[engine] / report.n_parameters,
+            convert_s=seconds[engine],
+            decode_tokens_per_s=tuple(speeds[engine]),
+        )
+        for engine in engines
+    ]
 
-        def measure(label: str, file: Path, actual: Iterator[Logits]) -> None:
-            row = compared(label, file, report.n_parameters, windows, reference, actual)
-            print(f"{row.name:26} {row.bits_per_weight:6.2f} bits  KL {row.kl_mean:.5f}", file=sys.stderr, flush=True)
-            rows.append(row)
 
-        for dtype in OURS:
-            convert(arguments.checkpoint, work / dtype, dtype=dtype)
-            measure(f"gptbigcode-cpu {dtype}", work / dtype / "model.safetensors", our_logits(work / dtype, windows))
-        if not arguments.no_llama:
-            prepare_gguf("", arguments.checkpoint, work)
-            python = arguments.python.removeprefix("llama-cpp=")
-            for variant in LLAMA:
-                logits_of: Any = llama_logits(python, variant, work)
-                first = next(logits_of)  # makes the file whose size is asked for
-                measure(f"llama.cpp {variant.upper()}", work / f"model-{variant}.gguf", _chained(first, logits_of))
-    print(f"{windows.size // 2} tokens, second halves of windows of {arguments.context}\n")
+def main() -> None:
+    """Measure and print the table."""
+    arguments = _arguments()
+    try:
+        rows = measure(arguments)
+    except EngineError as error:
+        sys.exit(f"error: {error}")
     print(as_markdown(rows))
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if arguments.plot:
         draw(rows, arguments.plot)
-
-
-def _chained(first: Logits, rest: Iterator[Logits]) -> Iterator[Logits]:
-    yield first
-    yield from rest
 
 
 if __name__ == "__main__":
