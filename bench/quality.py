@@ -3,7 +3,7 @@
 Windows of `--context` tokens, second halves scored: Kullback-Leibler divergence, in nats, of the next-token distributions from
 those of the float32 weights (this package's, which equal transformers' within 2e-4). llama.cpp runs its own quantisations with
 its own kernels and its default cache (float16). Sizes are those of the weight files. With `--calibration` llama.cpp quantises
-with an importance matrix, too, from the text of these files.
+with an importance matrix, too, from the text of these files; "int4 calibrated" uses the same text, or else this package's own.
 
 Seconds to convert, and tokens per second where a short text is continued, are those of `--speed-checkpoint`, whose weights may
 be random. The formats take turns for `--rounds` rounds; speeds are medians, spread in brackets. All formats of both checkpoints
@@ -35,7 +35,7 @@ from quality_report import Row, as_markdown, draw
 
 from gptbigcode_cpu.convert import convert
 
-OURS = ("int8", "int6", "int4", "bfloat16")
+OURS = ("int8", "int6", "int4", "int4-calibrated", "bfloat16")
 LLAMA = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_k_s", "iq4_nl", "iq4_xs", "q4_1", "q4_0")
 IMATRIX = ("q5_k_m", "q4_k_m", "q4_k_s", "iq4_nl", "iq4_xs", "q4_1", "q4_0")
 _HERE = Path(__file__).resolve().parent
@@ -56,7 +56,7 @@ def label(engine: str) -> str:
     """What the table calls an engine and its variant."""
     name, _, variant = engine.partition(":")
     if name == "gptbigcode-cpu":
-        return f"{name} {variant}"
+        return f"{name} {variant.replace('-', ' ')}"
     kind, *importance = variant.split("-")
     return " ".join(["llama.cpp", kind.upper(), *importance])
 
@@ -73,6 +73,7 @@ class Bench:
 
     def __init__(self, checkpoint: Path, work: Path, arguments: argparse.Namespace) -> None:
         self.checkpoint, self.work, self.threads = checkpoint, work, arguments.threads
+        self.sample = arguments.calibration or "builtin"
         self.pythons = {"gptbigcode-cpu": sys.executable, "llama-cpp": arguments.python}
         self.vocab_size: int = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
 
@@ -83,7 +84,7 @@ class Bench:
         return last_line(run([self.pythons["llama-cpp"], script, action, str(self.work), *rest], self.threads), "")
 
     def convert(self, engines: Sequence[str], calibration: NDArray[np.int32]) -> dict[str, float]:
-        """Make every format, importance matrices from `calibration`; seconds that each took."""
+        """Make every format, importance matrices from the windows `calibration`; seconds that each took."""
         self.work.mkdir()
         seconds = {}
         for engine in engines:
@@ -91,7 +92,9 @@ class Bench:
             print(f"converting {self.checkpoint.name} to {label(engine)}", file=sys.stderr)
             if name == "gptbigcode-cpu":
                 start = time.perf_counter()
-                convert(self.checkpoint, self.work / f"gptbigcode-cpu-{variant}", dtype=variant)
+                dtype, _, calibrated = variant.partition("-")
+                out = self.work / f"gptbigcode-cpu-{variant}"
+                convert(self.checkpoint, out, dtype=dtype, calibrate=self.sample if calibrated else None)
                 seconds[engine] = time.perf_counter() - start
                 continue
             prepare_gguf("", self.checkpoint, self.work)
@@ -132,7 +135,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("text", type=Path, nargs="+", help=".jsonl with a text field, or plain text")
     parser.add_argument("--context", type=int, default=512, help="tokens of a window [512]")
     parser.add_argument("--windows", type=int, default=0, help="at most so many, evenly spread; 0 = all")
-    parser.add_argument("--calibration", type=Path, nargs="+", default=[], help="text for importance matrices, other than TEXT")
+    parser.add_argument("--calibration", type=Path, nargs="+", default=[], help="sample text, other than TEXT")
     parser.add_argument("--speed-checkpoint", type=Path, metavar="DIR", help="to time conversion and decoding on [CHECKPOINT]")
     parser.add_argument("--rounds", type=int, default=5, help="of measuring speed [5]")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -143,8 +146,6 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error("--rounds must be 1 or more")
-    if arguments.calibration and arguments.no_llama:
-        parser.error("--calibration is for llama.cpp's importance matrix, which --no-llama leaves out")
     arguments.python = arguments.python.removeprefix("llama-cpp=")
     return arguments
 

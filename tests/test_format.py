@@ -134,7 +134,7 @@ def test_a_reader_made_from_the_document(
     convert(make_checkpoint(tmp_path / "source", **fields), out, dtype=dtype)
     recorded = json.loads((out / "config.json").read_text())["quantization_config"]
     overrides = recorded.pop("overrides")
-    assert recorded == {"quant_method": "gptbigcode-cpu", "format_version": 4, "dtype": dtype}
+    assert recorded == {"quant_method": "gptbigcode-cpu", "format_version": 4, "dtype": dtype, "calibrated": False}
     in_int6 = {f"transformer.{name}.weight" for name in ("wte", "wpe", "h.0.attn.c_proj")} | {"lm_head.weight"}
     if multi_query:
         in_int6.add("transformer.h.0.attn.c_attn.key_value.weight")

@@ -17,7 +17,7 @@ import pytest
 from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
-DTYPES = ["int8", "int4", "int4-small", "bfloat16"]
+OURS = ["int8", "int6", "int4", "int4-calibrated", "bfloat16"]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_logits_predict_the_second_half(
 
 def test_table_names_and_rounds(bench: Callable[[str], ModuleType]) -> None:
     found = bench("quality")
-    assert found.formats(False, False) == [f"gptbigcode-cpu:{dtype}" for dtype in DTYPES]
+    assert found.formats(False, False) == [f"gptbigcode-cpu:{name}" for name in OURS]
     plain, both = found.formats(True, False), found.formats(True, True)
     assert not any("imatrix" in engine for engine in plain)
     assert [engine for engine in both if "imatrix" not in engine] == plain
@@ -140,13 +140,16 @@ def test_run_without_llama(
     assert shown.returncode == 0, shown.stderr
     assert "256 tokens, second halves of windows of 128; speeds of other" in shown.stdout
     rows = json.loads((tmp_path / "rows.json").read_text())
-    assert [row["name"] for row in rows] == [f"gptbigcode-cpu {dtype}" for dtype in DTYPES]
-    assert [line.split(" | ")[0] for line in shown.stdout.splitlines()[-4:]] == [f"| {row['name']}" for row in rows]
-    int8, int4, small, bfloat16 = rows
-    assert 0 <= bfloat16["kl_mean"] < 1e-4 < int8["kl_mean"] < int4["kl_mean"] < small["kl_mean"] < 0.05
-    assert small["top1_agreement"] > 0.85
-    assert abs(small["perplexity_change"]) < 0.05
-    assert small["file_bytes"] < int4["file_bytes"] < int8["file_bytes"] < bfloat16["file_bytes"]
+    assert [row["name"] for row in rows] == [f"gptbigcode-cpu {name.replace('-', ' ')}" for name in OURS]
+    assert [line.split(" | ")[0] for line in shown.stdout.splitlines()[-5:]] == [f"| {row['name']}" for row in rows]
+    int8, int6, int4, calibrated, bfloat16 = rows
+    losses = [row["kl_mean"] for row in (bfloat16, int8, int6, calibrated, int4)]
+    assert losses == sorted(losses)
+    assert 0 <= losses[0] < 1e-4 < losses[1]
+    assert losses[-1] < 0.05
+    assert int4["top1_agreement"] > 0.85
+    assert abs(int4["perplexity_change"]) < 0.05
+    assert calibrated["file_bytes"] == int4["file_bytes"] < int6["file_bytes"] < int8["file_bytes"] < bfloat16["file_bytes"]
     assert bfloat16["bits_per_weight"] == pytest.approx(16, rel=0.01)
     for row in rows:
         assert len(row["decode_tokens_per_s"]) == 2
@@ -155,10 +158,7 @@ def test_run_without_llama(
 
 
 def test_refuses_what_it_would_ignore(tmp_path: Path) -> None:
-    for flags, says in (
-        (["--no-llama", "--calibration", "text"], "--no-llama leaves out"),
-        (["--rounds", "0"], "--rounds must be 1 or more"),
-    ):
+    for flags, says in ((["--rounds", "0"], "--rounds must be 1 or more"),):
         shown = quality(tmp_path, "text", *flags)
         assert shown.returncode == 2
         assert says in shown.stderr
