@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +37,12 @@ def _cpu() -> dict[str, Any]:
 
 def _converted_bytes(config: GPTBigCodeConfig, dtype: str) -> int:
     """Bytes of a checkpoint's tensors once it is converted."""
-    from gptbigcode_cpu.tensor_file import NUMPY_TYPES
     from gptbigcode_cpu.tensors import Scheme, decoder_tensors, head_tensors, required_heads
 
     heads = head_tensors(config)
     specs = [*decoder_tensors(config), *(heads[name] for name in required_heads(config))]
     scheme = Scheme.default(config, dtype)
-    stored = (tensor for spec in specs for tensor in scheme.stored(config, spec))
-    return sum(NUMPY_TYPES[tensor.kind].itemsize * prod(tensor.shape) for tensor in stored)
+    return sum(stored.nbytes for spec in specs for stored in scheme.stored(config, spec))
 
 
 def _model(name: str, context: int | None) -> dict[str, Any]:
