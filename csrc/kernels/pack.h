@@ -17,12 +17,12 @@ int64_t tile_bytes(DType dtype, int64_t k);  // of 16 rows x k
 
 enum class SourceType { kFloat32, kFloat16, kBFloat16 };
 struct PackTask {
-  const void* source;  // [n][k]
-  SourceType source_type;
-  int64_t n, k;
-  DType dtype;
-  const Kernels* kernels;
-  std::byte* out;
+  const void* source = nullptr;  // [n][k]
+  SourceType source_type = SourceType::kFloat32;
+  int64_t n = 0, k = 0;
+  DType dtype = DType::kFloat32;
+  const Kernels* kernels = nullptr;
+  std::byte* out = nullptr;
   ErrorFeedback feedback;  // int4 and int6; its k is that of whole blocks
 };
 // Throws std::invalid_argument naming row and column of a NaN or an infinity.
