@@ -114,7 +114,7 @@ def convert(
 
     \b
     int8      8.1 bits per weight; perplexity of the 8M demonstration model +0.0 %
-    int6      6.3 bits per weight; +0.4 %
+    int6      6.3 bits per weight; +0.5 %
     int4      4.1 bits per weight, the fastest to generate with; +1.4 %
     bfloat16  as most checkpoints are stored
     float32   for comparisons
