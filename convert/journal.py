@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.convert.write import fsync
+from gptbigcode_cpu.convert.write import fsync, remove_unlocked
 from gptbigcode_cpu.errors import InputError
 
 _STATE, _WEIGHTS = "state.json", "weights"
@@ -112,14 +112,7 @@ def opened(out: Path, fingerprint: str) -> Iterator[Journal]:
 
 def discard(out: Path) -> None:
     """Remove what is left of a journal, unless a process is at it: the model is complete."""
-    path = directory(out)
-    with suppress(OSError):
-        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-        finally:
-            os.close(lock)
+    remove_unlocked(directory(out))
 
 
 def directory(out: Path) -> Path:

@@ -147,13 +147,18 @@ def _remove_abandoned(out: Path) -> None:
     for path in out.parent.iterdir():
         if not path.name.startswith(_prefix(out)):
             continue
-        with suppress(OSError):
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(lock)
+        remove_unlocked(path)
+
+
+def remove_unlocked(directory: Path) -> None:
+    """Remove a directory, unless it is not there or a process holds its lock."""
+    with suppress(OSError):
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory, ignore_errors=True)
+        finally:
+            os.close(lock)
 
 
 def _put_in_place(temporary: Path, out: Path, overwrite: bool) -> None:
