@@ -2,7 +2,8 @@
 
 `read` hands out the tensors of a checkpoint, whatever its files; `gguf_*` and `gptq` know those that are quantised already;
 `spec` says which of them the model needs; `quantize` packs them piece by piece, with what `calibrate` found out about their
-inputs; `weights_file` puts them one after the other; `write` makes the output directory.
+inputs; `weights_file` puts them one after the other; `write` makes the output directory. From what `sensitivity` measures,
+`choose` finds the types that meet a target.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert import journal
@@ -27,9 +27,6 @@ from gptbigcode_cpu.hub import read_config, resolve
 from gptbigcode_cpu.progress import Progress
 from gptbigcode_cpu.tensors import CALIBRATED, DTYPES, Scheme
 from gptbigcode_cpu.weights import FORMAT_VERSION, check_num_threads, is_packed, kernel_name, open_packed
-
-if TYPE_CHECKING:
-    from gptbigcode_cpu.convert.choose import Sensitivity
 
 __all__ = ["Calibrate", "ConversionReport", "convert"]
 
@@ -93,7 +90,8 @@ def convert(
         keep: Storage types of their own for some tensors, see `Scheme.keeping`.
         target_size: Bytes that the weights file may have: int4, int6 or int8 is chosen for every part of the model, such that
             it loses least. What each part loses is measured, on the text that `calibrate` names.
-        target_kld: KL divergence from the weights in int8, in nats, that may be expected: the smallest file is chosen.
+        target_kld: KL divergence from the weights in int8, in nats, that may be lost on that text, before calibration: the
+            smallest file is chosen.
         calibrate: ``"builtin"`` or files with text like the model's future one: int4 codes are then chosen such that the
             outputs of the layers change least on it (docs/quantization.md).
         calibration_tokens: About how many tokens of that text are used.
@@ -137,13 +135,22 @@ def convert(
     texts = [] if calibrate is None and not aims else sample_texts("builtin" if calibrate is None else calibrate)
     notes = work.notes + notes
     if aims:
-        from gptbigcode_cpu.convert.choose import Sensitivity
+        from gptbigcode_cpu.convert.sensitivity import SAMPLE_TOKENS, Sensitivity
 
         sensitivity = Sensitivity(checkpoint, scheme, keep)
         sensitivity.check(target_size)
         if not dry_run:
-            losses = _losses(sensitivity, checkpoint, out, texts, num_threads, progress)
-            scheme, note = sensitivity.choose(losses, target_size, target_kld)
+            windows = checkpoint.windows(texts, SAMPLE_TOKENS)
+            with scratch(out) as directory:
+                checkpoint.write(directory, sensitivity.reference, num_threads, progress)
+                scheme, note = sensitivity.choose(
+                    open_packed(directory),
+                    windows,
+                    target_size=target_size,
+                    target_kld=target_kld,
+                    num_threads=num_threads,
+                    progress=progress,
+                )
             notes += (note,)
     fingerprint = ""
     if calibrate is not None:
@@ -191,23 +198,6 @@ def _check_options(dtype: str | None, target_size: int | None, target_kld: float
     for name, value in (("target_size", target_size), ("target_kld", target_kld), ("calibration_tokens", calibration_tokens)):
         if value is not None and not value > 0:
             raise InputError(f"{name} is {value}, must be positive")
-
-
-def _losses(
-    sensitivity: Sensitivity,
-    checkpoint: Checkpoint,
-    out: Path,
-    texts: Sequence[str],
-    num_threads: int,
-    progress: Progress | None,
-) -> dict[str, dict[str, float]]:
-    """What every part of the model loses in every type, measured with a model that is removed again."""
-    from gptbigcode_cpu.convert.choose import SAMPLE_TOKENS
-
-    windows = checkpoint.windows(texts, SAMPLE_TOKENS)
-    with scratch(out) as directory:
-        checkpoint.write(directory, sensitivity.reference, num_threads, progress)
-        return sensitivity.measure(open_packed(directory), windows, num_threads, progress)
 
 
 def _source_config(path: Path) -> GPTBigCodeConfig:

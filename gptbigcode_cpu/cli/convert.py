@@ -72,7 +72,7 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
     "--target-kld",
     type=click.FloatRange(min=0, min_open=True),
     metavar="NATS",
-    help="The same, so that the file is smallest and the KL divergence from int8 is expected to be at most this.",
+    help="The same, so that the file is smallest and the KL divergence from int8, measured on sample text, is at most this.",
 )
 @click.option(
     "--calibrate",
