@@ -38,7 +38,8 @@ lint: $(VENV)/.lint-tools
 	$(BIN)/mypy $(wildcard bench/*.py)
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 	@echo 'clang-tidy csrc'
-	@find csrc -name '*.cpp' -print0 | xargs -0 -n 1 -P "$$(nproc)" timeout 300 $(BIN)/clang-tidy --quiet -p $(VENV)/build
+	@$(BIN)/python -c 'import json; print(*(entry["file"] for entry in json.load(open("$(VENV)/build/compile_commands.json"))), sep="\0", end="")' \
+		| xargs -0 -n 1 -P "$$(nproc)" timeout 300 $(BIN)/clang-tidy --quiet -p $(VENV)/build
 
 bench: $(VENV)/.installed
 	@$(BIN)/gptbigcode-cpu bench $(MODEL)

@@ -141,9 +141,7 @@ class Sensitivity:
             packed[name] = np.concatenate(list(pieces))
         return packed
 
-    def _least_bytes(
-        self, losses: Mapping[str, Mapping[str, float]], target_kld: float, meter: _Meter
-    ) -> tuple[Choice, float]:
+    def _least_bytes(self, losses: Mapping[str, Mapping[str, float]], target_kld: float, meter: _Meter) -> tuple[Choice, float]:
         """The smallest choice found that loses no more than `target_kld`, and what it loses.
 
         What is predicted is out by a factor that changes little from one choice to the next, so it is corrected by it.

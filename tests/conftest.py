@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,9 @@ TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))  # for `from oracle...`; importlib mode adds nothing itself
 
 from oracle.random_models import write_checkpoint  # noqa: E402
+
+# A shell starts background jobs with this ignored, which every process started here would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is slow for reasons of its own: how long an example takes says nothing about the code.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])

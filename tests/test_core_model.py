@@ -112,23 +112,22 @@ def test_prefill_in_chunks_equals_one_go(dtype: str, chunk: int, packed: Any, co
 
 
 @pytest.fixture(scope="module")
-def deep(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Any, converted: Any) -> Callable[[str], Path]:
-    """``deep(dtype)``: a model whose context has several chunks of the KV cache."""
+def deep(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Any, converted: Any) -> Path:
+    """A model whose context has several chunks of the KV cache."""
     shape = {"n_positions": 1250, "n_embd": 48, "n_head": 6, "n_inner": 64, "n_layer": 2}
     source = make_checkpoint(tmp_path_factory.mktemp("deep"), seed=6, **shape)
-    return lambda dtype: converted(dtype, source)
+    return converted("int8", source)
 
 
 @pytest.mark.parametrize("kv_dtype", KV_DTYPES)
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_a_deep_cache_gives_the_same_bits_however_it_was_filled(
-    dtype: str, kv_dtype: str, deep: Any, core_model: Any, run_core: Any
+    kv_dtype: str, deep: Path, core_model: Any, run_core: Any
 ) -> None:
     tokens = random_tokens(7, 1200)
-    expected = run_core(core_model(deep(dtype), "scalar", 2, kv_dtype), tokens)
+    expected = run_core(core_model(deep, "scalar", 2, kv_dtype), tokens)
     for isa in [*OTHERS, "scalar"]:
         for num_threads in (1, 2, 5):
-            model = core_model(deep(dtype), isa, num_threads, kv_dtype)
+            model = core_model(deep, isa, num_threads, kv_dtype)
             assert model.kv_dtype == kv_dtype
             cache = _core.KVCache(model)
             # One call, single tokens across the edge of a chunk, few, many.
@@ -145,9 +144,9 @@ def test_a_deep_cache_gives_the_same_bits_however_it_was_filled(
 
 @pytest.mark.parametrize("kv_dtype", KV_DTYPES)
 def test_a_batch_of_deep_and_shallow_caches_equals_single_runs(
-    kv_dtype: str, deep: Any, core_model: Any, run_core: Any
+    kv_dtype: str, deep: Path, core_model: Any, run_core: Any
 ) -> None:
-    model = core_model(deep("int8"), num_threads=3, kv_dtype=kv_dtype)
+    model = core_model(deep, num_threads=3, kv_dtype=kv_dtype)
     lengths = [1100, 5, 513, 64]
     texts = [random_tokens(i, length + 12) for i, length in enumerate(lengths)]
     expected = [run_core(model, text, keep=12) for text in texts]
