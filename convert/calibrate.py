@@ -117,6 +117,7 @@ class Calibration:
     def _attention(self, stage: str) -> NDArray[np.float32]:
         config = self._config
         qkv = np.concatenate([self._linear(stage, part) for part in (".query", ".key_value")], axis=1)
+        bias = self._vector(f"{stage}.bias").reshape(-1, config.head_dim)  # which the cache keeps keys and values without
         out = np.empty((len(qkv), config.n_embd), np.float32)
         n_windows, n_tokens = self._shape
         for window in range(n_windows):
@@ -127,7 +128,7 @@ class Calibration:
                 "int8",
                 config.attention_scale,
                 n_tokens,
-                None,
+                bias,
                 "",
                 self._num_threads,
             ).reshape(n_tokens, -1)

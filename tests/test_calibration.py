@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from oracle.arrays import Floats, random_floats
 
-from gptbigcode_cpu import AutoConfig, AutoModelForCausalLM, AutoTokenizer, _core
+from gptbigcode_cpu import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, _core
 from gptbigcode_cpu.convert import calibrate, convert, journal
 from gptbigcode_cpu.convert.calibrate import error_feedback
 from gptbigcode_cpu.convert.sample_text import sample_texts, sample_windows
 from gptbigcode_cpu.errors import InputError, TokenizerError
 from gptbigcode_cpu.evaluation import evaluate
-from gptbigcode_cpu.tensors import CALIBRATED
+from gptbigcode_cpu.tensors import CALIBRATED, StoredTensor
 
 
 def correlated(n: int, k: int, seed: int = 0) -> Floats:
@@ -173,6 +173,40 @@ def test_of_other_shapes(tmp_path: Path, make_checkpoint: Callable[..., Path], f
         for name in ("plain", "calibrated")
     )
     assert calibrated.to_dict()["kl_mean"] < plain.to_dict()["kl_mean"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"multi_query": False, "n_embd": 36, "n_head": 3}], ids=str)
+def test_inputs_are_those_of_the_model(
+    tmp_path: Path, make_checkpoint: Callable[..., Path], text: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    """What runs through the layers while they are packed is bit for bit what runs through the model afterwards."""
+    windows: list[NDArray[np.int32]] = []
+    streams: list[Floats] = []
+
+    class Recording(calibrate.Calibration):
+        def __init__(self, config: Any, sources: Any, sample: NDArray[np.int32], *arguments: Any) -> None:
+            super().__init__(config, sources, sample, *arguments)
+            windows.append(sample)
+
+        def feedback(self, stored: StoredTensor) -> Floats | None:
+            found = super().feedback(stored)
+            if stored.name.endswith("attn.c_attn.query.weight"):
+                streams.append(self.hidden.copy())
+            return found
+
+    monkeypatch.setattr("gptbigcode_cpu.convert.weights_file.Calibration", Recording)
+    source = make_checkpoint(tmp_path / "source", n_layer=3, **fields)
+    embeddings = {
+        "transformer.wte.weight": "float32",
+        "transformer.wpe.weight": "float32",
+    }  # the layers see those of the source
+    convert(source, tmp_path / "out", dtype="int4", keep=embeddings, calibrate=[text], calibration_tokens=1024)
+    model = AutoModel.from_pretrained(tmp_path / "out")
+    (sample,) = windows
+    expected = [
+        np.concatenate([model(row[None], output_hidden_states=True).hidden_states[i][0] for row in sample]) for i in range(3)
+    ]
+    np.testing.assert_array_equal(np.stack(streams), np.stack(expected))
 
 
 @pytest.fixture(scope="module")
