@@ -25,6 +25,7 @@ class Pace:
     def __init__(self) -> None:
         self._right = [prior * _PRIOR_WEIGHT for prior in _PRIOR]
         self._seen = [_PRIOR_WEIGHT] * len(_PRIOR)
+        self._probability = list(_PRIOR)
         # Weighted sums for a line through (tokens, seconds): weights, tokens, their squares, seconds, products.
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
         self._fixed, self._each = 1.0, _COST_PRIOR
@@ -34,6 +35,7 @@ class Pace:
         bucket = _bucket(match)
         self._right[bucket] = self._right[bucket] * _GUESS_DECAY + right
         self._seen[bucket] = self._seen[bucket] * _GUESS_DECAY + 1
+        self._probability[bucket] = self._right[bucket] / self._seen[bucket]
 
     def measured(self, n_tokens: int, seconds: float) -> None:
         """A step of so many tokens took so long."""
@@ -61,13 +63,14 @@ class Pace:
             matches: Tokens that matched, per row.
             limits: Guesses allowed, per row.
         """
+        least = _MARGIN * self._each / (self._fixed + self._each)  # for even the first guess of a step
         chances = []  # of every guess, that it and all before it are right
         for row, (match, limit) in enumerate(zip(matches, limits, strict=True)):
             chance = 1.0
             for place in range(limit):
                 chance *= self.probability(match + place)
-                if chance < _MARGIN * self._each / (self._fixed + self._each):
-                    break  # too little even for the first guess of a step
+                if chance < least:
+                    break
                 chances.append((chance, row))
         chances.sort(reverse=True)
         counts = [0] * len(matches)
@@ -83,8 +86,7 @@ class Pace:
 
     def probability(self, match: int) -> float:
         """That the next guess is right after a match of so many tokens."""
-        bucket = _bucket(match)
-        return self._right[bucket] / self._seen[bucket]
+        return self._probability[_bucket(match)]
 
 
 def _bucket(match: int) -> int:
