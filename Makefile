@@ -34,6 +34,7 @@ test: $(VENV)/.test-tools
 
 lint: $(VENV)/.lint-tools
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy $(wildcard bench/*.py)
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)

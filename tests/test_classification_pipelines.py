@@ -35,9 +35,7 @@ class Model:
 
     def __call__(self, *, input_ids: Any, attention_mask: Any) -> Any:
         self.shapes.append(input_ids.shape)
-        return SimpleNamespace(
-            logits=self.answer(input_ids, attention_mask), last_hidden_state=cases.token_logits(input_ids)
-        )
+        return SimpleNamespace(logits=self.answer(input_ids, attention_mask), last_hidden_state=cases.token_logits(input_ids))
 
     def answer(self, ids: Any, mask: Any) -> Any:
         return cases.token_logits(ids)

@@ -128,9 +128,7 @@ def test_errors_are_one_line(
     assert shown.stdout == ""
 
 
-def test_hidden_lines_need_a_model_that_was_trained_for_them(
-    make_checkpoint: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_hidden_lines_need_a_model_that_was_trained_for_them(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint")
     text = (checkpoint / "tokenizer.json").read_text(encoding="utf-8")
     (checkpoint / "tokenizer.json").write_text(text.replace("<fim_middle>", "<other>"), encoding="utf-8")

@@ -145,9 +145,7 @@ class TestTrimming:
 
     @settings(max_examples=40)
     @given(prefix=st.integers(0, 5000), suffix=st.integers(0, 5000), context=st.integers(0, 5000), room=st.integers(3, 700))
-    def test_prompts_fit(
-        self, tokenizer: GPTBigCodeTokenizer, prefix: int, suffix: int, context: int, room: int
-    ) -> None:
+    def test_prompts_fit(self, tokenizer: GPTBigCodeTokenizer, prefix: int, suffix: int, context: int, room: int) -> None:
         before, after = self.LINES[:prefix], self.LINES[5:][:suffix]
         files = [("a.py", self.LINES[:context]), ("b.py", self.LINES[: context // 2])]
         prompt = build_prompt(tokenizer, before, after, mode="spm", extra_files=files, max_tokens=room)

@@ -100,9 +100,7 @@ HIDDEN = "total = a + b"
         (HIDDEN + " " * 400 + "...", False),  # no end
     ],
 )
-def test_which_answers_count(
-    answer: str, matches: bool, tokenizer: AutoTokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_which_answers_count(answer: str, matches: bool, tokenizer: AutoTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     scribe = Scribe(tokenizer, {"def add": answer})
     monkeypatch.setattr(match, "token_steps", scribe.token_steps)
     gap = Gap("def add(a, b):\n    ", HIDDEN, "\n    return total\n")

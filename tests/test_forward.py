@@ -306,9 +306,7 @@ class TestTorch:
             for name in output:
                 if name == "past_key_values":
                     continue
-                values, expected = (
-                    value if isinstance(value, tuple) else (value,) for value in (output[name], plain[name])
-                )
+                values, expected = (value if isinstance(value, tuple) else (value,) for value in (output[name], plain[name]))
                 for value, wanted in zip(values, expected, strict=True):
                     assert value.dtype == torch.float32
                     assert np.array_equal(value.numpy(), wanted), name

@@ -71,9 +71,7 @@ def ours(model: Any, windows: Any) -> list[Any]:
 
 def test_perplexity_is_that_of_transformers(result: Evaluation, theirs: Any) -> None:
     windows, logits, _ = theirs
-    losses = [
-        torch.nn.functional.cross_entropy(each, window[-STRIDE:]) for each, window in zip(logits, windows, strict=True)
-    ]
+    losses = [torch.nn.functional.cross_entropy(each, window[-STRIDE:]) for each, window in zip(logits, windows, strict=True)]
     loss = torch.stack(losses)
     figures = result.to_dict()
     assert figures["tokens"] == len(windows) * STRIDE

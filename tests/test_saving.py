@@ -440,9 +440,7 @@ def upload(hub: UploadHub, model: Path, call: str, token: str = "letmein") -> st
 
 
 class TestUploading:
-    def test_the_repository_holds_the_model(
-        self, upload_hub: UploadHub, model: GPTBigCodeForCausalLM, tmp_path: Path
-    ) -> None:
+    def test_the_repository_holds_the_model(self, upload_hub: UploadHub, model: GPTBigCodeForCausalLM, tmp_path: Path) -> None:
         address = upload(upload_hub, model._packed.path, "model.push_to_hub('owner/new', private=True)")
         assert address == f"{upload_hub.endpoint}/owner/new/commit/{1:040x}"
         assert upload_hub.commits[0]["summary"] == "Upload model"
@@ -474,5 +472,3 @@ class TestUploading:
         assert not upload_hub.files
         answer = upload(upload_hub, model._packed.path, "model.push_to_hub('no/such/name')")
         assert answer.startswith("InputError: 'no/such/name' could not be uploaded: ")
-
-

@@ -85,9 +85,7 @@ def plan_fill(
             f"in {n_positions} positions; ask for fewer"
         )
     mode = preferred_mode(model.config) if mode == "auto" else mode
-    prompt = build_prompt(
-        tokenizer, prefix, suffix, mode=mode, extra_files=extra_files, repo_name=repo_name, max_tokens=room
-    )
+    prompt = build_prompt(tokenizer, prefix, suffix, mode=mode, extra_files=extra_files, repo_name=repo_name, max_tokens=room)
     ends = model.resolve_options(None, merged).eos_token_ids
     merged["eos_token_id"] = sorted({*ends, *stop_token_ids(tokenizer)})
     return Fill(prompt, merged | call, mode)
@@ -176,9 +174,7 @@ class FillMixin:
         return middle(tokens, tokenizer, MiddleFilter(prefix, suffix), plan.options["eos_token_id"])
 
 
-def middle(
-    tokens: Iterator[int], tokenizer: GPTBigCodeTokenizer, gap: MiddleFilter, stops: list[int]
-) -> Iterator[str]:
+def middle(tokens: Iterator[int], tokenizer: GPTBigCodeTokenizer, gap: MiddleFilter, stops: list[int]) -> Iterator[str]:
     """The text of new tokens, as far as it belongs into the gap."""
     decoder = IncrementalDecoder(tokenizer)
     for token in tokens:

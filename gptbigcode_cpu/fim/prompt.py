@@ -107,9 +107,7 @@ def _context_room(tokenizer: GPTBigCodeTokenizer, prefix: str, suffix: str, room
     return room * (4 - min(2, _quarters(needed, room))) // 4
 
 
-def _around_cursor(
-    tokenizer: GPTBigCodeTokenizer, prefix: str, suffix: str, room: int | None
-) -> tuple[list[int], list[int]]:
+def _around_cursor(tokenizer: GPTBigCodeTokenizer, prefix: str, suffix: str, room: int | None) -> tuple[list[int], list[int]]:
     if room is None:
         return encoded(tokenizer, prefix)[0], encoded(tokenizer, suffix)[0]
     taken = min(3, _quarters(len(cut_start(tokenizer, prefix, room)), room))

@@ -11,9 +11,7 @@ _CHARACTERS = 16
 
 def encoded(tokenizer: GPTBigCodeTokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     """Token ids of plain text, and the characters of each."""
-    row = tokenizer(
-        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
-    )
+    row = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
     return row["input_ids"], row["offset_mapping"]
 
 

@@ -201,9 +201,7 @@ def beam_search(
     seed = int.from_bytes(os.urandom(8), "little") if config.seed is None else int(config.seed)
     width = max(width, *map(len, prompts))
     seeds = [row_seed(seed, first_row + i) for i in range(len(prompts))]
-    groups = [
-        _Beams(i, prompt, width - len(prompt), limit, config, rules, seeds[i]) for i, prompt in enumerate(prompts)
-    ]
+    groups = [_Beams(i, prompt, width - len(prompt), limit, config, rules, seeds[i]) for i, prompt in enumerate(prompts)]
     n_beams = groups[0].n_beams
     caches: dict[int, list[_core.KVCache]] = {}
     logits = []

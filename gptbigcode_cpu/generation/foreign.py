@@ -106,8 +106,7 @@ def _check_arguments(function: Callable[..., Any], what: str) -> None:
     needed = [
         parameter.name
         for parameter in parameters[2:]
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
     if needed:
         raise InputError(f"{what} needs {', '.join(needed)}; it is given input_ids and scores only")

@@ -61,9 +61,7 @@ class Rules:
         """The processors of rows of these lengths, see `build_chain`."""
         key = prompt_length, max_length
         if key not in self._chains:
-            self._chains[key] = build_chain(
-                self.config, *key, custom=self.custom, guidance=self._guidance, prefix=self._prefix
-            )
+            self._chains[key] = build_chain(self.config, *key, custom=self.custom, guidance=self._guidance, prefix=self._prefix)
         return self._chains[key]
 
     @property

@@ -108,9 +108,7 @@ def score(
     return results
 
 
-def _scored(
-    model: GenerationMixin, inputs: Sequence[NDArray[np.int32]], n_prefix: int, n_top: int
-) -> list[TokenScores]:
+def _scored(model: GenerationMixin, inputs: Sequence[NDArray[np.int32]], n_prefix: int, n_top: int) -> list[TokenScores]:
     """Scores of texts that run together; the first `n_prefix` tokens of each are not part of it."""
     results = [
         TokenScores(

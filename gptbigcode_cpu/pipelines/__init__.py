@@ -115,9 +115,7 @@ def pipeline(
             raise InputError("pass tokenizer= along with a model object")
         tokenizer = model
     if not isinstance(tokenizer, GPTBigCodeTokenizer):
-        tokenizer = AutoTokenizer.from_pretrained(
-            tokenizer, use_fast=use_fast, trust_remote_code=trust_remote_code, **source
-        )
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer, use_fast=use_fast, trust_remote_code=trust_remote_code, **source)
     if is_name:
         computing = {"num_threads": num_threads, "prefill_threads": prefill_threads, "kv_dtype": kv_dtype}
         model_class = getattr(import_module("gptbigcode_cpu"), loader)

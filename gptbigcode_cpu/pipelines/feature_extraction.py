@@ -50,9 +50,7 @@ class FeatureExtractionPipeline(Pipeline):
         features = [
             state[: int(row_mask.sum())][None]
             for ids, mask in self._rows(rows, checked_batch_size(given.get("batch_size", 1)))
-            for state, row_mask in zip(
-                self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask, strict=True
-            )
+            for state, row_mask in zip(self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask, strict=True)
         ]
         results = features if given.get("return_tensors") else [array.tolist() for array in features]
         return results if isinstance(inputs, (list, tuple)) else results[0]

@@ -105,9 +105,7 @@ class TokenClassificationPipeline(Pipeline):
             entities += [item for item in found if item.get("entity", item.get("entity_group")) not in ignored]
         return _longest(entities) if len(scores) > 1 else entities
 
-    def _token(
-        self, sentence: str, token_id: int, scores: NDArray[np.float32], index: int, start: int, end: int
-    ) -> _Entity:
+    def _token(self, sentence: str, token_id: int, scores: NDArray[np.float32], index: int, start: int, end: int) -> _Entity:
         unknown = token_id == self.tokenizer.unk_token_id
         return {
             "word": sentence[start:end] if unknown else self.tokenizer.convert_ids_to_tokens(token_id),
@@ -121,9 +119,7 @@ class TokenClassificationPipeline(Pipeline):
     def _aggregate(self, tokens: list[_Entity], strategy: str) -> list[_Entity]:
         if strategy in ("none", "simple"):
             keys = ("index", "word", "start", "end")
-            entities = [
-                {**self._label(token["scores"]), **{key: token[key] for key in keys}} for token in tokens
-            ]
+            entities = [{**self._label(token["scores"]), **{key: token[key] for key in keys}} for token in tokens]
             return entities if strategy == "none" else self._grouped(entities)
         words: list[list[_Entity]] = []
         for token in tokens:

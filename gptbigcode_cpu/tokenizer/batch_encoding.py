@@ -155,16 +155,12 @@ class BatchEncoding(dict[str, Any]):
         span = row.word_to_chars(word, sequence_index)
         return None if span is None else CharSpan(*span)
 
-    def char_to_token(
-        self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0
-    ) -> int | None:
+    def char_to_token(self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0) -> int | None:
         """The token that a character is part of; None if there is none."""
         row, character = self._position(batch_or_char_index, char_index)
         return row.char_to_token(character, sequence_index)
 
-    def char_to_word(
-        self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0
-    ) -> int | None:
+    def char_to_word(self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0) -> int | None:
         """The number of the word that a character is part of; None if there is none."""
         row, character = self._position(batch_or_char_index, char_index)
         return row.char_to_word(character, sequence_index)

@@ -145,9 +145,7 @@ class SpecialTokens:
         """The same as `added_tokens_encoder`."""
         return self.added_tokens_encoder
 
-    def add_tokens(
-        self, new_tokens: str | AddedToken | Sequence[str | AddedToken], special_tokens: bool = False
-    ) -> int:
+    def add_tokens(self, new_tokens: str | AddedToken | Sequence[str | AddedToken], special_tokens: bool = False) -> int:
         """Add tokens that are never split. A model knows only as many ids as its ``vocab_size``.
 
         Args:
@@ -165,9 +163,7 @@ class SpecialTokens:
         self._vocabulary_changed()
         return added
 
-    def add_special_tokens(
-        self, special_tokens_dict: Mapping[str, Any], replace_extra_special_tokens: bool = True
-    ) -> int:
+    def add_special_tokens(self, special_tokens_dict: Mapping[str, Any], replace_extra_special_tokens: bool = True) -> int:
         """Add special tokens and give them their roles.
 
         Args:

@@ -62,9 +62,7 @@ def common_cases(vocab_size: int, n_embd: int) -> dict[str, Steps]:
         "padding-left": [
             {"input_ids": three_left, "attention_mask": left, "theirs": {"position_ids": count_positions(left)}} | everything
         ],
-        "padding-left-positions": [
-            {"input_ids": three_left, "attention_mask": left, "position_ids": count_positions(left)}
-        ],
+        "padding-left-positions": [{"input_ids": three_left, "attention_mask": left, "position_ids": count_positions(left)}],
         "holes": [{"input_ids": ids(3, 7), "attention_mask": holes, "position_ids": count_positions(holes)} | everything],
         "positions": [{"input_ids": ids(1, 6), "position_ids": np.array([[7, 7, 0, 31, 2, 3]])}],
         "token-types": [{"input_ids": ids(1, 6), "token_type_ids": random.randint(0, 3, (1, 6))} | everything],
