@@ -7,6 +7,7 @@ grows with the square of a small disturbance, and several parts to lose the sum.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -32,7 +33,7 @@ SAMPLE_TOKENS = 1024  # that every part is measured on; half of them are scored
 _ROWS = 128
 # A measured loss between this share of what is allowed and all of it ends the search, as does this number of choices.
 _CLOSE, _AIM = 0.9, 0.95
-_TRIES = 5
+_TRIES = 8
 
 
 class Sensitivity:
@@ -144,11 +145,13 @@ class Sensitivity:
     def _least_bytes(self, losses: Mapping[str, Mapping[str, float]], target_kld: float, meter: _Meter) -> tuple[Choice, float]:
         """The smallest choice found that loses no more than `target_kld`, and what it loses.
 
-        What is predicted is out by a factor that changes little from one choice to the next, so it is corrected by it.
+        What is predicted is out by a factor that changes little from one choice to the next, so it is corrected by it, and the
+        interval halved where that leads out of what is known.
         """
         finest = choose(self.parts, losses, max_bytes=sum(part.nbytes[CHOICES[-1]] for part in self.parts))
         best = finest, 0.0  # it is the reference
-        predicted = target_kld
+        low, high = finest.loss, math.inf  # predictions that led to less and to more than what is allowed
+        predicted = max(target_kld, low)
         for _ in range(_TRIES):
             choice = choose(self.parts, losses, max_loss=predicted)
             loss = meter.loss(choice.dtypes)
@@ -156,7 +159,13 @@ class Sensitivity:
                 best = choice, loss
             if loss == 0 or _CLOSE * target_kld <= loss <= target_kld:
                 break
-            predicted = max(predicted * _AIM * target_kld / loss, finest.loss)
+            if loss <= target_kld:
+                low = max(low, predicted)
+            else:
+                high = min(high, predicted)
+            predicted *= _AIM * target_kld / loss
+            if not low < predicted < high:
+                predicted = (low + high) / 2 if high < math.inf else 2 * low
         return best
 
     def _least_loss(self, losses: Mapping[str, Mapping[str, float]], target_size: int) -> Choice:
