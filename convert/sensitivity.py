@@ -151,13 +151,14 @@ class Sensitivity:
         finest = choose(self.parts, losses, max_bytes=sum(part.nbytes[CHOICES[-1]] for part in self.parts))
         best = finest, 0.0  # it is the reference
         low, high = finest.loss, math.inf  # predictions that led to less and to more than what is allowed
-        predicted = max(target_kld, low)
+        predicted = target_kld
         for _ in range(_TRIES):
             choice = choose(self.parts, losses, max_loss=predicted)
             loss = meter.loss(choice.dtypes)
             if loss <= target_kld and choice.nbytes < best[0].nbytes:
                 best = choice, loss
-            if loss == 0 or _CLOSE * target_kld <= loss <= target_kld:
+            nothing_left = loss == 0 or set(choice.dtypes.values()) == {CHOICES[0]}  # to gain from another choice
+            if loss <= target_kld and (nothing_left or loss >= _CLOSE * target_kld):
                 break
             if loss <= target_kld:
                 low = max(low, predicted)

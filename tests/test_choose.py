@@ -160,6 +160,10 @@ class TestOfAModel:
             sizes.append((out / "model.safetensors").stat().st_size)
         assert sizes[0] < 0.95 * sizes[1]
 
+    def test_a_loss_that_everything_keeps(self, tmp_path: Path, checkpoint_dir: Path) -> None:
+        report = convert(checkpoint_dir, tmp_path / "out", target_kld=1.0)
+        assert "0 parts int6, 0 parts int8" in report.notes[-1]
+
     def test_what_is_kept_stays(self, tmp_path: Path, checkpoint_dir: Path) -> None:
         keep = {"*.mlp.*": "bfloat16", "transformer.h.3.*": "int4"}
         convert(checkpoint_dir, tmp_path / "out", target_kld=0.01, keep=keep)
