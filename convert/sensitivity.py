@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -65,7 +66,11 @@ class Sensitivity:
             Part(name, tuple(tensors), {dtype: sum(each[dtype] for each in tensors.values()) for dtype in CHOICES})
             for name, tensors in sizes.items()
         ]
-        self._scales = column_scales(self._config, {spec.name: source for spec, source in checkpoint.work.tensors})
+
+    @cached_property
+    def _scales(self) -> dict[str, NDArray[np.float32]]:
+        """Of columns, by name of their tensor; reads these tensors, which a dry run does without."""
+        return column_scales(self._config, {spec.name: source for spec, source in self._checkpoint.work.tensors})
 
     @property
     def reference(self) -> Scheme:
@@ -170,7 +175,6 @@ class Sensitivity:
         return best
 
     def _least_loss(self, losses: Mapping[str, Mapping[str, float]], target_size: int) -> Choice:
-        self.check(target_size)
         coarsest = {part.name: CHOICES[0] for part in self.parts}
         room = target_size - self._file_bytes(coarsest) + sum(part.nbytes[CHOICES[0]] for part in self.parts)
         choice = choose(self.parts, losses, max_bytes=room)
