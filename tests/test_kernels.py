@@ -47,6 +47,13 @@ def test_linear_bits_for_every_m(dtype: str, m: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("m", [127, 128, 129, 134, 135, 257, 511, 512, 513, 518, 519])
+def test_linear_bits_past_the_rows_of_a_panel(dtype: str, m: int) -> None:
+    for n in (40, 300):  # items of a single tile, and of pairs
+        check_linear(random_floats(m, n, 200), random_floats(1, m, 200), dtype, random_floats(2, n))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("num_threads", range(1, 9))
 def test_linear_bits_for_every_thread_count(dtype: str, num_threads: int) -> None:
     for n, m in ((5, 1), (257, 1), (257, 33), (1100, 2)):
