@@ -105,6 +105,12 @@ inline __m512 _mm512_shuffle_f32x4(__m512 a, __m512 b, int order) {  // fours of
 inline __m512 _mm512_permute_ps(__m512 a, int order) {  // within fours of lanes
   return each<__m512>([&](int i) { return a.lane[i / 4 * 4 + (order >> i % 4 * 2 & 3)]; });
 }
+inline __m512 _mm512_unpacklo_ps(__m512 a, __m512 b) {  // within fours of lanes: the first two, of a and b in turn
+  return each<__m512>([&](int i) { return (i % 2 == 0 ? a : b).lane[i / 4 * 4 + i % 4 / 2]; });
+}
+inline __m512 _mm512_unpackhi_ps(__m512 a, __m512 b) {  // the last two
+  return each<__m512>([&](int i) { return (i % 2 == 0 ? a : b).lane[i / 4 * 4 + 2 + i % 4 / 2]; });
+}
 inline float _mm512_cvtss_f32(__m512 a) { return a.lane[0]; }
 constexpr int _CMP_LT_OQ = 17;
 inline __mmask16 _mm512_cmp_ps_mask(__m512 a, __m512 b, int /*less*/) {

@@ -46,7 +46,7 @@ static inline int int6_code(const std::byte* block, int row, int column) {
 // A block of 128 activations of one token: value = scale * q. Kernels with unsigned weight codes subtract zero * sum of q:
 struct alignas(8) ActivationBlock {
   int8_t q[kBlock];                 // -127..127
-  int32_t starts[kBlock / kGroup];  // what sums over sixteen products start at, in the kernel set's own form (group_start)
+  int32_t starts[kBlock / kGroup];  // what the sums of int4 and int6 start at, in the kernel set's own form (sum_codes)
   float scale;
   int32_t negative_sum;  // minus the sum of all 128
 };
@@ -68,8 +68,8 @@ struct LinearTask {
   bool accumulate;
   float* scratch;  // kLinearScratch floats of this thread, 64-byte aligned; for integer weights
 };
-// Many rows are taken in panels whose activations and partial sums stay in the second-level cache.
-inline constexpr int64_t kPanelRows = 128, kPanelBlocks = 8, kPanelTiles = 16;
+// Many rows are taken in panels whose activations and partial sums stay in the second-level cache: 336 and 256 KiB.
+inline constexpr int64_t kPanelRows = 512, kPanelBlocks = 4, kPanelTiles = 8;
 inline constexpr int64_t kLinearScratch = kPanelTiles * kPanelRows * kTileRows;
 using LinearKernel = void (*)(const LinearTask&, int64_t tile_begin, int64_t tile_end);
 

@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cmath>
+#include <numeric>
 
 #include "base/float_bits.h"
 #include "kernels/kernels.h"
@@ -59,8 +60,8 @@ inline f32x16 fma(const f32x16& a, const f32x16& b, const f32x16& c) {
 inline f32x16 select_less(const f32x16& a, const f32x16& b, const f32x16& x, const f32x16& y) {
   return lanes([&](int i) { return a.lane[i] < b.lane[i] ? x.lane[i] : y.lane[i]; });
 }
-inline f32x16 pow2_of_magic(const f32x16& t) {
-  return lanes([&](int i) { return std::bit_cast<float>((std::bit_cast<uint32_t>(t.lane[i]) + 127u) << 23); });
+inline f32x16 times_pow2_of_magic(const f32x16& p, const f32x16& t) {
+  return lanes([&](int i) { return p.lane[i] * std::bit_cast<float>((std::bit_cast<uint32_t>(t.lane[i]) + 127u) << 23); });
 }
 template <class Fold>
 inline float reduce(f32x16 v, Fold fold) {
@@ -76,7 +77,19 @@ inline float reduce_max(const f32x16& v) {
   return reduce(v, [](float a, float b) { return a > b ? a : b; });
 }
 
-inline int32_t group_start(int32_t, int32_t) { return 0; }  // not needed
+template <int kRows>
+inline void reduce_max_of_rows(const f32x16* v, float* maxima) {
+  for (int r = 0; r < kRows; ++r) maxima[r] = reduce_max(v[r]);
+}
+
+inline void store_codes(int8_t* q, f32x16 magic) {
+  alignas(64) float lanes[16];
+  store(lanes, magic);
+  int32_t bits[16];  // the low byte is the code
+  __builtin_memcpy(bits, lanes, sizeof(bits));
+  for (int i = 0; i < 16; ++i) q[i] = static_cast<int8_t>(bits[i] << 24 >> 24);
+}
+inline int32_t sum_codes(const int8_t* q, int32_t* /*starts*/) { return std::accumulate(q, q + kBlock, 0); }
 
 #include "kernels/vector_kernels.inc"
 
@@ -144,7 +157,7 @@ void linear_int4(const LinearTask& task, int64_t tile_begin, int64_t tile_end) {
   });
 }
 
-constexpr int kFloatRowsAtOnce = 1, kInt8RowsAtOnce = 1, kAttentionTiles = 1;
+constexpr int kFloatRowsAtOnce = 1, kInt8RowsAtOnce = 1, kInt8DotRows = 1, kAttentionTiles = 1;
 
 struct Quad {
   int16_t code[4];

@@ -24,9 +24,22 @@ namespace {
 
 #include "kernels/x86_avx2_lanes.inc"
 
-// Both halves of a 32-bit lane: 16-bit sums for the pairs that vpmaddubsw adds.
-inline int32_t group_start(int32_t even, int32_t odd) {
-  return static_cast<int32_t>((static_cast<uint32_t>(-kInt4Zero * even) & 0xffff) | static_cast<uint32_t>(-kInt4Zero * odd) << 16);
+// starts: for each sixteen columns, -kInt4Zero times both 16-bit sums of the pairs that vpmaddubsw adds.
+inline int32_t sum_codes(const int8_t* q, int32_t* starts) {
+  const __m256i ones_i16x16 = _mm256_set1_epi16(1), minus_zero = _mm256_set1_epi16(-kInt4Zero);
+  __m256i total_i32x8 = _mm256_setzero_si256();
+  for (int i = 0; i < kBlock / 32; ++i) {  // 32 columns at a time, sixteen in each half
+    const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + i * 32));
+    const __m256i pairs_i16x16 = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
+    total_i32x8 = _mm256_add_epi32(total_i32x8, _mm256_madd_epi16(pairs_i16x16, ones_i16x16));
+    const __m256i half = _mm256_add_epi16(pairs_i16x16, _mm256_shuffle_epi32(pairs_i16x16, 0x4e));
+    const __m256i sums = _mm256_mullo_epi16(_mm256_add_epi16(half, _mm256_shuffle_epi32(half, 0xb1)), minus_zero);
+    starts[i * 2] = _mm256_extract_epi32(sums, 0);
+    starts[i * 2 + 1] = _mm256_extract_epi32(sums, 4);
+  }
+  alignas(32) int32_t lanes[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), total_i32x8);
+  return lanes[0] + lanes[1] + lanes[2] + lanes[3] + lanes[4] + lanes[5] + lanes[6] + lanes[7];
 }
 
 // Built on those.
@@ -56,7 +69,7 @@ inline __m256i multiply_add_signed(__m256i sum_i32x8, __m256i w_i8x32, __m256i a
 
 // sum[r] = integer sums of the 16 rows of the tile block against row r's activations
 template <int kRows, int kTiles>
-inline void dot_int8(const std::byte* tile, size_t, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+inline void dot_int8(const std::byte* tile, size_t, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
   static_assert(kTiles == 1);
   const __m256i ones_i16x16 = _mm256_set1_epi16(1);
   const __m256i zero_point = _mm256_set1_epi8(-128);  // code - 128 = code ^ 0x80 as a signed byte
@@ -67,7 +80,7 @@ inline void dot_int8(const std::byte* tile, size_t, const ActivationBlock* const
     const __m256i w_hi = _mm256_xor_si256(load_i8x32(tile + quad * 64 + 32), zero_point);
     const __m256i abs_lo = _mm256_abs_epi8(w_lo), abs_hi = _mm256_abs_epi8(w_hi);
     for (int r = 0; r < kRows; ++r) {
-      const __m256i a = broadcast_i32(activations[r]->q + quad * 4);
+      const __m256i a = broadcast_i32(activations[r].q + quad * 4);
       sum[r][0].lo = multiply_add_signed(sum[r][0].lo, w_lo, abs_lo, a, ones_i16x16);
       sum[r][0].hi = multiply_add_signed(sum[r][0].hi, w_hi, abs_hi, a, ones_i16x16);
     }
@@ -83,10 +96,10 @@ inline __m256i multiply_add(__m256i sum_i16x16, __m256i w_u8x32, __m256i a_i8x32
   return sum_i16x16;
 }
 template <int kRows>
-inline void add_quad(__m256i w_lo, __m256i w_hi, const ActivationBlock* const* activations, int k, __m256i* lo_i16x16,
+inline void add_quad(__m256i w_lo, __m256i w_hi, const ActivationBlock* activations, int k, __m256i* lo_i16x16,
                      __m256i* hi_i16x16) {
   for (int r = 0; r < kRows; ++r) {
-    const __m256i a = broadcast_i32(activations[r]->q + k);
+    const __m256i a = broadcast_i32(activations[r].q + k);
     lo_i16x16[r] = multiply_add(lo_i16x16[r], w_lo, a);
     hi_i16x16[r] = multiply_add(hi_i16x16[r], w_hi, a);
   }
@@ -108,7 +121,7 @@ struct Int4 {
   static constexpr size_t kBlockBytes = kInt4BlockBytes;
 
   template <int kRows>
-  static void dot(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+  static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
     const __m256i codebook = codebook_u8x32();
     const i32x16 row_bytes = load_row_bytes(block + kTileRows * kBlock / 2);
     const __m256i m_lo = int4_multiplier(row_bytes.lo), m_hi = int4_multiplier(row_bytes.hi);
@@ -119,14 +132,14 @@ struct Int4 {
     };
     const __m256i offset_lo = offset_of(row_bytes.lo, m_lo), offset_hi = offset_of(row_bytes.hi, m_hi);
     for (int r = 0; r < kRows; ++r) {
-      const __m256i negative_sum = broadcast_i32(&activations[r]->negative_sum);
+      const __m256i negative_sum = broadcast_i32(&activations[r].negative_sum);
       sum[r][0] = {_mm256_madd_epi16(negative_sum, offset_lo), _mm256_madd_epi16(negative_sum, offset_hi)};
     }
     const __m256i factor_lo = as_factor(m_lo), factor_hi = as_factor(m_hi);
 #pragma GCC unroll 1
     for (int g = 0; g < kBlock / kGroup; g += 2) {
       __m256i lo_i16x16[kRows], hi_i16x16[kRows];
-      for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start_of_pair(*activations[r], g);
+      for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start_of_pair(activations[r], g);
       for (int j = 0; j < 4; ++j) {
         __m256i w[4];
         load_quad_pair(block + g * 128, j, codebook, w);
@@ -141,13 +154,13 @@ struct Int4 {
   static void expand(const std::byte* block, Expanded& out) { expand_int4(block, out); }
 
   template <int kRows, int kTiles>
-  static void dot_expanded(const Expanded* block, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+  static void dot_expanded(const Expanded* block, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
     static_assert(kTiles == 1);
     for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
 #pragma GCC unroll 1
     for (int g = 0; g < kBlock / kGroup; g += 2) {
       __m256i lo_i16x16[kRows], hi_i16x16[kRows];
-      for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start_of_pair(*activations[r], g);
+      for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start_of_pair(activations[r], g);
       for (int quad = 0; quad < 8; ++quad) {
         const std::byte* w = block->codes + g * 256 + quad * 64;
         add_quad<kRows>(load_i8x32(w), load_i8x32(w + 32), activations, g * kGroup + quad * 4, lo_i16x16, hi_i16x16);
@@ -167,7 +180,7 @@ struct Int6 {
   }
 
   template <int kRows>
-  static void dot(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+  static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
     for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
 #pragma GCC unroll 1
     for (int pair = 0; pair < kBlock / kGroup; pair += 2) {
@@ -175,7 +188,7 @@ struct Int6 {
 #pragma GCC unroll 2
       for (int g = pair; g < pair + 2; ++g) {
         __m256i lo_i16x16[kRows], hi_i16x16[kRows];
-        for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start(*activations[r], g);
+        for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start(activations[r], g);
 #pragma GCC unroll 2
         for (int j = 0; j < 2; ++j) {
           __m256i w[4];
@@ -191,13 +204,13 @@ struct Int6 {
   static void expand(const std::byte* block, Expanded& out) { expand_int6(block, out); }
 
   template <int kRows, int kTiles>
-  static void dot_expanded(const Expanded* block, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+  static void dot_expanded(const Expanded* block, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
     static_assert(kTiles == 1);
     for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
 #pragma GCC unroll 1
     for (int g = 0; g < kBlock / kGroup; ++g) {
       __m256i lo_i16x16[kRows], hi_i16x16[kRows];
-      for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start(*activations[r], g);
+      for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start(activations[r], g);
       for (int quad = 0; quad < 4; ++quad) {
         const std::byte* w = block->codes + g * 256 + quad * 64;
         add_quad<kRows>(load_i8x32(w), load_i8x32(w + 32), activations, g * kGroup + quad * 4, lo_i16x16, hi_i16x16);
@@ -210,6 +223,7 @@ struct Int6 {
 
 constexpr int kRowsAtOnce = 3;  // sixteen registers: 6 sums of a group, 6 of the block, 2 weights, an activation, a product
 constexpr int kTilesAtOnce = 1, kPackedRows = 3;
+constexpr int kStreamedRows = 0;
 constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
 
 #include "kernels/quantized_linear.inc"

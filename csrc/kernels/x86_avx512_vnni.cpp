@@ -40,8 +40,8 @@ inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return {_mm512_fmadd_ps(a.v, b
 inline f32x16 select_less(f32x16 a, f32x16 b, f32x16 x, f32x16 y) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
 }
-inline f32x16 pow2_of_magic(f32x16 t) {
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_castps_si512(t.v), _mm512_set1_epi32(127)), 23))};
+inline f32x16 times_pow2_of_magic(f32x16 p, f32x16 t) {  // n is added to the exponent
+  return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p.v), _mm512_slli_epi32(_mm512_castps_si512(t.v), 23)))};
 }
 inline float reduce_add(f32x16 a) {
   __m512 v = _mm512_add_ps(a.v, _mm512_shuffle_f32x4(a.v, a.v, 0x4e));
@@ -56,7 +56,51 @@ inline float reduce_max(f32x16 a) {
   return _mm512_cvtss_f32(_mm512_max_ps(v, _mm512_permute_ps(v, 0xb1)));
 }
 
-inline int32_t group_start(int32_t even, int32_t odd) { return -kInt6Zero * (even + odd); }
+// Eight rows at once: lanes of different rows are folded together.
+template <int kRows>
+inline void reduce_max_of_rows(const f32x16* v, float* maxima) {
+  if constexpr (kRows == 8) {
+    __m512 four[2];  // of rows 0..3 and 4..7, a row in each quarter
+    for (int i = 0; i < 2; ++i) {
+      __m512 two[2];
+      for (int j = 0; j < 2; ++j) {
+        const __m512 a = v[i * 4 + j * 2].v, b = v[i * 4 + j * 2 + 1].v;
+        two[j] = _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+      }
+      four[i] = _mm512_max_ps(_mm512_shuffle_f32x4(two[0], two[1], 0x88), _mm512_shuffle_f32x4(two[0], two[1], 0xdd));
+    }
+    __m512 all = _mm512_max_ps(_mm512_unpacklo_ps(four[0], four[1]), _mm512_unpackhi_ps(four[0], four[1]));
+    all = _mm512_max_ps(all, _mm512_permute_ps(all, 0x4e));
+    alignas(64) float lanes[16];  // two rows in each quarter
+    _mm512_storeu_ps(lanes, all);
+    for (int r = 0; r < 8; ++r) maxima[r] = lanes[r % 4 * 4 + r / 4];
+  } else if constexpr (kRows > 8) {
+    reduce_max_of_rows<8>(v, maxima);
+    reduce_max_of_rows<kRows - 8>(v + 8, maxima + 8);
+  } else {
+    for (int r = 0; r < kRows; ++r) maxima[r] = reduce_max(v[r]);
+  }
+}
+
+inline void store_codes(int8_t* q, f32x16 magic) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(_mm512_castps_si512(magic.v)));
+}
+// starts: for each 32 columns, -kInt6Zero times their sum.
+inline int32_t sum_codes(const int8_t* q, int32_t* starts) {
+  alignas(64) int32_t quads[kBlock / 4];
+  for (int i = 0; i < kBlock / 64; ++i) {
+    const __m512i codes = _mm512_loadu_si512(q + i * 64);
+    _mm512_store_si512(quads + i * 16, dpbusd(_mm512_setzero_si512(), _mm512_set1_epi8(1), codes));
+  }
+  int32_t total = 0;
+  for (int g = 0; g < kBlock / kInt6Group; ++g) {
+    int32_t sum = 0;
+    for (int i = 0; i < kInt6Group / 4; ++i) sum += quads[g * (kInt6Group / 4) + i];
+    starts[g] = -kInt6Zero * sum;
+    total += sum;
+  }
+  return total;
+}
 
 // Built on those.
 #include "kernels/vector_kernels.inc"
@@ -66,6 +110,8 @@ inline int32_t group_start(int32_t even, int32_t odd) { return -kInt6Zero * (eve
 using i32x16 = __m512i;
 
 inline __m512i load_i8x64(const std::byte* p) { return _mm512_loadu_si512(p); }
+// For two uses: GCC would rather load twice, and most loads of packed codes cross a cache line.
+inline __m512i load_once(const std::byte* p) { return in_register(load_i8x64(p)); }
 
 inline __m512i broadcast_i32(const void* p) {
   int32_t value;
@@ -73,31 +119,49 @@ inline __m512i broadcast_i32(const void* p) {
   return _mm512_set1_epi32(value);
 }
 
+// The same of the r-th activations after these, at a constant distance: pointers to all would not fit the registers.
+template <class T>
+inline const T* of_row(const T* p, int r) {
+  return reinterpret_cast<const T*>(reinterpret_cast<const std::byte*>(p) + static_cast<size_t>(r) * sizeof(ActivationBlock));
+}
+
 // Bytes [quads][16 rows][4] of adjacent tiles against the activations from column k on
 template <int kRows, int kTiles>
-inline void add_bytes(const std::byte* codes, size_t tile_bytes, int quads, const ActivationBlock* const* activations, int k,
+inline void add_bytes(const std::byte* codes, size_t tile_bytes, int quads, const ActivationBlock* activations, int k,
                       i32x16 (*sum)[kTiles]) {
-#pragma GCC unroll 2
-  for (int quad = 0; quad < quads; ++quad) {
-    __m512i w_u8x64[kTiles];
-    for (int t = 0; t < kTiles; ++t) w_u8x64[t] = load_i8x64(codes + static_cast<size_t>(t) * tile_bytes + quad * 64);
-    for (int r = 0; r < kRows; ++r) {
-      const __m512i a = broadcast_i32(activations[r]->q + k + quad * 4);
-      for (int t = 0; t < kTiles; ++t) sum[r][t] = dpbusd(sum[r][t], w_u8x64[t], a);
+  const int8_t* q = activations->q + k;
+#pragma GCC unroll 1
+  for (int quad = 0; quad < quads; quad += 4, q += 16, codes += 256) {
+    q = in_register(q);
+    codes = in_register(codes);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      __m512i w_u8x64[kTiles];
+      for (int t = 0; t < kTiles; ++t) w_u8x64[t] = load_i8x64(codes + static_cast<size_t>(t) * tile_bytes + i * 64);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        if constexpr (kTiles == 1) {
+          sum[r][0] = dpbusd_broadcast(sum[r][0], w_u8x64[0], of_row(q, r) + i * 4);
+        } else {
+          const __m512i a = broadcast_i32(of_row(q, r) + i * 4);
+          for (int t = 0; t < kTiles; ++t) sum[r][t] = dpbusd(sum[r][t], w_u8x64[t], a);
+        }
+      }
     }
   }
 }
-template <int kRows, int kTiles>
-inline void start_at(int zero, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+template <int kRows, int kTiles, unsigned kLogZero>
+inline void start_at(const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
   for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kTiles; ++t) sum[r][t] = _mm512_set1_epi32(activations[r]->negative_sum * zero);
+    const __m512i start = _mm512_slli_epi32(in_register(broadcast_i32(&activations[r].negative_sum)), kLogZero);
+    for (int t = 0; t < kTiles; ++t) sum[r][t] = start;
   }
 }
 
 // sum[r][t] = integer sums of the 16 rows of tile t against row r of the activations
 template <int kRows, int kTiles>
-inline void dot_int8(const std::byte* block, size_t tile_bytes, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
-  start_at<kRows, kTiles>(128, activations, sum);
+inline void dot_int8(const std::byte* block, size_t tile_bytes, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
+  start_at<kRows, kTiles, 7>(activations, sum);
   add_bytes<kRows, kTiles>(block, tile_bytes, kBlock / 4, activations, 0, sum);
 }
 
@@ -109,7 +173,7 @@ inline __m512i codebook_u8x64() {
 }
 // Quads j and j + 2 of a group
 inline void load_quad_pair(const std::byte* group, int j, __m512i codebook, __m512i w[2]) {
-  const __m512i mask = _mm512_set1_epi8(15), packed = load_i8x64(group + j * 64);
+  const __m512i mask = _mm512_set1_epi8(15), packed = load_once(group + j * 64);
   w[0] = _mm512_shuffle_epi8(codebook, _mm512_and_si512(packed, mask));
   w[1] = _mm512_shuffle_epi8(codebook, _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask));
 }
@@ -131,29 +195,38 @@ struct Int4 {
   static constexpr size_t kBlockBytes = kInt4BlockBytes;
 
   template <int kRows>
-  static void dot(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+  static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
     const __m512i codebook = codebook_u8x64(), row_bytes = load_row_bytes(block + kTileRows * kBlock / 2);
     // zero - offset, with a high half of zero: what minus the sum of the activations is multiplied with
     const __m512i zero =
         _mm512_sub_epi32(_mm512_set1_epi32(kInt4Zero - kInt4MinOffset), _mm512_and_si512(row_bytes, _mm512_set1_epi32(3)));
-    __m512i other[kRows];  // a second chain of sums
+    constexpr int kChains = kRows <= 4 ? 2 : 1;  // of a row: together enough to hide the latency
+    __m512i chains[kRows][kChains];
     for (int r = 0; r < kRows; ++r) {
-      sum[r][0] = _mm512_madd_epi16(broadcast_i32(&activations[r]->negative_sum), zero);
-      other[r] = _mm512_setzero_si512();
+      for (auto& chain : chains[r]) chain = _mm512_setzero_si512();
+      chains[r][0] = _mm512_madd_epi16(broadcast_i32(&activations[r].negative_sum), zero);
     }
-    for (int g = 0; g < kBlock / kGroup; ++g) {
+    const int8_t* q = activations->q;
+#pragma GCC unroll 1
+    for (int g = 0; g < kBlock / kGroup; ++g, block += 128, q += kGroup) {
+      q = in_register(q);
+#pragma GCC unroll 2
       for (int j = 0; j < 2; ++j) {
         __m512i w[2];
-        load_quad_pair(block + g * 128, j, codebook, w);
-        for (int r = 0; r < kRows; ++r) {
-          const int8_t* q = activations[r]->q + g * kGroup + j * 4;
-          sum[r][0] = dpbusd(sum[r][0], w[0], broadcast_i32(q));
-          other[r] = dpbusd(other[r], w[1], broadcast_i32(q + 8));
+        load_quad_pair(block, j, codebook, w);
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+#pragma GCC unroll 16
+          for (int r = 0; r < kRows; ++r) {
+            __m512i& chain = chains[r][i % kChains];
+            chain = dpbusd_broadcast(chain, w[i], of_row(q, r) + j * 4 + i * 8);
+          }
         }
       }
     }
     for (int r = 0; r < kRows; ++r) {
-      sum[r][0] = _mm512_mullo_epi32(_mm512_add_epi32(sum[r][0], other[r]), int4_multiplier(row_bytes));
+      if constexpr (kChains > 1) chains[r][0] = _mm512_add_epi32(chains[r][0], chains[r][1]);
+      sum[r][0] = _mm512_mullo_epi32(chains[r][0], int4_multiplier(row_bytes));
     }
   }
 
@@ -175,8 +248,8 @@ struct Int4 {
   }
 
   template <int kRows, int kTiles>
-  static void dot_expanded(const Expanded* blocks, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
-    start_at<kRows, kTiles>(kInt4Zero, activations, sum);
+  static void dot_expanded(const Expanded* blocks, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
+    start_at<kRows, kTiles, 4>(activations, sum);
     add_bytes<kRows, kTiles>(codes_of(blocks), sizeof(Expanded), kBlock / 4, activations, 0, sum);
     for (int t = 0; t < kTiles; ++t) {
       const __m512i multipliers = _mm512_load_si512(blocks[t].multipliers[0]);
@@ -185,14 +258,16 @@ struct Int4 {
   }
 };
 
-// Quads j and j + 2 of the g-th sixteen columns, code + zero
-inline void load_int6_pair(const std::byte* block, int g, int j, __m512i w[2]) {
+// Quads j and j + 2 of sixteen columns, code + zero
+inline void combine_int6(__m512i nibbles, __m512i high, int j, __m512i w[2]) {
   const __m512i mask = _mm512_set1_epi8(15), high_mask = _mm512_set1_epi8(0x30);
-  const __m512i nibbles = load_i8x64(block + g * 128 + j * 64), high = load_i8x64(block + kTileRows * kBlock / 2 + g * 64);
   const __m512i high_first = _mm512_and_si512(_mm512_slli_epi16(high, static_cast<unsigned>(4 - 2 * j)), high_mask);
   const __m512i high_second = _mm512_and_si512(_mm512_srli_epi16(high, static_cast<unsigned>(2 * j)), high_mask);
   w[0] = _mm512_or_si512(_mm512_and_si512(nibbles, mask), high_first);
   w[1] = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(nibbles, 4), mask), high_second);
+}
+inline void load_int6_pair(const std::byte* block, int g, int j, __m512i w[2]) {
+  combine_int6(load_once(block + g * 128 + j * 64), load_once(block + kTileRows * kBlock / 2 + g * 64), j, w);
 }
 
 struct Int6 {
@@ -200,16 +275,16 @@ struct Int6 {
 
   // sum[r][t] = over the block's groups of 32 columns, factors(g, t) times what add(g, dot) adds to dot; g counts sixteens
   template <int kRows, int kTiles, class Factors, class Add>
-  static void dot_groups(const ActivationBlock* const* activations, Factors factors, Add add, i32x16 (*sum)[kTiles]) {
+  static void dot_groups(const ActivationBlock* activations, Factors factors, Add add, i32x16 (*sum)[kTiles]) {
     for (int r = 0; r < kRows; ++r) {
       for (int t = 0; t < kTiles; ++t) sum[r][t] = _mm512_setzero_si512();
     }
 #pragma GCC unroll 1
     for (int g = 0; g < kBlock / kGroup; g += 2) {
       i32x16 dot[kRows][kTiles];
+      const int32_t* start = in_register(activations->starts + g / 2);
       for (int r = 0; r < kRows; ++r) {
-        const int32_t* starts = activations[r]->starts + g;
-        for (int t = 0; t < kTiles; ++t) dot[r][t] = _mm512_set1_epi32(starts[0] + starts[1]);
+        for (int t = 0; t < kTiles; ++t) dot[r][t] = broadcast_i32(of_row(start, r));
       }
       add(g, dot);
       for (int t = 0; t < kTiles; ++t) {
@@ -220,18 +295,23 @@ struct Int6 {
   }
 
   template <int kRows>
-  static void dot(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+  static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
     const auto add = [&](int first, i32x16(*dot)[1]) {
+      const int8_t* q = in_register(activations->q + first * kGroup);
+      const std::byte* low = in_register(block + first * 128);
+      const std::byte* high = in_register(block + kTileRows * kBlock / 2 + first * 64);
 #pragma GCC unroll 2
-      for (int g = first; g < first + 2; ++g) {
+      for (int g = 0; g < 2; ++g) {
 #pragma GCC unroll 2
         for (int j = 0; j < 2; ++j) {
           __m512i w[2];
-          load_int6_pair(block, g, j, w);
-          for (int r = 0; r < kRows; ++r) {
-            const int8_t* q = activations[r]->q + g * kGroup + j * 4;
-            dot[r][0] = dpbusd(dot[r][0], w[0], broadcast_i32(q));
-            dot[r][0] = dpbusd(dot[r][0], w[1], broadcast_i32(q + 8));
+          combine_int6(load_once(low + g * 128 + j * 64), load_once(high + g * 64), j, w);
+#pragma GCC unroll 2
+          for (int i = 0; i < 2; ++i) {
+#pragma GCC unroll 16
+            for (int r = 0; r < kRows; ++r) {
+              dot[r][0] = dpbusd_broadcast(dot[r][0], w[i], of_row(q, r) + g * kGroup + j * 4 + i * 8);
+            }
           }
         }
       }
@@ -254,7 +334,7 @@ struct Int6 {
   }
 
   template <int kRows, int kTiles>
-  static void dot_expanded(const Expanded* blocks, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+  static void dot_expanded(const Expanded* blocks, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
     const auto add = [&](int g, i32x16(*dot)[kTiles]) {
       add_bytes<kRows, kTiles>(codes_of(blocks) + g * 256, sizeof(Expanded), kInt6Group / 4, activations, g * kGroup, dot);
     };
@@ -267,7 +347,8 @@ inline f32x16 to_float(i32x16 v) { return {_mm512_cvtepi32_ps(v)}; }
 
 constexpr int kRowsAtOnce = 6;  // thirty-two registers: 6 rows x 2 tiles of sums and of a group's sums, 2 weights
 constexpr int kTilesAtOnce = 2, kPackedRows = 6;
-constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
+constexpr int kStreamedRows = 16;
+constexpr size_t kPrefetch = 8192;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
 
 #include "kernels/quantized_linear.inc"
 #include "kernels/x86_avx512_vnni_attention.inc"

@@ -17,7 +17,19 @@ namespace {
 
 #include "kernels/x86_avx2_lanes.inc"
 
-inline int32_t group_start(int32_t even, int32_t odd) { return -kInt6Zero * (even + odd); }
+// starts: for each 32 columns, -kInt6Zero times their sum.
+inline int32_t sum_codes(const int8_t* q, int32_t* starts) {
+  int32_t total = 0;
+  for (int g = 0; g < kBlock / kInt6Group; ++g) {
+    alignas(32) int32_t lanes[8];
+    const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + g * kInt6Group));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), dpbusd(_mm256_setzero_si256(), _mm256_set1_epi8(1), codes));
+    const int32_t sum = lanes[0] + lanes[1] + lanes[2] + lanes[3] + lanes[4] + lanes[5] + lanes[6] + lanes[7];
+    starts[g] = -kInt6Zero * sum;
+    total += sum;
+  }
+  return total;
+}
 
 // Built on those.
 #include "kernels/vector_kernels.inc"
@@ -28,24 +40,24 @@ inline __m256i as_factor(__m256i multipliers_i32x8) { return multipliers_i32x8; 
 #include "kernels/x86_avx2_codes.inc"
 
 template <int kRows>
-inline void add_quad(__m256i w_lo, __m256i w_hi, const ActivationBlock* const* activations, int k, i32x16 (*sum)[1]) {
+inline void add_quad(__m256i w_lo, __m256i w_hi, const ActivationBlock* activations, int k, i32x16 (*sum)[1]) {
   for (int r = 0; r < kRows; ++r) {
-    const __m256i a = broadcast_i32(activations[r]->q + k);
+    const __m256i a = broadcast_i32(activations[r].q + k);
     sum[r][0].lo = dpbusd(sum[r][0].lo, w_lo, a);
     sum[r][0].hi = dpbusd(sum[r][0].hi, w_hi, a);
   }
 }
 // Bytes [quads][16 rows][4] against the activations from column k on
 template <int kRows>
-inline void add_bytes(const std::byte* codes, int quads, const ActivationBlock* const* activations, int k, i32x16 (*sum)[1]) {
+inline void add_bytes(const std::byte* codes, int quads, const ActivationBlock* activations, int k, i32x16 (*sum)[1]) {
 #pragma GCC unroll 2
   for (int quad = 0; quad < quads; ++quad) {
     add_quad<kRows>(load_i8x32(codes + quad * 64), load_i8x32(codes + quad * 64 + 32), activations, k + quad * 4, sum);
   }
 }
 template <int kRows>
-inline void start_at(int zero, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
-  for (int r = 0; r < kRows; ++r) sum[r][0].lo = sum[r][0].hi = _mm256_set1_epi32(activations[r]->negative_sum * zero);
+inline void start_at(int zero, const ActivationBlock* activations, i32x16 (*sum)[1]) {
+  for (int r = 0; r < kRows; ++r) sum[r][0].lo = sum[r][0].hi = _mm256_set1_epi32(activations[r].negative_sum * zero);
 }
 inline void multiply(i32x16& sum, i32x16 factors) {
   sum = {_mm256_mullo_epi32(sum.lo, factors.lo), _mm256_mullo_epi32(sum.hi, factors.hi)};
@@ -53,7 +65,7 @@ inline void multiply(i32x16& sum, i32x16 factors) {
 
 // sum[r] = integer sums of the 16 rows of the tile block against row r's activations
 template <int kRows, int kTiles>
-inline void dot_int8(const std::byte* tile, size_t, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+inline void dot_int8(const std::byte* tile, size_t, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
   static_assert(kTiles == 1);
   start_at<kRows>(128, activations, sum);
   add_bytes<kRows>(tile, kBlock / 4, activations, 0, sum);
@@ -63,7 +75,7 @@ struct Int4 {
   static constexpr size_t kBlockBytes = kInt4BlockBytes;
 
   template <int kRows>
-  static void dot(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+  static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
     const __m256i codebook = codebook_u8x32();
     const i32x16 row_bytes = load_row_bytes(block + kTileRows * kBlock / 2);
     // zero - offset, with a high half of zero: what minus the sum of the activations is multiplied with
@@ -72,7 +84,7 @@ struct Int4 {
     };
     const __m256i zero_lo = zero_of(row_bytes.lo), zero_hi = zero_of(row_bytes.hi);
     for (int r = 0; r < kRows; ++r) {
-      const __m256i negative_sum = broadcast_i32(&activations[r]->negative_sum);
+      const __m256i negative_sum = broadcast_i32(&activations[r].negative_sum);
       sum[r][0] = {_mm256_madd_epi16(negative_sum, zero_lo), _mm256_madd_epi16(negative_sum, zero_hi)};
     }
     for (int g = 0; g < kBlock / kGroup; ++g) {
@@ -89,7 +101,7 @@ struct Int4 {
   static void expand(const std::byte* block, Expanded& out) { expand_int4(block, out); }
 
   template <int kRows, int kTiles>
-  static void dot_expanded(const Expanded* block, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+  static void dot_expanded(const Expanded* block, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
     static_assert(kTiles == 1);
     start_at<kRows>(kInt4Zero, activations, sum);
     add_bytes<kRows>(block->codes, kBlock / 4, activations, 0, sum);
@@ -102,14 +114,13 @@ struct Int6 {
 
   // sum[r] = over the block's groups of 32 columns, factors(g) times what add(g, dot) adds to dot; g counts sixteens
   template <int kRows, class Factors, class Add>
-  static void dot_groups(const ActivationBlock* const* activations, Factors factors, Add add, i32x16 (*sum)[1]) {
+  static void dot_groups(const ActivationBlock* activations, Factors factors, Add add, i32x16 (*sum)[1]) {
     for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
 #pragma GCC unroll 1
     for (int g = 0; g < kBlock / kGroup; g += 2) {
       i32x16 dot[kRows][1];
       for (int r = 0; r < kRows; ++r) {
-        const int32_t* starts = activations[r]->starts + g;
-        dot[r][0].lo = dot[r][0].hi = _mm256_set1_epi32(starts[0] + starts[1]);
+        dot[r][0].lo = dot[r][0].hi = broadcast_i32(activations[r].starts + g / 2);
       }
       add(g, dot);
       const i32x16 multipliers = factors(g);
@@ -121,7 +132,7 @@ struct Int6 {
   }
 
   template <int kRows>
-  static void dot(const std::byte* block, const ActivationBlock* const* activations, i32x16 (*sum)[1]) {
+  static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
     const auto add = [&](int first, i32x16(*dot)[1]) {
 #pragma GCC unroll 2
       for (int g = first; g < first + 2; ++g) {
@@ -140,7 +151,7 @@ struct Int6 {
   static void expand(const std::byte* block, Expanded& out) { expand_int6(block, out); }
 
   template <int kRows, int kTiles>
-  static void dot_expanded(const Expanded* block, const ActivationBlock* const* activations, i32x16 (*sum)[kTiles]) {
+  static void dot_expanded(const Expanded* block, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
     static_assert(kTiles == 1);
     const auto add = [&](int g, i32x16(*dot)[1]) {
       add_bytes<kRows>(block->codes + g * 256, kInt6Group / 4, activations, g * kGroup, dot);
@@ -151,6 +162,7 @@ struct Int6 {
 
 constexpr int kRowsAtOnce = 6;  // sixteen registers: 12 sums, 2 weights, an activation
 constexpr int kTilesAtOnce = 1, kPackedRows = 3;
+constexpr int kStreamedRows = 0;
 constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
 
 #include "kernels/quantized_linear.inc"
