@@ -229,6 +229,15 @@ class Model:
             ValueError: An id outside the vocabulary.
         """
 
+    def start_profile(self) -> None:
+        """Time every phase of the calls from now on."""
+
+    def stop_profile(self) -> list[tuple[str, float, list[float]]]:
+        """End it: for each kind of phase its name, its seconds, and the seconds that each thread was at work in it.
+
+        Empty if no profile was started.
+        """
+
 class KVCache:
     """Keys and values of one sequence, in reference-counted blocks of 64 tokens."""
 

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <stdexcept>
 
 #include "cpu/topology.h"
@@ -21,24 +23,31 @@ inline void relax() {
 #endif
 }
 
-// About 30 us: pause takes 10 to 40 ns on the CPUs of the last ten years.
-constexpr int kSpins = 1500;
-
-// More than the threads a model can be given.
-constexpr unsigned kTeams = 2048;
-
-int next_epoch(int epoch, int team) {  // unsigned: wraps after two million regions, and only equality matters
-  return static_cast<int>((static_cast<unsigned>(epoch) / kTeams + 1) * kTeams + static_cast<unsigned>(team));
+int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
-int team_of(int epoch) { return static_cast<int>(static_cast<unsigned>(epoch) % kTeams); }
+
+constexpr int64_t kSpinNs = 50'000;
+constexpr int kRelaxes = 16;  // between looks at the clock
+
+constexpr int kCountShift = 20, kSerialShift = 40;
+constexpr uint64_t kFieldMask = (uint64_t{1} << kCountShift) - 1;
+uint64_t next_of(uint64_t items) { return items & kFieldMask; }
+uint64_t count_of(uint64_t items) { return items >> kCountShift & kFieldMask; }
+uint64_t new_items(uint64_t before, int64_t count) {
+  return ((before >> kSerialShift) + 1) << kSerialShift | static_cast<uint64_t>(count) << kCountShift;
+}
 
 }  // namespace
 
 ThreadPool::ThreadPool(int num_threads)
-    : size_(num_threads), spins_(num_threads <= available_cpus() ? kSpins : 0), owner_(getpid()) {
+    : size_(num_threads),
+      spin_ns_(num_threads <= available_cpus() ? kSpinNs : 0),
+      owner_(getpid()),
+      beds_(std::make_unique<Bed[]>(static_cast<size_t>(num_threads))) {
   threads_.reserve(static_cast<size_t>(size_ - 1));
   try {
-    for (int t = 1; t < size_; ++t) threads_.emplace_back([this, t] { work(t); });
+    for (int t = 1; t < size_; ++t) threads_.emplace_back([this, t] { live(t); });
   } catch (...) {
     stop();
     throw;
@@ -54,44 +63,91 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::stop() {
-  epoch_.store(next_epoch(epoch_.load(std::memory_order_relaxed), 0), std::memory_order_release);
-  epoch_.notify_all();
+  stopping_ = true;
+  for (size_t t = 1; t <= threads_.size(); ++t) wake(static_cast<int>(t));
   for (auto& thread : threads_) thread.join();
 }
 
-void ThreadPool::wait_while(const std::atomic<int>& value, int old) const {
-  for (int i = 0; i < spins_; ++i) {
-    if (value.load(std::memory_order_acquire) != old) return;
-    relax();
-  }
-  while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
+bool ThreadPool::has_items() const {
+  const uint64_t items = items_.load();
+  return next_of(items) < count_of(items);
 }
 
-void ThreadPool::start(int team, Task task, void* context) {
+// Waiting and waking: who goes to sleep says so and then looks once more for a reason not to; who makes a reason looks for
+// sleepers after that. All of it is sequentially consistent, so one of the two sees the other.
+template <class Ready>
+void ThreadPool::wait_until(int thread, Ready ready) {
+  for (const int64_t begin = now_ns(); now_ns() - begin < spin_ns_;) {
+    for (int i = 0; i < kRelaxes; ++i) {
+      if (ready()) return;
+      relax();
+    }
+  }
+  std::atomic<uint32_t>& asleep = beds_[static_cast<size_t>(thread)].asleep;
+  while (!ready()) {
+    asleep = 1;
+    ++sleepers_;
+    if (!ready()) asleep.wait(1);
+    --sleepers_;
+    asleep = 0;
+  }
+}
+
+void ThreadPool::wake(int thread) {
+  std::atomic<uint32_t>& asleep = beds_[static_cast<size_t>(thread)].asleep;
+  if (asleep.exchange(0) == 1) asleep.notify_one();
+}
+
+void ThreadPool::start(int team, const Job& job) {
   if (getpid() != owner_) {
     throw std::runtime_error(
         "the process was forked after the model was loaded, and threads do not survive fork(); load the model in the child");
   }
-  task_ = task;
-  context_ = context;
+  job_ = job;
+  phase_ = -1;
   team_ = team;
-  if (team > 1) {
-    epoch_.store(next_epoch(epoch_.load(std::memory_order_relaxed), team), std::memory_order_release);
-    epoch_.notify_all();
+  finished_ = false;
+  next_phase(0);
+  while (!finished_) {
+    if (!do_item(0)) wait_until(0, [this] { return finished_.load() || has_items(); });
   }
-  task(context, 0);
-  barrier();
 }
 
-void ThreadPool::work(int thread) {
-  for (int epoch = 0;;) {
-    wait_while(epoch_, epoch);
-    epoch = epoch_.load(std::memory_order_acquire);
-    const int team = team_of(epoch);
-    if (team == 0) return;
-    if (thread >= team) continue;  // not in this region
-    task_(context_, thread);
-    barrier();
+// Called by the thread that did the last item of a phase, and once to start. A phase of one item is done here and now: to hand it
+// to another thread takes longer than most of them.
+void ThreadPool::next_phase(int thread) {
+  int64_t count = 0;
+  while (++phase_ < job_.phases && (count = job_.count(job_.context, phase_)) <= 1) {
+    if (count == 1) job_.work(job_.context, phase_, 0, thread);
+  }
+  if (phase_ >= job_.phases) {
+    finished_ = true;
+    if (sleepers_ > 0) wake(0);
+    return;
+  }
+  done_.store(0, std::memory_order_relaxed);
+  items_ = new_items(items_.load(std::memory_order_relaxed), count);
+  if (sleepers_ > 0) {
+    const int team = static_cast<int>(std::min<int64_t>(team_, count));
+    for (int t = 0; t < team; ++t) wake(t);
+  }
+}
+
+bool ThreadPool::do_item(int thread) {
+  if (!has_items()) return false;
+  const uint64_t taken = items_.fetch_add(1), item = next_of(taken), count = count_of(taken);
+  if (item >= count) return false;
+  job_.work(job_.context, phase_, static_cast<int64_t>(item), thread);
+  if (done_.fetch_add(1) + 1 == static_cast<int64_t>(count)) next_phase(thread);
+  return true;
+}
+
+void ThreadPool::live(int thread) {
+  const auto wanted = [this, thread] { return stopping_.load() || (thread < team_.load() && has_items()); };
+  while (!stopping_) {
+    wait_until(thread, wanted);
+    while (thread < team_.load(std::memory_order_relaxed) && do_item(thread)) {
+    }
   }
 }
 

@@ -108,11 +108,12 @@ FloatArray linear(const py::array& packed, const std::string& dtype_name, int64_
   blocks.reserve(static_cast<size_t>((k + kBlock - 1) / kBlock * m));
   for (int64_t row = 0; row < m; ++row) quantize_row(kernels, layer, input, row, m, blocks.data());
   ThreadPool pool(threads);
-  WorkQueue queue;
   AlignedBuffer<float> scratch;
   scratch.reserve(static_cast<size_t>(pool.size() * kLinearScratch));
   const LinearCall call{.x = input, .blocks = blocks.data(), .m = m, .out = output};
-  pool.run([&](int thread) { run_linear(kernels, layer, call, pool.size(), queue, scratch.data() + thread * kLinearScratch); });
+  pool.run_items(linear_items(layer, call, threads), [&](int64_t item, int thread) {
+    run_linear(kernels, layer, call, threads, item, scratch.data() + thread * kLinearScratch);
+  });
   return out;
 }
 
@@ -157,8 +158,7 @@ FloatArray attention(const FloatArray& qkv, int64_t n_kv_head, const std::string
   for (int64_t row = 0; row < tokens; ++row) step.write(0, row, input + row * width, bias_values);
   step.plan({rows.begin() + first, rows.end()});
   ThreadPool pool(threads);
-  WorkQueue queue;
-  pool.run([&](int thread) { step.attend(0, input + first * width, thread, queue); });
+  pool.run_items(step.items(), [&](int64_t item, int thread) { step.attend(0, input + first * width, item, thread); });
   for (int64_t row = 0; row < n_queries; ++row) step.finish(row, bias_values, output + row * n_head * head_dim);
   return out;
 }

@@ -198,7 +198,13 @@ void register_model(py::module_& module) {
       .def_property_readonly("kv_bytes_per_token", [](const PyModel& model) { return model->kv_layout().block_size() / kKvBlock; })
       .def("forward", &forward, py::arg("caches"), py::arg("tokens"), py::arg("logits_to_keep"), py::arg("hidden_states") = false,
            py::kw_only(), py::arg("last_hidden_state") = false, py::arg("attentions") = false, py::arg("position_ids") = py::none())
-      .def("embed", &embed, py::arg("tokens"));
+      .def("embed", &embed, py::arg("tokens"))
+      .def("start_profile", [](const PyModel& model) { model->start_profile(); })
+      .def("stop_profile", [](const PyModel& model) {
+        py::list times;
+        for (const PhaseTime& time : model->stop_profile()) times.append(py::make_tuple(time.name, time.seconds, time.busy));
+        return times;
+      });
 
   py::class_<PyCache>(module, "KVCache")
       .def(py::init([](const std::shared_ptr<PyModel>& model) { return PyCache{model, KVCache((*model)->kv_layout())}; }),

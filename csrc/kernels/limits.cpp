@@ -17,7 +17,7 @@ double best_seconds(ThreadPool& pool, Region&& region) {
   double best = 0;
   for (int pass = 0; pass < kPasses; ++pass) {
     const auto start = std::chrono::steady_clock::now();
-    pool.run(region);
+    pool.run_items(pool.size(), [&](int64_t item, int) { region(item); });
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     best = pass == 0 ? seconds : std::min(best, seconds);
   }
@@ -42,17 +42,19 @@ double read_bandwidth(ThreadPool& pool, size_t nbytes) {
   const size_t words = nbytes / sizeof(uint64_t) / threads;  // of one thread
   AlignedBuffer<uint64_t> buffer;
   buffer.reserve(words * threads);
-  pool.run([&](int thread) { std::memset(buffer.data() + words * static_cast<size_t>(thread), 1, words * sizeof(uint64_t)); });
+  pool.run_items(pool.size(), [&](int64_t part, int) {
+    std::memset(buffer.data() + words * static_cast<size_t>(part), 1, words * sizeof(uint64_t));
+  });
   std::atomic<uint64_t> sink{0};
   const double seconds =
-      best_seconds(pool, [&](int thread) { sink += sum(buffer.data() + words * static_cast<size_t>(thread), words); });
+      best_seconds(pool, [&](int64_t part) { sink += sum(buffer.data() + words * static_cast<size_t>(part), words); });
   return static_cast<double>(words * threads * sizeof(uint64_t)) / seconds;
 }
 
 double int8_peak(const Kernels& kernels, ThreadPool& pool) {
   constexpr int64_t kRounds = 4'000'000;
   std::atomic<int64_t> products{0};
-  const double seconds = best_seconds(pool, [&](int) { products += kernels.int8_peak(kRounds); });
+  const double seconds = best_seconds(pool, [&](int64_t) { products += kernels.int8_peak(kRounds); });
   return static_cast<double>(products) / kPasses / seconds;
 }
 

@@ -102,7 +102,7 @@ void pack(const PackTask& task, ThreadPool& pool) {
   for (auto& buffer : buffers) buffer.reserve(static_cast<size_t>((kTileRows + 1) * padded_k));
   constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
   std::atomic<int64_t> next{0}, bad{kNone};  // bad: the first element that is not finite
-  pool.run([&](int thread) {
+  pool.run_items(pool.size(), [&](int64_t, int thread) {
     float* x = buffers[static_cast<size_t>(thread)].data();
     for (int64_t tile = next.fetch_add(1); tile < tiles; tile = next.fetch_add(1)) {
       std::fill_n(x, kTileRows * padded_k, 0.0f);

@@ -135,31 +135,29 @@ void Attention::write(int64_t layer, int64_t row, const float* qkv, const float*
   }
 }
 
-void Attention::attend(int64_t layer, const float* qkv, int thread, WorkQueue& queue) {
+void Attention::attend(int64_t layer, const float* qkv, int64_t index, int thread) const {
   const auto attention = kernels_.attention[static_cast<int>(layout_.dtype)];
-  for (int64_t i, last; queue.take(static_cast<int64_t>(items_.size()), 1, &i, &last);) {
-    const Item& item = items_[static_cast<size_t>(i)];
-    attention({
-        .blocks = item.blocks,
-        .part = layout_.part_offset(layer, item.kv_head),
-        .head_dim = layout_.head_dim,
-        .tokens = item.tokens,
-        .heads = item.heads,
-        .position = rows_[static_cast<size_t>(item.row)].position,
-        .chunk_begin = item.chunk_begin,
-        .chunk_end = item.chunk_end,
-        .q = qkv + item.row * qkv_width() + item.first_head * layout_.head_dim,
-        .q_stride = qkv_width(),
-        .scale = scale_,
-        .partials = partial(item.row, item.first_head, chunks_ == 1 ? 0 : item.chunk_begin),
-        .token_stride = partial(1, 0, 0) - partial(0, 0, 0),
-        .head_stride = partial(0, 1, 0) - partial(0, 0, 0),
-        .scratch = scratch(thread),
-    });
-  }
+  const Item& item = items_[static_cast<size_t>(index)];
+  attention({
+      .blocks = item.blocks,
+      .part = layout_.part_offset(layer, item.kv_head),
+      .head_dim = layout_.head_dim,
+      .tokens = item.tokens,
+      .heads = item.heads,
+      .position = rows_[static_cast<size_t>(item.row)].position,
+      .chunk_begin = item.chunk_begin,
+      .chunk_end = item.chunk_end,
+      .q = qkv + item.row * qkv_width() + item.first_head * layout_.head_dim,
+      .q_stride = qkv_width(),
+      .scale = scale_,
+      .partials = partial(item.row, item.first_head, chunks_ == 1 ? 0 : item.chunk_begin),
+      .token_stride = partial(1, 0, 0) - partial(0, 0, 0),
+      .head_stride = partial(0, 1, 0) - partial(0, 0, 0),
+      .scratch = scratch(thread),
+  });
 }
 
-void Attention::finish(int64_t row, const float* bias, float* out) {
+void Attention::finish(int64_t row, const float* bias, float* out) const {
   const int64_t chunks = chunks_ == 1 ? 1 : chunks_seen(rows_[static_cast<size_t>(row)].position);
   for (int64_t head = 0; head < n_head_; ++head) {
     const float* value_bias = bias == nullptr ? nullptr : bias + n_embd() + kv_width() + head / group() * layout_.head_dim;

@@ -1,6 +1,6 @@
 // Attention of a micro-batch: which part of the work is an item that one thread does, and where partial results lie.
 //
-// For every layer, after c_attn: `write` every row, then `attend` on every thread, then `finish` every row. Rows are the new tokens
+// For every layer, after c_attn: `write` every row, then `attend` every item, then `finish` every row. Rows are the new tokens
 // of the micro-batch, those of one sequence together and in order.
 #pragma once
 
@@ -9,7 +9,6 @@
 #include "base/aligned_buffer.h"
 #include "kernels/kernels.h"
 #include "model/kv_cache.h"
-#include "model/linear.h"
 
 namespace gptbigcode {
 
@@ -28,10 +27,11 @@ class Attention {
   // qkv: what c_attn made of a row, [n_embd + 2 kv_width]; bias: its bias, or null. Keys and values are stored without their bias:
   // that of the keys adds the same to all scores of a query, which the softmax does not see, and `finish` adds that of the values.
   void write(int64_t layer, int64_t row, const float* qkv, const float* bias) const;
-  // Called by every thread. qkv: [rows][n_embd + 2 kv_width]
-  void attend(int64_t layer, const float* qkv, int thread, WorkQueue& queue);
+  int64_t items() const { return static_cast<int64_t>(items_.size()); }
+  // index: of the item; qkv: [rows][n_embd + 2 kv_width]; thread: whose scratch memory to use
+  void attend(int64_t layer, const float* qkv, int64_t index, int thread) const;
   // out: [n_embd]
-  void finish(int64_t row, const float* bias, float* out);
+  void finish(int64_t row, const float* bias, float* out) const;
   // The softmax of a row's scores over `keys` tokens, 0 for those after it; head h at out + h * stride. Not what `attend` computes
   // with, which never has all of it, but computed again from the same queries and stored keys. The queries are not rounded.
   void probabilities(int64_t layer, int64_t row, const float* q, int64_t keys, float* out, int64_t stride) const;

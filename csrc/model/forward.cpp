@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kMicroBatch = 512;  // rows that share one pass over the weights; bounds the scratch memory
 constexpr int64_t kDecodeRows = 16;   // more new tokens than this are a prefill
-constexpr int64_t kAloneRows = 4;     // so few rows are normalised and quantised by one thread faster than by a team with a barrier
+constexpr int64_t kAloneRows = 4;     // so few rows are normalised and quantised by one thread faster than by a team
 constexpr int64_t kHeadRows = 8;      // so many rows go through the head together with what their quantisation left
 
 }  // namespace
@@ -139,140 +139,265 @@ void Model::embed(const Row& row, float* scratch, float* out) const {
   }
 }
 
-// The transformer: one parallel region, a work queue per phase. Phases alternate between linear layers or attention, shared out
-// by output features or heads, and work on rows (LayerNorm, quantising, writing keys and values).
-void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequested& stop) {
-  const auto m = static_cast<int64_t>(rows.size());
-  std::vector<int64_t> asked;  // rows whose logits are wanted
-  for (int64_t r = 0; r < m; ++r) {
-    if (rows[static_cast<size_t>(r)].logits != nullptr) asked.push_back(r);
+// The transformer: phases that threads work through, each cut into items. Phases alternate between linear layers or attention,
+// cut by output features or heads, and work on rows (LayerNorm, quantising, writing keys and values).
+class Model::Step {
+ public:
+  Step(Model& model, const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequested& stop);
+  void run();
+
+ private:
+  // Of a block, then what follows the blocks.
+  enum Kind { kNormAttention, kAttentionIn, kWriteKv, kAttend, kMerge, kAttentionOut, kNormMlp, kMlpIn, kMlpOut, kBlockPhases };
+  enum { kStates, kNormHead, kHead, kHeadLeft, kLastPhases };
+  static_assert(int{kBlockPhases} + int{kLastPhases} == kPhaseKinds);
+
+  int phases() const { return static_cast<int>(config_.n_layer) * kBlockPhases + kLastPhases; }
+  int kind_of(int phase) const {
+    const int last = phase - static_cast<int>(config_.n_layer) * kBlockPhases;
+    return last < 0 ? phase % kBlockPhases : kBlockPhases + last;
   }
-  reserve(m);
-  constexpr size_t kPhasesPerLayer = 10;
+  int64_t items(int phase);
+  void work(int phase, int64_t item, int thread);
+
+  int64_t row_chunk(int64_t rows) const { return rows <= kAloneRows ? rows : std::max<int64_t>(1, rows / (8 * team_)); }
+  int64_t row_items(int64_t rows) const { return rows == 0 ? 0 : (rows + row_chunk(rows) - 1) / row_chunk(rows); }
+  template <class Function>
+  void for_rows(int64_t rows, int64_t item, Function function) const {
+    const int64_t begin = item * row_chunk(rows), end = std::min(rows, begin + row_chunk(rows));
+    for (int64_t r = begin; r < end; ++r) function(r);
+  }
+  int64_t linear_items(const Linear& layer, const LinearCall& call) const { return gptbigcode::linear_items(layer, call, team_); }
+  void linear(const Linear& layer, const LinearCall& call, int64_t item, int thread) const {
+    run_linear(model_.kernels_, layer, call, team_, item, model_.work_.linear.data() + thread * kLinearScratch);
+  }
+
+  LinearCall query_call() const { return {.x = normed_, .blocks = blocks_, .m = m_, .out = qkv_, .out_stride = qkv_width_}; }
+  LinearCall key_value_call() const {
+    return {.x = normed_, .blocks = blocks_, .m = m_, .out = qkv_ + n_embd_, .out_stride = qkv_width_};
+  }
+  LinearCall attention_out_call() const { return {.x = attended_, .blocks = blocks_, .m = m_, .out = hidden_, .accumulate = true}; }
+  LinearCall mlp_in_call(const Layer& layer) const {
+    return {.x = normed_,
+            .blocks = blocks_,
+            .m = m_,
+            .out = inner_,
+            .activation = &config_.activation,
+            .out_blocks = is_quantized(layer.mlp_c_proj.dtype) ? inner_blocks_ : nullptr};
+  }
+  LinearCall mlp_out_call() const { return {.x = inner_, .blocks = inner_blocks_, .m = m_, .out = hidden_, .accumulate = true}; }
+  LinearCall head_call() const {
+    if (!is_quantized(head_.dtype)) return {.x = normed_, .m = asked_count(), .out = logits_};
+    if (!head_together()) return {.blocks = blocks_, .m = asked_count(), .out = logits_};
+    return {.blocks = blocks_, .m = 2 * asked_count(), .out = model_.work_.logits.data(), .halves_sum = logits_};
+  }
+  LinearCall head_left_call() const { return {.blocks = head_left(), .m = asked_count(), .out = logits_, .accumulate = true}; }
+
+  int64_t asked_count() const { return static_cast<int64_t>(asked_.size()); }
+  // Logits are the most sensitive to the rounding of their input. So what is left of it is quantised and multiplied as well, in
+  // the same pass over the weights if there are few rows.
+  bool head_together() const { return asked_count() <= kHeadRows; }
+  int64_t head_stride() const { return head_together() ? 2 * asked_count() : asked_count(); }
+  ActivationBlock* head_left() const { return blocks_ + asked_count() * (head_together() ? 1 : (n_embd_ + kBlock - 1) / kBlock); }
+
+  void normalize(const LayerNorm& ln, const float* x, float* out) const {
+    model_.kernels_.layer_norm(x, n_embd_, ln.weight, ln.bias, config_.layer_norm_epsilon, out);
+  }
+  // The input of a linear layer, or of two that share it.
+  void norm(const LayerNorm& ln, bool quantized, int64_t r) const {
+    normalize(ln, hidden_ + r * n_embd_, normed_ + r * n_embd_);
+    if (quantized) model_.kernels_.quantize(normed_ + r * n_embd_, n_embd_, blocks_ + r, m_);
+  }
+  void start_row(int64_t i, int64_t r) const;
+  void merge_row(int64_t i, int64_t r) const;
+  void last_states(int64_t r) const;
+  void head_row(int64_t r) const;
+
+  Model& model_;
+  const ModelConfig& config_;
+  const std::vector<Row>& rows_;
+  HiddenStates states_;
+  const int team_;
+  const StopRequested& stop_;
+  int64_t asked_to_stop_at_ = -1;  // the block; only the calling thread asks, and only prefills are long enough for it to matter
+  std::atomic<bool> stopped_{false};
+
+  const int64_t m_, n_embd_, qkv_width_;
+  const Linear& head_;
+  std::vector<int64_t> asked_;  // rows whose logits are wanted
+  float* logits_ = nullptr;     // of these rows: together in the caller's array, in the order of the rows
+  float *hidden_ = nullptr, *normed_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *inner_ = nullptr;
+  ActivationBlock *blocks_ = nullptr, *inner_blocks_ = nullptr;
+};
+
+Model::Step::Step(Model& model, const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequested& stop)
+    : model_(model),
+      config_(model.config_),
+      rows_(rows),
+      states_(states),
+      team_(team),
+      stop_(stop),
+      m_(static_cast<int64_t>(rows.size())),
+      n_embd_(config_.n_embd),
+      qkv_width_(config_.n_embd + 2 * config_.kv_width()),
+      head_(model.weights_.lm_head) {
+  for (int64_t r = 0; r < m_; ++r) {
+    if (rows[static_cast<size_t>(r)].logits != nullptr) asked_.push_back(r);
+  }
+  if (!asked_.empty()) logits_ = rows[static_cast<size_t>(asked_[0])].logits;
+  model.reserve(m_);
   std::vector<Attention::Row> attention_rows;
   attention_rows.reserve(rows.size());
   for (const Row& row : rows) attention_rows.push_back({row.run->cache, row.position});
-  attention_.plan(attention_rows);
-  const size_t phases = static_cast<size_t>(config_.n_layer) * kPhasesPerLayer + 4;
-  if (work_.queues.size() != phases) work_.queues = std::vector<WorkQueue>(phases);
-  for (WorkQueue& queue : work_.queues) queue.reset();
+  model.attention_.plan(attention_rows);
+  const Workspace& work = model.work_;
+  hidden_ = work.hidden.data();
+  normed_ = work.normed.data();
+  qkv_ = work.qkv.data();
+  attended_ = work.attended.data();
+  inner_ = work.inner.data();
+  blocks_ = work.blocks.data();
+  inner_blocks_ = work.inner_blocks.data();
+}
 
-  const int64_t n_embd = config_.n_embd, qkv_width = n_embd + 2 * config_.kv_width();
-  float *hidden = work_.hidden.data(), *normed = work_.normed.data(), *qkv = work_.qkv.data(), *attended = work_.attended.data(),
-        *inner = work_.inner.data();
-  ActivationBlock *blocks = work_.blocks.data(), *inner_blocks = work_.inner_blocks.data();
-  std::atomic<bool> stopped{false};
+void Model::Step::run() {
+  Profile* profile = model_.profile_.get();
+  if (profile != nullptr) profile->begin();
+  model_.pool_.run(
+      team_, phases(),
+      [&](int phase) {
+        if (profile != nullptr) profile->enter(kind_of(phase));
+        return items(phase);
+      },
+      [&](int phase, int64_t item, int thread) {
+        const Profile::Timer timer(profile, kind_of(phase), thread);
+        work(phase, item, thread);
+      });
+  if (profile != nullptr) profile->end();
+  if (stopped_) throw Stopped();
+}
 
-  pool_.run(team, [&](int thread) {
-    size_t phase = 0;
-    // Waits for the phase before, then does the rows, then waits for them.
-    const auto for_each_row = [&](int64_t count, auto&& function) {
-      WorkQueue& queue = work_.queues[phase++];
-      if (count <= kAloneRows) {
-        pool_.barrier([&] {
-          for (int64_t r = 0; r < count; ++r) function(r);
-        });
-        return;
-      }
-      pool_.barrier();
-      const int64_t chunk = std::max<int64_t>(1, count / (8 * team));
-      for (int64_t first, last; queue.take(count, chunk, &first, &last);) {
-        for (int64_t r = first; r < last; ++r) function(r);
-      }
-      pool_.barrier();
-    };
-    const auto linear = [&](const Linear& layer, const LinearCall& call) {
-      run_linear(kernels_, layer, call, team, work_.queues[phase++], work_.linear.data() + thread * kLinearScratch);
-    };
-    // The input of a linear layer, or of two that share it.
-    const auto norm = [&](const LayerNorm& ln, bool quantized, int64_t r) {
-      kernels_.layer_norm(hidden + r * n_embd, n_embd, ln.weight, ln.bias, config_.layer_norm_epsilon, normed + r * n_embd);
-      if (quantized) kernels_.quantize(normed + r * n_embd, n_embd, blocks + r, m);
-    };
+int64_t Model::Step::items(int phase) {
+  if (stopped_) return 0;
+  const int64_t i = phase / kBlockPhases;
+  if (i < config_.n_layer) {
+    const Layer& layer = model_.weights_.layers[static_cast<size_t>(i)];
+    switch (static_cast<Kind>(phase % kBlockPhases)) {
+      case kNormAttention:
+      case kWriteKv:
+      case kMerge:
+      case kNormMlp: return row_items(m_);
+      case kAttentionIn: return linear_items(layer.query, query_call()) + linear_items(layer.key_value, key_value_call());
+      case kAttend: return model_.attention_.items();
+      case kAttentionOut: return linear_items(layer.attn_c_proj, attention_out_call());
+      case kMlpIn: return linear_items(layer.c_fc, mlp_in_call(layer));
+      case kMlpOut: return linear_items(layer.mlp_c_proj, mlp_out_call());
+      case kBlockPhases: break;
+    }
+  }
+  switch (kind_of(phase) - kBlockPhases) {
+    case kStates: return states_.first != nullptr || states_.last != nullptr ? row_items(m_) : 0;
+    case kNormHead: return row_items(asked_count());
+    case kHead: return asked_.empty() ? 0 : linear_items(head_, head_call());
+    default: return asked_.empty() || !is_quantized(head_.dtype) || head_together() ? 0 : linear_items(head_, head_left_call());
+  }
+}
 
-    for (int64_t i = 0; i < config_.n_layer; ++i) {
-      const Layer& layer = weights_.layers[static_cast<size_t>(i)];
-      if (thread == 0 && stop != nullptr && m > kDecodeRows && stop()) stopped = true;
-      for_each_row(m, [&](int64_t r) {
-        if (i == 0) embed(rows[static_cast<size_t>(r)], normed + r * n_embd, hidden + r * n_embd);
-        if (states.first != nullptr) std::copy_n(hidden + r * n_embd, n_embd, states.first + i * states.stride + r * n_embd);
-        norm(layer.ln_1, is_quantized(layer.query.dtype) || is_quantized(layer.key_value.dtype), r);
-      });
-      if (stopped) return;
-      linear(layer.query, {.x = normed, .blocks = blocks, .m = m, .out = qkv, .out_stride = qkv_width});
-      linear(layer.key_value, {.x = normed, .blocks = blocks, .m = m, .out = qkv + n_embd, .out_stride = qkv_width});
-      for_each_row(m, [&](int64_t r) { attention_.write(i, r, qkv + r * qkv_width, layer.query.bias); });
-      attention_.attend(i, qkv, thread, work_.queues[phase++]);
-      for_each_row(m, [&](int64_t r) {
-        attention_.finish(r, layer.query.bias, attended + r * n_embd);
-        if (const Row& row = rows[static_cast<size_t>(r)]; row.run->attentions != nullptr) {
-          const int64_t keys = row.run->cache->size() + row.run->n_tokens;  // the cache grows when all rows are done
-          attention_.probabilities(i, r, qkv + r * qkv_width, keys,
-                                   row.run->attentions + (i * config_.n_head * row.run->n_tokens + row.index) * keys,
-                                   row.run->n_tokens * keys);
-        }
-        quantize_row(kernels_, layer.attn_c_proj, attended, r, m, blocks);
-      });
-      linear(layer.attn_c_proj, {.x = attended, .blocks = blocks, .m = m, .out = hidden, .accumulate = true});
-      for_each_row(m, [&](int64_t r) { norm(layer.ln_2, is_quantized(layer.c_fc.dtype), r); });
-      linear(layer.c_fc, {.x = normed,
-                          .blocks = blocks,
-                          .m = m,
-                          .out = inner,
-                          .activation = &config_.activation,
-                          .out_blocks = is_quantized(layer.mlp_c_proj.dtype) ? inner_blocks : nullptr});
-      pool_.barrier();
-      linear(layer.mlp_c_proj, {.x = inner, .blocks = inner_blocks, .m = m, .out = hidden, .accumulate = true});
-    }
-    if (states.first != nullptr || states.last != nullptr) {
-      for_each_row(m, [&](int64_t r) {
-        float* out = (states.last != nullptr ? states.last : states.first + config_.n_layer * states.stride) + r * n_embd;
-        kernels_.layer_norm(hidden + r * n_embd, n_embd, weights_.ln_f.weight, weights_.ln_f.bias, config_.layer_norm_epsilon, out);
-        if (states.first != nullptr && states.last != nullptr) {
-          std::copy_n(out, n_embd, states.first + config_.n_layer * states.stride + r * n_embd);
-        }
-      });
-    }
-    if (asked.empty()) return;
-    // What is asked for lies together in the caller's array, in the order of the rows.
-    const auto count = static_cast<int64_t>(asked.size());
-    float* logits = rows[static_cast<size_t>(asked[0])].logits;
-    const Linear& head = weights_.lm_head;
-    const auto norm_last = [&](int64_t r) {
-      float* x = normed + r * n_embd;
-      kernels_.layer_norm(hidden + asked[static_cast<size_t>(r)] * n_embd, n_embd, weights_.ln_f.weight, weights_.ln_f.bias,
-                          config_.layer_norm_epsilon, x);
-      return x;
-    };
-    if (!is_quantized(head.dtype)) {
-      for_each_row(count, norm_last);
-      linear(head, {.x = normed, .m = count, .out = logits});
-      return;
-    }
-    // Logits are the most sensitive to the rounding of their input. So what is left of it is quantised and multiplied as well,
-    // in the same pass over the weights if there are few rows.
-    const bool together = count <= kHeadRows;
-    const int64_t row_stride = together ? 2 * count : count, k_blocks = (n_embd + kBlock - 1) / kBlock;
-    ActivationBlock* left = together ? blocks + count : blocks + k_blocks * count;
-    for_each_row(count, [&](int64_t r) {
-      float* x = norm_last(r);
-      for (int64_t i = 0; i < n_embd; ++i) x[i] *= weights_.lm_head_scale[i];
-      kernels_.quantize(x, n_embd, blocks + r, row_stride);
-      for (int64_t i = 0; i < n_embd; ++i) {
-        const ActivationBlock& block = blocks[i / kBlock * row_stride + r];
-        x[i] -= block.scale * static_cast<float>(block.q[i % kBlock]);
+void Model::Step::work(int phase, int64_t item, int thread) {
+  const int64_t i = phase / kBlockPhases;
+  if (thread == 0 && stop_ != nullptr && m_ > kDecodeRows && i != asked_to_stop_at_) {
+    asked_to_stop_at_ = i;
+    if (stop_()) stopped_ = true;
+  }
+  if (i < config_.n_layer) {
+    const Layer& layer = model_.weights_.layers[static_cast<size_t>(i)];
+    switch (static_cast<Kind>(phase % kBlockPhases)) {
+      case kNormAttention: return for_rows(m_, item, [&](int64_t r) { start_row(i, r); });
+      case kAttentionIn: {
+        const int64_t query_items = linear_items(layer.query, query_call());
+        if (item < query_items) return linear(layer.query, query_call(), item, thread);
+        return linear(layer.key_value, key_value_call(), item - query_items, thread);
       }
-      kernels_.quantize(x, n_embd, left + r, row_stride);
-    });
-    if (together) {
-      linear(head, {.blocks = blocks, .m = 2 * count, .out = work_.logits.data(), .halves_sum = logits});
-    } else {
-      linear(head, {.blocks = blocks, .m = count, .out = logits});
-      pool_.barrier();
-      linear(head, {.blocks = left, .m = count, .out = logits, .accumulate = true});
+      case kWriteKv:
+        return for_rows(m_, item, [&](int64_t r) { model_.attention_.write(i, r, qkv_ + r * qkv_width_, layer.query.bias); });
+      case kAttend: return model_.attention_.attend(i, qkv_, item, thread);
+      case kMerge: return for_rows(m_, item, [&](int64_t r) { merge_row(i, r); });
+      case kAttentionOut: return linear(layer.attn_c_proj, attention_out_call(), item, thread);
+      case kNormMlp: return for_rows(m_, item, [&](int64_t r) { norm(layer.ln_2, is_quantized(layer.c_fc.dtype), r); });
+      case kMlpIn: return linear(layer.c_fc, mlp_in_call(layer), item, thread);
+      case kMlpOut: return linear(layer.mlp_c_proj, mlp_out_call(), item, thread);
+      case kBlockPhases: break;
     }
-  });
-  if (stopped) throw Stopped();
+  }
+  switch (kind_of(phase) - kBlockPhases) {
+    case kStates: return for_rows(m_, item, [&](int64_t r) { last_states(r); });
+    case kNormHead: return for_rows(asked_count(), item, [&](int64_t r) { head_row(r); });
+    case kHead: return linear(head_, head_call(), item, thread);
+    default: return linear(head_, head_left_call(), item, thread);
+  }
+}
+
+void Model::Step::start_row(int64_t i, int64_t r) const {
+  const Layer& layer = model_.weights_.layers[static_cast<size_t>(i)];
+  float* hidden = hidden_ + r * n_embd_;
+  if (i == 0) model_.embed(rows_[static_cast<size_t>(r)], normed_ + r * n_embd_, hidden);
+  if (states_.first != nullptr) std::copy_n(hidden, n_embd_, states_.first + i * states_.stride + r * n_embd_);
+  norm(layer.ln_1, is_quantized(layer.query.dtype) || is_quantized(layer.key_value.dtype), r);
+}
+
+void Model::Step::merge_row(int64_t i, int64_t r) const {
+  const Layer& layer = model_.weights_.layers[static_cast<size_t>(i)];
+  model_.attention_.finish(r, layer.query.bias, attended_ + r * n_embd_);
+  if (const Row& row = rows_[static_cast<size_t>(r)]; row.run->attentions != nullptr) {
+    const int64_t keys = row.run->cache->size() + row.run->n_tokens;  // the cache grows when all rows are done
+    model_.attention_.probabilities(i, r, qkv_ + r * qkv_width_, keys,
+                                    row.run->attentions + (i * config_.n_head * row.run->n_tokens + row.index) * keys,
+                                    row.run->n_tokens * keys);
+  }
+  quantize_row(model_.kernels_, layer.attn_c_proj, attended_, r, m_, blocks_);
+}
+
+void Model::Step::last_states(int64_t r) const {
+  float* out = (states_.last != nullptr ? states_.last : states_.first + config_.n_layer * states_.stride) + r * n_embd_;
+  normalize(model_.weights_.ln_f, hidden_ + r * n_embd_, out);
+  if (states_.first != nullptr && states_.last != nullptr) {
+    std::copy_n(out, n_embd_, states_.first + config_.n_layer * states_.stride + r * n_embd_);
+  }
+}
+
+// Row r of those whose logits are wanted.
+void Model::Step::head_row(int64_t r) const {
+  float* x = normed_ + r * n_embd_;
+  normalize(model_.weights_.ln_f, hidden_ + asked_[static_cast<size_t>(r)] * n_embd_, x);
+  if (!is_quantized(head_.dtype)) return;
+  for (int64_t i = 0; i < n_embd_; ++i) x[i] *= model_.weights_.lm_head_scale[i];
+  model_.kernels_.quantize(x, n_embd_, blocks_ + r, head_stride());
+  for (int64_t i = 0; i < n_embd_; ++i) {
+    const ActivationBlock& block = blocks_[i / kBlock * head_stride() + r];
+    x[i] -= block.scale * static_cast<float>(block.q[i % kBlock]);
+  }
+  model_.kernels_.quantize(x, n_embd_, head_left() + r, head_stride());
+}
+
+void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequested& stop) {
+  Step(*this, rows, states, team, stop).run();
+}
+
+void Model::start_profile() {
+  const std::lock_guard lock(mutex_);
+  profile_ = std::make_unique<Profile>(pool_.size());
+}
+
+std::vector<PhaseTime> Model::stop_profile() {
+  static constexpr const char* kNames[kPhaseKinds] = {"embed, ln_1", "c_attn",  "write kv",     "attention",  "merge",
+                                                      "attn c_proj", "ln_2",    "c_fc, act",    "mlp c_proj", "hidden states",
+                                                      "ln_f",        "lm_head", "lm_head, rest"};
+  const std::lock_guard lock(mutex_);
+  std::vector<PhaseTime> times;
+  if (profile_ == nullptr) return times;
+  for (int kind = 0; kind < kPhaseKinds; ++kind) times.push_back(profile_->time_of(kind, kNames[kind]));
+  profile_.reset();
+  return times;
 }
 
 }  // namespace gptbigcode

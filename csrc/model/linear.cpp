@@ -3,12 +3,27 @@
 #include <algorithm>
 
 namespace gptbigcode {
+namespace {
+
+// Consecutive outputs that make an item: eight items a thread, small enough to even out unequal threads, long enough to be one
+// stream of weights. Where the output is quantised, an item is whole blocks of it.
+int64_t item_outputs(const Linear& layer, const LinearCall& call, int team) {
+  const int64_t unit = call.out_blocks == nullptr ? kTileRows : kBlock, units = (layer.n + unit - 1) / unit;
+  return std::max<int64_t>(1, units / (8 * team)) * unit;
+}
+
+}  // namespace
 
 void quantize_row(const Kernels& kernels, const Linear& layer, const float* x, int64_t row, int64_t m, ActivationBlock* blocks) {
   if (is_quantized(layer.dtype)) kernels.quantize(x + row * layer.k, layer.k, blocks + row, m);
 }
 
-void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& call, int team, WorkQueue& queue, float* scratch) {
+int64_t linear_items(const Linear& layer, const LinearCall& call, int team) {
+  const int64_t outputs = item_outputs(layer, call, team);
+  return (layer.n + outputs - 1) / outputs;
+}
+
+void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& call, int team, int64_t item, float* scratch) {
   const LinearTask task{
       .weights = layer.weights,
       .n = layer.n,
@@ -27,23 +42,17 @@ void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& c
                               : layer.dtype == DType::kInt8    ? kernels.linear_int8
                               : layer.dtype == DType::kFloat32 ? kernels.linear_float32
                                                                : kernels.linear_bfloat16;
-  // Eight chunks a thread: small enough to even out unequal threads, long enough to be one stream of weights. Where the output
-  // is quantised, a chunk is whole blocks of it.
-  const int64_t unit = call.out_blocks == nullptr ? kTileRows : kBlock, units = (layer.n + unit - 1) / unit;
-  const int64_t chunk = std::max<int64_t>(1, units / (8 * team));
-  for (int64_t first, last; queue.take(units, chunk, &first, &last);) {
-    const int64_t begin = first * unit, end = std::min(layer.n, last * unit);
-    kernel(task, begin / kTileRows, (end + kTileRows - 1) / kTileRows);
-    for (int64_t row = 0; row < call.m; ++row) {
-      float* out = call.out + row * task.out_stride + begin;
-      if (call.activation != nullptr) kernels.activate(*call.activation, out, end - begin);
-      if (call.out_blocks != nullptr) kernels.quantize(out, end - begin, call.out_blocks + begin / kBlock * call.m + row, call.m);
-    }
-    if (call.halves_sum == nullptr) continue;
-    for (int64_t row = 0; row < call.m / 2; ++row) {
-      const float *half = call.out + row * task.out_stride, *other = half + call.m / 2 * task.out_stride;
-      for (int64_t i = begin; i < end; ++i) call.halves_sum[row * layer.n + i] = half[i] + other[i];
-    }
+  const int64_t outputs = item_outputs(layer, call, team), begin = item * outputs, end = std::min(layer.n, begin + outputs);
+  kernel(task, begin / kTileRows, (end + kTileRows - 1) / kTileRows);
+  for (int64_t row = 0; row < call.m; ++row) {
+    float* out = call.out + row * task.out_stride + begin;
+    if (call.activation != nullptr) kernels.activate(*call.activation, out, end - begin);
+    if (call.out_blocks != nullptr) kernels.quantize(out, end - begin, call.out_blocks + begin / kBlock * call.m + row, call.m);
+  }
+  if (call.halves_sum == nullptr) return;
+  for (int64_t row = 0; row < call.m / 2; ++row) {
+    const float *half = call.out + row * task.out_stride, *other = half + call.m / 2 * task.out_stride;
+    for (int64_t i = begin; i < end; ++i) call.halves_sum[row * layer.n + i] = half[i] + other[i];
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <exception>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "model/attention.h"
 #include "model/kv_cache.h"
 #include "model/linear.h"
+#include "model/profile.h"
 #include "model/weights.h"
 
 namespace gptbigcode {
@@ -52,6 +54,10 @@ class Model {
   // Row `token` of the token embedding, [n_embd].
   void embed_token(int32_t token, float* out) const;
 
+  // From start_profile to stop_profile every call is timed by kind of phase, which costs some nanoseconds an item.
+  void start_profile();
+  std::vector<PhaseTime> stop_profile();
+
   const ModelConfig& config() const { return config_; }
   const Kernels& kernels() const { return kernels_; }
   int num_threads() const { return num_threads_; }
@@ -85,8 +91,9 @@ class Model {
     AlignedBuffer<ActivationBlock> blocks;        // [ceil(n_embd / 128)][m]
     AlignedBuffer<ActivationBlock> inner_blocks;  // [ceil(n_inner / 128)][m]
     AlignedBuffer<float> logits;                  // [2 * min(m, 8)][vocab_size], for the head
-    std::vector<WorkQueue> queues;                // one per phase, all reset before the micro-batch starts
   };
+  class Step;  // one pass of a micro-batch through the network
+
   void validate(const std::vector<Run>& runs) const;
   void reserve(int64_t rows);
   void run_rows(const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequested& stop);
@@ -100,6 +107,7 @@ class Model {
   ThreadPool pool_;
   Attention attention_;
   Workspace work_;
+  std::unique_ptr<Profile> profile_;  // null: nothing is timed
 };
 
 }  // namespace gptbigcode
