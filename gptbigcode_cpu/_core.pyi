@@ -104,6 +104,72 @@ def attention(
         float32 ``[n_queries, n_head, head_dim]``.
     """
 
+class KernelTimer:
+    """A call of a kernel that can be repeated, with all that it works on; what `time_linear` and its like return.
+
+    One thread may use it at a time.
+    """
+
+    def measure(self, seconds: float) -> list[float]:
+        """Repeat the call for so many seconds.
+
+        Returns:
+            The seconds of each call; of calls under 20 us the mean of several. The first call, which finds cold caches, counts
+            only if it takes all the time.
+
+        Raises:
+            ValueError: Not in 0..3600.
+        """
+
+def time_linear(
+    packed: Sequence[NDArray[Any]],
+    dtype: str,
+    n: int,
+    x: NDArray[np.float32],
+    halves: bool = False,
+    isa: str = "",
+    num_threads: int = 1,
+) -> KernelTimer:
+    """Time `linear`, without quantising `x`.
+
+    Args:
+        packed: Weights of one shape. Each call takes the next one: if they are larger than the caches together, all come from
+            memory.
+        halves: Add the second half of the rows to the first, as the head does.
+
+    Raises:
+        ValueError: As in `linear`; no weights; an odd number of rows with `halves`.
+    """
+
+def time_attention(
+    qkv: NDArray[np.float32],
+    n_kv_head: int,
+    kv_dtype: str,
+    n_queries: int,
+    n_layer: int = 1,
+    merge: bool = False,
+    isa: str = "",
+    num_threads: int = 1,
+) -> KernelTimer:
+    """Time `attention` of the last tokens, without writing the cache and without merging partial results.
+
+    Args:
+        n_layer: So many copies of keys and values, of which each call takes the next one.
+        merge: Time the merging of partial results instead, on one thread.
+
+    Raises:
+        ValueError: As in `attention`.
+    """
+
+def time_rows(kernel: str, x: NDArray[np.float32], isa: str = "") -> KernelTimer:
+    """Time a kernel that works on rows, one row after another, on one thread.
+
+    Args:
+        kernel: ``layer_norm``, ``quantize`` or ``activate``. The last is gelu_tanh, which works in place: give it values from 8
+            on, which it leaves as they are; others shrink to denormal numbers.
+        x: ``[m, k]``
+    """
+
 def kv_bytes_per_token(kv_dtype: str, n_layer: int, n_kv_head: int, head_dim: int) -> int:
     """Bytes that the keys and values of a token take in a `KVCache`, padding included."""
 

@@ -3,13 +3,11 @@
 #include <cstring>
 #include <optional>
 
-#include "base/aligned_buffer.h"
 #include "base/error.h"
 #include "bindings/bindings.h"
+#include "bindings/kernel_runs.h"
 #include "kernels/limits.h"
 #include "kernels/pack.h"
-#include "model/attention.h"
-#include "model/linear.h"
 
 namespace gptbigcode {
 namespace {
@@ -26,17 +24,6 @@ void check_sizes(int64_t n, int64_t k) {
   constexpr int64_t kLimit = 1 << 24;
   require(n > 0 && n <= kLimit && k > 0 && k <= kLimit,
           "a weight of [" + std::to_string(n) + ", " + std::to_string(k) + "] is not supported");
-}
-
-const std::byte* check_packed(const py::array& packed, DType dtype, int64_t n, int64_t k) {
-  check_sizes(n, k);
-  const std::vector<int64_t> shape = tile_shape(dtype, n, k);
-  require(packed.ndim() == static_cast<py::ssize_t>(shape.size()) && std::equal(shape.begin(), shape.end(), packed.shape()),
-          "the packed weight has the wrong shape");
-  require(py::isinstance(packed.dtype(), py::type::of(new_packed(dtype, {0, 0, 0}).dtype())) &&
-              packed.dtype().equal(new_packed(dtype, {0, 0, 0}).dtype()) && (packed.flags() & py::array::c_style) != 0,
-          "the packed weight has the wrong type or is not contiguous");
-  return static_cast<const std::byte*>(packed.data());
 }
 
 ErrorFeedback error_feedback(const std::optional<FloatArray>& feedback, DType dtype, int64_t k) {
@@ -104,16 +91,7 @@ FloatArray linear(const py::array& packed, const std::string& dtype_name, int64_
   float* output = out.mutable_data();
   const int threads = resolve_num_threads(num_threads);
   const py::gil_scoped_release unlocked;
-  AlignedBuffer<ActivationBlock> blocks;
-  blocks.reserve(static_cast<size_t>((k + kBlock - 1) / kBlock * m));
-  for (int64_t row = 0; row < m; ++row) quantize_row(kernels, layer, input, row, m, blocks.data());
-  ThreadPool pool(threads);
-  AlignedBuffer<float> scratch;
-  scratch.reserve(static_cast<size_t>(pool.size() * kLinearScratch));
-  const LinearCall call{.x = input, .blocks = blocks.data(), .m = m, .out = output};
-  pool.run_items(linear_items(layer, call, threads), [&](int64_t item, int thread) {
-    run_linear(kernels, layer, call, threads, item, scratch.data() + thread * kLinearScratch);
-  });
+  LinearRun(kernels, layer, input, m, threads)(layer, output);
   return out;
 }
 
@@ -133,33 +111,24 @@ FloatArray layer_norm(const FloatArray& x, const FloatArray& weight, const Float
 
 FloatArray attention(const FloatArray& qkv, int64_t n_kv_head, const std::string& kv_dtype, float scale, int64_t n_queries,
                      const std::optional<FloatArray>& bias, const std::string& isa, int num_threads) {
-  require(qkv.ndim() == 3 && n_kv_head > 0 && qkv.shape(1) > 2 * n_kv_head,
-          "qkv must be [tokens, heads + 2 * n_kv_head, head_dim]");
-  const int64_t tokens = qkv.shape(0), n_head = qkv.shape(1) - 2 * n_kv_head, head_dim = qkv.shape(2);
-  require(n_head % n_kv_head == 0 && head_dim > 0, "the number of heads must be a multiple of n_kv_head");
-  require(n_queries > 0 && n_queries <= tokens, "n_queries must be in 1..tokens");
+  const int64_t n_head = check_qkv(qkv, n_kv_head, n_queries), head_dim = qkv.shape(2);
   require(!bias || (bias->ndim() == 2 && bias->shape(0) == qkv.shape(1) && bias->shape(1) == head_dim),
           "bias must be [heads + 2 * n_kv_head, head_dim]");
   const KVLayout layout{.n_layer = 1, .n_kv_head = n_kv_head, .head_dim = head_dim, .dtype = parse_kv_dtype(kv_dtype)};
   const Kernels& kernels = select_kernels(isa.c_str());
   FloatArray out({n_queries, n_head, head_dim});
-  const float *input = qkv.data(), *bias_values = bias ? bias->data() : nullptr;
+  const AttentionRun::Input input{.qkv = qkv.data(),
+                                  .bias = bias ? bias->data() : nullptr,
+                                  .tokens = qkv.shape(0),
+                                  .n_head = n_head,
+                                  .n_queries = n_queries,
+                                  .scale = scale};
   float* output = out.mutable_data();
   const int threads = resolve_num_threads(num_threads);
   const py::gil_scoped_release unlocked;
-  KVCache cache(layout);
-  cache.reserve(tokens);
-  std::vector<Attention::Row> rows;
-  rows.reserve(static_cast<size_t>(tokens));
-  for (int64_t position = 0; position < tokens; ++position) rows.push_back({&cache, position});
-  Attention step(kernels, layout, n_head, scale, threads);
-  step.plan(rows);
-  const int64_t width = qkv.shape(1) * head_dim, first = tokens - n_queries;
-  for (int64_t row = 0; row < tokens; ++row) step.write(0, row, input + row * width, bias_values);
-  step.plan({rows.begin() + first, rows.end()});
-  ThreadPool pool(threads);
-  pool.run_items(step.items(), [&](int64_t item, int thread) { step.attend(0, input + first * width, item, thread); });
-  for (int64_t row = 0; row < n_queries; ++row) step.finish(row, bias_values, output + row * n_head * head_dim);
+  AttentionRun run(kernels, layout, input, threads);
+  run.attend(0);
+  run.finish(output);
   return out;
 }
 
@@ -173,6 +142,17 @@ FloatArray activate(const std::string& name, const FloatArray& x, const std::str
 }
 
 }  // namespace
+
+const std::byte* check_packed(const py::array& packed, DType dtype, int64_t n, int64_t k) {
+  check_sizes(n, k);
+  const std::vector<int64_t> shape = tile_shape(dtype, n, k);
+  require(packed.ndim() == static_cast<py::ssize_t>(shape.size()) && std::equal(shape.begin(), shape.end(), packed.shape()),
+          "the packed weight has the wrong shape");
+  require(py::isinstance(packed.dtype(), py::type::of(new_packed(dtype, {0, 0, 0}).dtype())) &&
+              packed.dtype().equal(new_packed(dtype, {0, 0, 0}).dtype()) && (packed.flags() & py::array::c_style) != 0,
+          "the packed weight has the wrong type or is not contiguous");
+  return static_cast<const std::byte*>(packed.data());
+}
 
 void register_kernels(py::module_& module) {
   module.def(

@@ -19,6 +19,7 @@ void register_kernels(py::module_& module);
 void register_model(py::module_& module);
 void register_sampler(py::module_& module);
 void register_suffix_index(py::module_& module);
+void register_timing(py::module_& module);
 
 int resolve_num_threads(int requested);  // 0 = default; throws std::invalid_argument
 

@@ -7,4 +7,5 @@ PYBIND11_MODULE(_core, module) {
   gptbigcode::register_model(module);
   gptbigcode::register_sampler(module);
   gptbigcode::register_suffix_index(module);
+  gptbigcode::register_timing(module);
 }
