@@ -198,7 +198,8 @@ def as_markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [table[0], rule, *table[1:]])
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the CPU calls itself."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
@@ -265,7 +266,7 @@ def main() -> None:
                 del measurements[engine]
 
     keys = ("threads", "prompt_tokens", "new_tokens", "depths", "rows", "rounds")
-    setting = {"processor": _processor(), "checkpoint": arguments.checkpoint.name}
+    setting = {"processor": processor(), "checkpoint": arguments.checkpoint.name}
     setting |= {key: getattr(arguments, key) for key in keys}
     if arguments.json:
         print(json.dumps({**setting, "measurements": measurements, "skipped": skipped}))
