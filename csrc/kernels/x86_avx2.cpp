@@ -47,6 +47,9 @@ inline int32_t sum_codes(const int8_t* q, int32_t* starts) {
 
 // ---------------------------------------------------------------- integer dot products of one tile block
 
+constexpr int kRowsAtOnce = 3;  // sixteen registers: 6 sums of a group, 6 of the block, 2 weights, an activation, a product
+constexpr int kPackedRows = 3, kStreamedRows = 8;
+
 // in both 16-bit halves of a lane
 inline __m256i as_factor(__m256i multipliers_i32x8) {
   const __m256i twice =
@@ -74,6 +77,23 @@ inline void dot_int8(const std::byte* tile, size_t, const ActivationBlock* activ
   const __m256i ones_i16x16 = _mm256_set1_epi16(1);
   const __m256i zero_point = _mm256_set1_epi8(-128);  // code - 128 = code ^ 0x80 as a signed byte
   for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  if constexpr (kRows > kRowsAtOnce) {  // half a tile at a time: a sum a row
+    const auto add_half = [&]<int kHalf>() {
+      __m256i half[kRows];
+      for (auto& s : half) s = _mm256_setzero_si256();
+#pragma GCC unroll 2
+      for (int quad = 0; quad < kBlock / 4; ++quad) {
+        const __m256i w = _mm256_xor_si256(load_i8x32(tile + quad * 64 + kHalf), zero_point), abs_w = _mm256_abs_epi8(w);
+        for (int r = 0; r < kRows; ++r) {
+          half[r] = multiply_add_signed(half[r], w, abs_w, broadcast_i32(activations[r].q + quad * 4), ones_i16x16);
+        }
+      }
+      for (int r = 0; r < kRows; ++r) half_of<kHalf>(sum[r][0]) = half[r];
+    };
+    add_half.template operator()<0>();
+    add_half.template operator()<32>();
+    return;
+  }
 #pragma GCC unroll 2
   for (int quad = 0; quad < kBlock / 4; ++quad) {
     const __m256i w_lo = _mm256_xor_si256(load_i8x32(tile + quad * 64), zero_point);
@@ -104,6 +124,18 @@ inline void add_quad(__m256i w_lo, __m256i w_hi, const ActivationBlock* activati
     hi_i16x16[r] = multiply_add(hi_i16x16[r], w_hi, a);
   }
 }
+// The same for rows 0..7 or 8..15 of a tile
+template <int kRows>
+inline void add_quad_half(__m256i w, const ActivationBlock* activations, int k, __m256i* dots_i16x16) {
+  for (int r = 0; r < kRows; ++r) dots_i16x16[r] = multiply_add(dots_i16x16[r], w, broadcast_i32(activations[r].q + k));
+}
+template <int kRows, int kHalf>
+inline void add_group_half(const __m256i* dots_i16x16, __m256i factors, i32x16 (*sum)[1]) {
+  for (int r = 0; r < kRows; ++r) {
+    __m256i& half = half_of<kHalf>(sum[r][0]);
+    half = _mm256_add_epi32(half, _mm256_madd_epi16(dots_i16x16[r], factors));
+  }
+}
 template <int kRows>
 inline void add_group(const __m256i* lo_i16x16, const __m256i* hi_i16x16, __m256i m_lo, __m256i m_hi, i32x16 (*sum)[1]) {
   for (int r = 0; r < kRows; ++r) {
@@ -119,6 +151,26 @@ inline __m256i start_of_pair(const ActivationBlock& a, int g) {
 
 struct Int4 {
   static constexpr size_t kBlockBytes = kInt4BlockBytes;
+
+  // Half a tile's rows at a time, so that the sums of more rows of activations fit the registers.
+  template <int kRows, int kHalf>
+  static void add_half(const std::byte* block, const ActivationBlock* activations, __m256i codebook, __m256i factors,
+                       i32x16 (*sum)[1]) {
+#pragma GCC unroll 1
+    for (int g = 0; g < kBlock / kGroup; g += 2) {
+      __m256i dots_i16x16[kRows];
+      for (int r = 0; r < kRows; ++r) dots_i16x16[r] = start_of_pair(activations[r], g);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        __m256i low, high;
+        load_quad_pair_half(block + g * 128 + j * 64 + kHalf, codebook, low, high);
+        const int k = g * kGroup + j / 2 * kGroup + j % 2 * 4;
+        add_quad_half<kRows>(low, activations, k, dots_i16x16);
+        add_quad_half<kRows>(high, activations, k + 8, dots_i16x16);
+      }
+      add_group_half<kRows, kHalf>(dots_i16x16, factors, sum);
+    }
+  }
 
   template <int kRows>
   static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
@@ -136,6 +188,11 @@ struct Int4 {
       sum[r][0] = {_mm256_madd_epi16(negative_sum, offset_lo), _mm256_madd_epi16(negative_sum, offset_hi)};
     }
     const __m256i factor_lo = as_factor(m_lo), factor_hi = as_factor(m_hi);
+    if constexpr (kRows > kPackedRows) {
+      add_half<kRows, 0>(block, activations, codebook, factor_lo, sum);
+      add_half<kRows, 32>(block, activations, codebook, factor_hi, sum);
+      return;
+    }
 #pragma GCC unroll 1
     for (int g = 0; g < kBlock / kGroup; g += 2) {
       __m256i lo_i16x16[kRows], hi_i16x16[kRows];
@@ -179,9 +236,32 @@ struct Int6 {
     return _mm256_slli_epi16(broadcast_i32(a.starts + g), 1);
   }
 
+  template <int kRows, int kHalf>
+  static void add_half(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
+#pragma GCC unroll 1
+    for (int g = 0; g < kBlock / kGroup; ++g) {
+      i32x16 factors = load_int6_factors(block, g);
+      __m256i dots_i16x16[kRows];
+      for (int r = 0; r < kRows; ++r) dots_i16x16[r] = start(activations[r], g);
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        __m256i first, second;
+        load_int6_pair_half(block, g, j, kHalf, first, second);
+        add_quad_half<kRows>(first, activations, g * kGroup + j * 4, dots_i16x16);
+        add_quad_half<kRows>(second, activations, g * kGroup + j * 4 + 8, dots_i16x16);
+      }
+      add_group_half<kRows, kHalf>(dots_i16x16, half_of<kHalf>(factors), sum);
+    }
+  }
+
   template <int kRows>
   static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
     for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    if constexpr (kRows > kPackedRows) {
+      add_half<kRows, 0>(block, activations, sum);
+      add_half<kRows, 32>(block, activations, sum);
+      return;
+    }
 #pragma GCC unroll 1
     for (int pair = 0; pair < kBlock / kGroup; pair += 2) {
       const i32x16 factors = load_int6_factors(block, pair);
@@ -221,9 +301,7 @@ struct Int6 {
   }
 };
 
-constexpr int kRowsAtOnce = 3;  // sixteen registers: 6 sums of a group, 6 of the block, 2 weights, an activation, a product
-constexpr int kTilesAtOnce = 1, kPackedRows = 3;
-constexpr int kStreamedRows = 0;
+constexpr int kTilesAtOnce = 1;
 constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
 
 #include "kernels/quantized_linear.inc"

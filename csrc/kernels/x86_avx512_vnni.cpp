@@ -346,8 +346,7 @@ struct Int6 {
 inline f32x16 to_float(i32x16 v) { return {_mm512_cvtepi32_ps(v)}; }
 
 constexpr int kRowsAtOnce = 6;  // thirty-two registers: 6 rows x 2 tiles of sums and of a group's sums, 2 weights
-constexpr int kTilesAtOnce = 2, kPackedRows = 6;
-constexpr int kStreamedRows = 16;
+constexpr int kTilesAtOnce = 2, kPackedRows = 6, kStreamedRows = 16;
 constexpr size_t kPrefetch = 8192;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
 
 #include "kernels/quantized_linear.inc"

@@ -36,6 +36,9 @@ inline int32_t sum_codes(const int8_t* q, int32_t* starts) {
 
 // ---------------------------------------------------------------- integer dot products of one tile block
 
+constexpr int kRowsAtOnce = 6;  // sixteen registers: 12 sums, 2 weights, an activation
+constexpr int kPackedRows = 4, kStreamedRows = 8;
+
 inline __m256i as_factor(__m256i multipliers_i32x8) { return multipliers_i32x8; }
 #include "kernels/x86_avx2_codes.inc"
 
@@ -46,6 +49,11 @@ inline void add_quad(__m256i w_lo, __m256i w_hi, const ActivationBlock* activati
     sum[r][0].lo = dpbusd(sum[r][0].lo, w_lo, a);
     sum[r][0].hi = dpbusd(sum[r][0].hi, w_hi, a);
   }
+}
+// The same for rows 0..7 or 8..15 of a tile
+template <int kRows>
+inline void add_quad_half(__m256i w, const ActivationBlock* activations, int k, __m256i* sums) {
+  for (int r = 0; r < kRows; ++r) sums[r] = dpbusd(sums[r], w, broadcast_i32(activations[r].q + k));
 }
 // Bytes [quads][16 rows][4] against the activations from column k on
 template <int kRows>
@@ -68,11 +76,43 @@ template <int kRows, int kTiles>
 inline void dot_int8(const std::byte* tile, size_t, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
   static_assert(kTiles == 1);
   start_at<kRows>(128, activations, sum);
-  add_bytes<kRows>(tile, kBlock / 4, activations, 0, sum);
+  if constexpr (kRows > kRowsAtOnce) {  // half a tile at a time: a sum a row
+    const auto add_half = [&]<int kHalf>() {
+      __m256i half[kRows];
+      for (int r = 0; r < kRows; ++r) half[r] = half_of<kHalf>(sum[r][0]);
+#pragma GCC unroll 2
+      for (int quad = 0; quad < kBlock / 4; ++quad) {
+        add_quad_half<kRows>(load_i8x32(tile + quad * 64 + kHalf), activations, quad * 4, half);
+      }
+      for (int r = 0; r < kRows; ++r) half_of<kHalf>(sum[r][0]) = half[r];
+    };
+    add_half.template operator()<0>();
+    add_half.template operator()<32>();
+  } else {
+    add_bytes<kRows>(tile, kBlock / 4, activations, 0, sum);
+  }
 }
 
 struct Int4 {
   static constexpr size_t kBlockBytes = kInt4BlockBytes;
+
+  // Half a tile's rows at a time, so that the sums of more rows of activations fit the registers.
+  template <int kRows, int kHalf>
+  static void add_half(const std::byte* block, const ActivationBlock* activations, __m256i codebook, i32x16 (*sum)[1]) {
+    __m256i half[kRows];
+    for (int r = 0; r < kRows; ++r) half[r] = half_of<kHalf>(sum[r][0]);
+#pragma GCC unroll 1
+    for (int g = 0; g < kBlock / kGroup; ++g) {
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        __m256i low, high;
+        load_quad_pair_half(block + g * 128 + j * 64 + kHalf, codebook, low, high);
+        add_quad_half<kRows>(low, activations, g * kGroup + j * 4, half);
+        add_quad_half<kRows>(high, activations, g * kGroup + j * 4 + 8, half);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) half_of<kHalf>(sum[r][0]) = half[r];
+  }
 
   template <int kRows>
   static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
@@ -87,12 +127,17 @@ struct Int4 {
       const __m256i negative_sum = broadcast_i32(&activations[r].negative_sum);
       sum[r][0] = {_mm256_madd_epi16(negative_sum, zero_lo), _mm256_madd_epi16(negative_sum, zero_hi)};
     }
-    for (int g = 0; g < kBlock / kGroup; ++g) {
-      for (int j = 0; j < 2; ++j) {
-        __m256i w[4];
-        load_quad_pair(block + g * 128, j, codebook, w);
-        add_quad<kRows>(w[0], w[1], activations, g * kGroup + j * 4, sum);
-        add_quad<kRows>(w[2], w[3], activations, g * kGroup + j * 4 + 8, sum);
+    if constexpr (kRows > kPackedRows) {
+      add_half<kRows, 0>(block, activations, codebook, sum);
+      add_half<kRows, 32>(block, activations, codebook, sum);
+    } else {
+      for (int g = 0; g < kBlock / kGroup; ++g) {
+        for (int j = 0; j < 2; ++j) {
+          __m256i w[4];
+          load_quad_pair(block + g * 128, j, codebook, w);
+          add_quad<kRows>(w[0], w[1], activations, g * kGroup + j * 4, sum);
+          add_quad<kRows>(w[2], w[3], activations, g * kGroup + j * 4 + 8, sum);
+        }
       }
     }
     for (int r = 0; r < kRows; ++r) multiply(sum[r][0], {int4_multiplier(row_bytes.lo), int4_multiplier(row_bytes.hi)});
@@ -131,8 +176,39 @@ struct Int6 {
     }
   }
 
+  template <int kRows, int kHalf>
+  static void add_half(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
+    __m256i half[kRows];
+    for (auto& s : half) s = _mm256_setzero_si256();
+#pragma GCC unroll 1
+    for (int first = 0; first < kBlock / kGroup; first += 2) {
+      __m256i dots[kRows];
+      for (int r = 0; r < kRows; ++r) dots[r] = broadcast_i32(activations[r].starts + first / 2);
+#pragma GCC unroll 2
+      for (int g = first; g < first + 2; ++g) {
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; ++j) {
+          __m256i low, high;
+          load_int6_pair_half(block, g, j, kHalf, low, high);
+          add_quad_half<kRows>(low, activations, g * kGroup + j * 4, dots);
+          add_quad_half<kRows>(high, activations, g * kGroup + j * 4 + 8, dots);
+        }
+      }
+      i32x16 factors = load_int6_factors(block, first);
+      for (int r = 0; r < kRows; ++r) {
+        half[r] = _mm256_add_epi32(half[r], _mm256_mullo_epi32(dots[r], half_of<kHalf>(factors)));
+      }
+    }
+    for (int r = 0; r < kRows; ++r) half_of<kHalf>(sum[r][0]) = half[r];
+  }
+
   template <int kRows>
   static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
+    if constexpr (kRows > kPackedRows) {
+      add_half<kRows, 0>(block, activations, sum);
+      add_half<kRows, 32>(block, activations, sum);
+      return;
+    }
     const auto add = [&](int first, i32x16(*dot)[1]) {
 #pragma GCC unroll 2
       for (int g = first; g < first + 2; ++g) {
@@ -160,9 +236,7 @@ struct Int6 {
   }
 };
 
-constexpr int kRowsAtOnce = 6;  // sixteen registers: 12 sums, 2 weights, an activation
-constexpr int kTilesAtOnce = 1, kPackedRows = 3;
-constexpr int kStreamedRows = 0;
+constexpr int kTilesAtOnce = 1;
 constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
 
 #include "kernels/quantized_linear.inc"
