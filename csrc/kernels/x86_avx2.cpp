@@ -48,7 +48,7 @@ inline int32_t sum_codes(const int8_t* q, int32_t* starts) {
 // ---------------------------------------------------------------- integer dot products of one tile block
 
 constexpr int kRowsAtOnce = 3;  // sixteen registers: 6 sums of a group, 6 of the block, 2 weights, an activation, a product
-constexpr int kPackedRows = 3, kStreamedRows = 8;
+constexpr int kStreamedRows = 8;
 
 // in both 16-bit halves of a lane
 inline __m256i as_factor(__m256i multipliers_i32x8) {
@@ -149,6 +149,12 @@ inline __m256i start_of_pair(const ActivationBlock& a, int g) {
   return _mm256_add_epi16(broadcast_i32(a.starts + g), broadcast_i32(a.starts + g + 1));
 }
 
+// sums[r] += the integer sums times the scales of the activations
+template <int kRows>
+inline void add_scaled(const i32x16 (*dots)[1], const ActivationBlock* activations, f32x16 (*sums)[1]) {
+  for (int r = 0; r < kRows; ++r) sums[r][0] = fma(to_float(dots[r][0]), set1(activations[r].scale), sums[r][0]);
+}
+
 struct Int4 {
   static constexpr size_t kBlockBytes = kInt4BlockBytes;
 
@@ -188,7 +194,7 @@ struct Int4 {
       sum[r][0] = {_mm256_madd_epi16(negative_sum, offset_lo), _mm256_madd_epi16(negative_sum, offset_hi)};
     }
     const __m256i factor_lo = as_factor(m_lo), factor_hi = as_factor(m_hi);
-    if constexpr (kRows > kPackedRows) {
+    if constexpr (kRows > kRowsAtOnce) {
       add_half<kRows, 0>(block, activations, codebook, factor_lo, sum);
       add_half<kRows, 32>(block, activations, codebook, factor_hi, sum);
       return;
@@ -208,11 +214,19 @@ struct Int4 {
     }
   }
 
+  template <int kRows>
+  static void add(const std::byte* block, const ActivationBlock* activations, f32x16 (*sums)[1]) {
+    i32x16 sum[kRows][1];
+    dot<kRows>(block, activations, sum);
+    add_scaled<kRows>(sum, activations, sums);
+  }
+
   static void expand(const std::byte* block, Expanded& out) { expand_int4(block, out); }
 
   template <int kRows, int kTiles>
-  static void dot_expanded(const Expanded* block, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
+  static void add_expanded(const Expanded* block, const ActivationBlock* activations, f32x16 (*sums)[kTiles]) {
     static_assert(kTiles == 1);
+    i32x16 sum[kRows][1];
     for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
 #pragma GCC unroll 1
     for (int g = 0; g < kBlock / kGroup; g += 2) {
@@ -225,6 +239,7 @@ struct Int4 {
       const i32x16 factors = load_factors(block->multipliers[0]);
       add_group<kRows>(lo_i16x16, hi_i16x16, factors.lo, factors.hi, sum);
     }
+    add_scaled<kRows>(sum, activations, sums);
   }
 };
 
@@ -257,7 +272,7 @@ struct Int6 {
   template <int kRows>
   static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
     for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-    if constexpr (kRows > kPackedRows) {
+    if constexpr (kRows > kRowsAtOnce) {
       add_half<kRows, 0>(block, activations, sum);
       add_half<kRows, 32>(block, activations, sum);
       return;
@@ -281,11 +296,19 @@ struct Int6 {
     }
   }
 
+  template <int kRows>
+  static void add(const std::byte* block, const ActivationBlock* activations, f32x16 (*sums)[1]) {
+    i32x16 sum[kRows][1];
+    dot<kRows>(block, activations, sum);
+    add_scaled<kRows>(sum, activations, sums);
+  }
+
   static void expand(const std::byte* block, Expanded& out) { expand_int6(block, out); }
 
   template <int kRows, int kTiles>
-  static void dot_expanded(const Expanded* block, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
+  static void add_expanded(const Expanded* block, const ActivationBlock* activations, f32x16 (*sums)[kTiles]) {
     static_assert(kTiles == 1);
+    i32x16 sum[kRows][1];
     for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
 #pragma GCC unroll 1
     for (int g = 0; g < kBlock / kGroup; ++g) {
@@ -298,6 +321,7 @@ struct Int6 {
       const i32x16 factors = load_factors(block->multipliers[g / 2]);
       add_group<kRows>(lo_i16x16, hi_i16x16, factors.lo, factors.hi, sum);
     }
+    add_scaled<kRows>(sum, activations, sums);
   }
 };
 

@@ -2,12 +2,12 @@
 //
 //   instruction              used for
 //   vpdpbusd                 four u8 x s8 products per 32-bit lane, added up; one register is 16 rows x 4 k
-//   vpmulld                  multiplier times dot product
+//   vmulps, vpmulld          multiplier times dot product: int4, int6
 //   vfmadd231ps              float accumulation
 //
 // int4, for one row and block: the accumulator starts at (offset - 16) * sum q, takes (codebook entry + 16) * q, and ends as the
-// sum of (entry + offset) * q, which is multiplied once: |.| <= 31 * 128 * 16 * 127 < 2^24.
-// int6: so for each 32 columns, with code + 32: |.| <= 127 * 32 * 32 * 127 < 2^24.
+// sum of (entry + offset) * q, which is multiplied once: |.| <= 31 * 128 * 16 * 127 < 2^24, so the product of floats is exact.
+// int6: so for each 32 columns, with code + 32; the sum of the four products may exceed 2^24, so they are integers.
 // int8: the accumulator starts at -128 * sum q over the block; codes are q + 128.
 
 #include "base/float_bits.h"
@@ -181,13 +181,23 @@ inline void load_quad_pair(const std::byte* group, int j, __m512i codebook, __m5
 inline __m512i load_row_bytes(const std::byte* p) {
   return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
-inline __m512i int4_multiplier(__m512i row_bytes) { return _mm512_srai_epi32(row_bytes, 2); }
+inline f32x16 to_float(i32x16 v) { return {_mm512_cvtepi32_ps(v)}; }
+inline f32x16 int4_multiplier(__m512i row_bytes) { return to_float(_mm512_srai_epi32(row_bytes, 2)); }
 
 struct Expanded {
   alignas(64) std::byte codes[kTileRows * kBlock];  // [32 quads][16 rows][4]
-  // int4 has the first ones only
-  alignas(64) int32_t multipliers[kBlock / kInt6Group][kTileRows];
+  union {
+    alignas(64) float int4_multipliers[kTileRows];
+    alignas(64) int32_t int6_multipliers[kBlock / kInt6Group][kTileRows];
+  };
 };
+// sums[r][t] += dot products times what is left to multiply them with
+template <int kRows, int kTiles>
+inline void add_scaled(const i32x16 (*dots)[kTiles], const ActivationBlock* activations, f32x16 (*sums)[kTiles]) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int t = 0; t < kTiles; ++t) sums[r][t] = fma(to_float(dots[r][t]), set1(activations[r].scale), sums[r][t]);
+  }
+}
 
 inline const std::byte* codes_of(const Expanded* first) { return reinterpret_cast<const std::byte*>(first); }
 
@@ -195,7 +205,7 @@ struct Int4 {
   static constexpr size_t kBlockBytes = kInt4BlockBytes;
 
   template <int kRows>
-  static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
+  static void add(const std::byte* block, const ActivationBlock* activations, f32x16 (*sums)[1]) {
     const __m512i codebook = codebook_u8x64(), row_bytes = load_row_bytes(block + kTileRows * kBlock / 2);
     // zero - offset, with a high half of zero: what minus the sum of the activations is multiplied with
     const __m512i zero =
@@ -224,9 +234,10 @@ struct Int4 {
         }
       }
     }
+    const f32x16 multiplier = int4_multiplier(row_bytes);
     for (int r = 0; r < kRows; ++r) {
       if constexpr (kChains > 1) chains[r][0] = _mm512_add_epi32(chains[r][0], chains[r][1]);
-      sum[r][0] = _mm512_mullo_epi32(chains[r][0], int4_multiplier(row_bytes));
+      sums[r][0] = fma(mul(to_float(chains[r][0]), multiplier), set1(activations[r].scale), sums[r][0]);
     }
   }
 
@@ -244,16 +255,19 @@ struct Int4 {
         _mm512_store_si512(out.codes + g * 256 + j * 64 + 128, _mm512_add_epi8(w[1], offsets));
       }
     }
-    _mm512_store_si512(out.multipliers[0], int4_multiplier(row_bytes));
+    store(out.int4_multipliers, int4_multiplier(row_bytes));
   }
 
   template <int kRows, int kTiles>
-  static void dot_expanded(const Expanded* blocks, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
-    start_at<kRows, kTiles, 4>(activations, sum);
-    add_bytes<kRows, kTiles>(codes_of(blocks), sizeof(Expanded), kBlock / 4, activations, 0, sum);
+  static void add_expanded(const Expanded* blocks, const ActivationBlock* activations, f32x16 (*sums)[kTiles]) {
+    i32x16 dots[kRows][kTiles];
+    start_at<kRows, kTiles, 4>(activations, dots);
+    add_bytes<kRows, kTiles>(codes_of(blocks), sizeof(Expanded), kBlock / 4, activations, 0, dots);
     for (int t = 0; t < kTiles; ++t) {
-      const __m512i multipliers = _mm512_load_si512(blocks[t].multipliers[0]);
-      for (int r = 0; r < kRows; ++r) sum[r][t] = _mm512_mullo_epi32(sum[r][t], multipliers);
+      const f32x16 multiplier = load(blocks[t].int4_multipliers);
+      for (int r = 0; r < kRows; ++r) {
+        sums[r][t] = fma(mul(to_float(dots[r][t]), multiplier), set1(activations[r].scale), sums[r][t]);
+      }
     }
   }
 };
@@ -273,9 +287,10 @@ inline void load_int6_pair(const std::byte* block, int g, int j, __m512i w[2]) {
 struct Int6 {
   static constexpr size_t kBlockBytes = kInt6BlockBytes;
 
-  // sum[r][t] = over the block's groups of 32 columns, factors(g, t) times what add(g, dot) adds to dot; g counts sixteens
+  // Over the block's groups of 32 columns: factors(g, t) times what add(g, dot) adds to dot; g counts sixteens.
   template <int kRows, int kTiles, class Factors, class Add>
-  static void dot_groups(const ActivationBlock* activations, Factors factors, Add add, i32x16 (*sum)[kTiles]) {
+  static void add_groups(const ActivationBlock* activations, Factors factors, Add add, f32x16 (*sums)[kTiles]) {
+    i32x16 sum[kRows][kTiles];
     for (int r = 0; r < kRows; ++r) {
       for (int t = 0; t < kTiles; ++t) sum[r][t] = _mm512_setzero_si512();
     }
@@ -292,10 +307,11 @@ struct Int6 {
         for (int r = 0; r < kRows; ++r) sum[r][t] = _mm512_add_epi32(sum[r][t], _mm512_mullo_epi32(dot[r][t], multipliers));
       }
     }
+    add_scaled<kRows, kTiles>(sum, activations, sums);
   }
 
   template <int kRows>
-  static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
+  static void add(const std::byte* block, const ActivationBlock* activations, f32x16 (*sums)[1]) {
     const auto add = [&](int first, i32x16(*dot)[1]) {
       const int8_t* q = in_register(activations->q + first * kGroup);
       const std::byte* low = in_register(block + first * 128);
@@ -317,7 +333,7 @@ struct Int6 {
       }
     };
     const auto factors = [&](int g, int) { return load_row_bytes(block + kInt6Multipliers + g / 2 * kTileRows); };
-    dot_groups<kRows, 1>(activations, factors, add, sum);
+    add_groups<kRows, 1>(activations, factors, add, sums);
   }
 
   static void expand(const std::byte* block, Expanded& out) {
@@ -329,24 +345,22 @@ struct Int6 {
         _mm512_store_si512(out.codes + g * 256 + j * 64, w[0]);
         _mm512_store_si512(out.codes + g * 256 + j * 64 + 128, w[1]);
       }
-      if (g % 2 == 0) _mm512_store_si512(out.multipliers[g / 2], load_row_bytes(block + kInt6Multipliers + g / 2 * kTileRows));
+      if (g % 2 == 0) _mm512_store_si512(out.int6_multipliers[g / 2], load_row_bytes(block + kInt6Multipliers + g / 2 * kTileRows));
     }
   }
 
   template <int kRows, int kTiles>
-  static void dot_expanded(const Expanded* blocks, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
+  static void add_expanded(const Expanded* blocks, const ActivationBlock* activations, f32x16 (*sums)[kTiles]) {
     const auto add = [&](int g, i32x16(*dot)[kTiles]) {
       add_bytes<kRows, kTiles>(codes_of(blocks) + g * 256, sizeof(Expanded), kInt6Group / 4, activations, g * kGroup, dot);
     };
-    const auto factors = [&](int g, int t) { return _mm512_load_si512(blocks[t].multipliers[g / 2]); };
-    dot_groups<kRows, kTiles>(activations, factors, add, sum);
+    const auto factors = [&](int g, int t) { return _mm512_load_si512(blocks[t].int6_multipliers[g / 2]); };
+    add_groups<kRows, kTiles>(activations, factors, add, sums);
   }
 };
 
-inline f32x16 to_float(i32x16 v) { return {_mm512_cvtepi32_ps(v)}; }
-
 constexpr int kRowsAtOnce = 6;  // thirty-two registers: 6 rows x 2 tiles of sums and of a group's sums, 2 weights
-constexpr int kTilesAtOnce = 2, kPackedRows = 6, kStreamedRows = 16;
+constexpr int kTilesAtOnce = 2, kStreamedRows = 16;
 constexpr size_t kPrefetch = 8192;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
 
 #include "kernels/quantized_linear.inc"

@@ -37,7 +37,7 @@ inline int32_t sum_codes(const int8_t* q, int32_t* starts) {
 // ---------------------------------------------------------------- integer dot products of one tile block
 
 constexpr int kRowsAtOnce = 6;  // sixteen registers: 12 sums, 2 weights, an activation
-constexpr int kPackedRows = 4, kStreamedRows = 8;
+constexpr int kWholeTileRows = 4, kStreamedRows = 8;
 
 inline __m256i as_factor(__m256i multipliers_i32x8) { return multipliers_i32x8; }
 #include "kernels/x86_avx2_codes.inc"
@@ -93,6 +93,12 @@ inline void dot_int8(const std::byte* tile, size_t, const ActivationBlock* activ
   }
 }
 
+// sums[r] += the integer sums times the scales of the activations
+template <int kRows>
+inline void add_scaled(const i32x16 (*dots)[1], const ActivationBlock* activations, f32x16 (*sums)[1]) {
+  for (int r = 0; r < kRows; ++r) sums[r][0] = fma(to_float(dots[r][0]), set1(activations[r].scale), sums[r][0]);
+}
+
 struct Int4 {
   static constexpr size_t kBlockBytes = kInt4BlockBytes;
 
@@ -127,7 +133,7 @@ struct Int4 {
       const __m256i negative_sum = broadcast_i32(&activations[r].negative_sum);
       sum[r][0] = {_mm256_madd_epi16(negative_sum, zero_lo), _mm256_madd_epi16(negative_sum, zero_hi)};
     }
-    if constexpr (kRows > kPackedRows) {
+    if constexpr (kRows > kWholeTileRows) {
       add_half<kRows, 0>(block, activations, codebook, sum);
       add_half<kRows, 32>(block, activations, codebook, sum);
     } else {
@@ -143,14 +149,23 @@ struct Int4 {
     for (int r = 0; r < kRows; ++r) multiply(sum[r][0], {int4_multiplier(row_bytes.lo), int4_multiplier(row_bytes.hi)});
   }
 
+  template <int kRows>
+  static void add(const std::byte* block, const ActivationBlock* activations, f32x16 (*sums)[1]) {
+    i32x16 sum[kRows][1];
+    dot<kRows>(block, activations, sum);
+    add_scaled<kRows>(sum, activations, sums);
+  }
+
   static void expand(const std::byte* block, Expanded& out) { expand_int4(block, out); }
 
   template <int kRows, int kTiles>
-  static void dot_expanded(const Expanded* block, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
+  static void add_expanded(const Expanded* block, const ActivationBlock* activations, f32x16 (*sums)[kTiles]) {
     static_assert(kTiles == 1);
+    i32x16 sum[kRows][1];
     start_at<kRows>(kInt4Zero, activations, sum);
     add_bytes<kRows>(block->codes, kBlock / 4, activations, 0, sum);
     for (int r = 0; r < kRows; ++r) multiply(sum[r][0], load_factors(block->multipliers[0]));
+    add_scaled<kRows>(sum, activations, sums);
   }
 };
 
@@ -204,7 +219,7 @@ struct Int6 {
 
   template <int kRows>
   static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
-    if constexpr (kRows > kPackedRows) {
+    if constexpr (kRows > kWholeTileRows) {
       add_half<kRows, 0>(block, activations, sum);
       add_half<kRows, 32>(block, activations, sum);
       return;
@@ -224,15 +239,24 @@ struct Int6 {
     dot_groups<kRows>(activations, [&](int g) { return load_int6_factors(block, g); }, add, sum);
   }
 
+  template <int kRows>
+  static void add(const std::byte* block, const ActivationBlock* activations, f32x16 (*sums)[1]) {
+    i32x16 sum[kRows][1];
+    dot<kRows>(block, activations, sum);
+    add_scaled<kRows>(sum, activations, sums);
+  }
+
   static void expand(const std::byte* block, Expanded& out) { expand_int6(block, out); }
 
   template <int kRows, int kTiles>
-  static void dot_expanded(const Expanded* block, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
+  static void add_expanded(const Expanded* block, const ActivationBlock* activations, f32x16 (*sums)[kTiles]) {
     static_assert(kTiles == 1);
+    i32x16 sum[kRows][1];
     const auto add = [&](int g, i32x16(*dot)[1]) {
       add_bytes<kRows>(block->codes + g * 256, kInt6Group / 4, activations, g * kGroup, dot);
     };
     dot_groups<kRows>(activations, [&](int g) { return load_factors(block->multipliers[g / 2]); }, add, sum);
+    add_scaled<kRows>(sum, activations, sums);
   }
 };
 
