@@ -176,10 +176,13 @@ def kv_bytes_per_token(kv_dtype: str, n_layer: int, n_kv_head: int, head_dim: in
 def activation_names() -> list[str]:
     """Names accepted as ``activation`` by `Model`, the ones transformers uses."""
 
-def measure_read_bandwidth(num_threads: int = 0, nbytes: int = 536870912) -> float:
-    """Bytes per second that the threads together read from memory: the limit of a decode step, which reads every weight.
+def read(x: NDArray[np.float32], streams: int, isa: str = "") -> float:
+    """The largest element, NaNs aside, found by reading `x` as 1, 2, 4 or 8 streams side by side."""
 
-    `nbytes` should exceed the last-level cache by far. Best of several passes.
+def measure_read_bandwidth(arrays: Sequence[NDArray[Any]], isa: str = "", num_threads: int = 0) -> float:
+    """Bytes per second at which the threads together read the arrays: the limit of a decode step that computes on them.
+
+    Best of several ways to read, one pass each.
     """
 
 def measure_int8_peak(isa: str = "", num_threads: int = 0) -> float:

@@ -3,6 +3,10 @@
 Everything measured is a call of the one operation: so many new tokens of each of so many sequences, on top of so many cached
 ones. Calls take turns, round after round, so that a change of the machine's speed hits all of them; ratios are medians of the
 ratios within a round.
+
+The machine's limits are measured after every call of every round, and the best counts: a limit is what the machine does when it
+does its best. So a share of a limit is low where the machine was slow for a while, but not high where it was slow only while
+the limits were measured.
 """
 
 from __future__ import annotations
@@ -11,9 +15,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import ContextLengthError
 from .tensors import QUANTISED
@@ -22,13 +26,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ._core import KVCache
+    from ._core import KVCache, Model
     from .modeling import GPTBigCodeForCausalLM
     from .weights import PackedModel
 
 LIMIT_ROWS = (1, 2, 4, 8, 16)  # of the calls that are compared with the limits
 _SHORTEST_PREFILL = 32
 _CHUNK = 512  # tokens per call while the cache is filled: Ctrl-C is answered between calls
+_READ_AT_MOST = 1 << 30  # bytes of the weights that are read for their bandwidth; more than caches keep
 
 Report = Callable[[str], None]
 
@@ -64,12 +69,21 @@ class Limits:
     """What the machine can do at best.
 
     Attributes:
-        read_bytes_per_s: Read bandwidth of the threads that decode, together.
+        read_bytes_per_s: What the threads that decode reach together when they read the weights and do nothing with them.
         int8_macs_per_s: int8 multiply-adds on registers, of the threads that prefill.
+        read_bytes: The weights that were read, again and again.
+        cache_bytes: The largest cache of the processor; None if the system does not say. Fewer `read_bytes` are read from it.
     """
 
     read_bytes_per_s: float
     int8_macs_per_s: float
+    read_bytes: int
+    cache_bytes: int | None
+
+    @property
+    def from_cache(self) -> bool:
+        """Whether the bandwidth is that of a cache: the weights fit."""
+        return self.cache_bytes is not None and self.read_bytes <= self.cache_bytes
 
 
 @dataclass(frozen=True)
@@ -160,11 +174,23 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def cache_bytes() -> int | None:
+    """The largest cache of the first processor; None if the system does not say."""
+    units = {"K": 1 << 10, "M": 1 << 20}
+    sizes = [file.read_text().strip() for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=None)
+
+
+def weights_of_a_step(packed: PackedModel) -> list[NDArray[Any]]:
+    """The tensors that every call reads as a whole."""
+    head = "lm_head.weight" if "lm_head.weight" in packed.tensors else "transformer.wte.weight"
+    return [array for name, array in packed.tensors.items() if ".h." in name or name == head]
+
+
 def least_work(packed: PackedModel, kv_bytes_per_token: int, call: Call) -> Work:
     """What a call costs at least."""
     config = packed.config
-    head = "lm_head.weight" if "lm_head.weight" in packed.tensors else "transformer.wte.weight"
-    weights = sum(array.nbytes for name, array in packed.tensors.items() if ".h." in name or name == head)
+    weights = sum(array.nbytes for array in weights_of_a_step(packed))
     attention = config.n_embd * (2 * config.n_embd + 2 * config.n_kv_head * config.head_dim)
     linear = config.n_layer * (attention + 2 * config.n_embd * config.n_inner)
     # Each new token meets every cached one, the new ones before it, and itself: once for the scores, once for the values.
@@ -210,7 +236,6 @@ def measure(
 
     from ._core import KVCache, Sampler
     from .modeling import GPTBigCodeForCausalLM
-    from .weights import open_packed
 
     report("loading")
     start = time.perf_counter()
@@ -218,7 +243,7 @@ def measure(
         path, num_threads=threads, prefill_threads=prefill_threads, kv_dtype=kv_dtype
     )
     load_s = time.perf_counter() - start
-    model, positions = loaded.core, loaded.config.n_positions
+    model, packed, positions = loaded.core, loaded._packed, loaded.config.n_positions
     longest = max(depths) + max(prompt_tokens, new_tokens)
     if longest > positions:
         raise ContextLengthError(f"depth and new tokens need {longest} positions, the model has {positions}; ask for fewer")
@@ -235,14 +260,10 @@ def measure(
     calls = [Call(1, tokens, depth) for depth in depths for tokens in (prompt_tokens, 1)]
     calls += [Call(count, 1, 0) for count in ((1, *rows) if rows else ())]
     calls += [Call(1, tokens, 0) for tokens in (*lengths, prompt_tokens)] if limits else []
-    seconds = _time(loaded, [*dict.fromkeys(calls)], steps=new_tokens, repeat=repeat, report=report)
-    peak_rss = peak_rss_bytes()
-
-    machine = None
-    if limits:
-        report("limits of the machine")
-        machine = _measure_limits(model.isa, model.num_threads, model.prefill_threads)
-    packed = open_packed(path)
+    measured: list[Limits] = []
+    after_call = (lambda: measured.append(_measure_limits(packed, model))) if limits else (lambda: None)
+    seconds = _time(loaded, [*dict.fromkeys(calls)], after_call, steps=new_tokens, repeat=repeat, report=report)
+    machine = _best(measured) if limits else None
     timings = {
         call: _timing(call, of_rounds, least_work(packed, model.kv_bytes_per_token, call), packed.dtype, machine)
         for call, of_rounds in seconds.items()
@@ -259,7 +280,7 @@ def measure(
         repeat=repeat,
         load_s=load_s,
         time_to_first_token_s=time_to_first_token_s,
-        peak_rss_bytes=peak_rss,
+        peak_rss_bytes=peak_rss_bytes(),
         kv_bytes_per_token=model.kv_bytes_per_token,
         depths=tuple(_at_depth(timings, depth, prompt_tokens) for depth in depths),
         rows=tuple(_step_of_rows(timings[Call(count, 1, 0)], timings[Call(1, 1, 0)]) for count in rows),
@@ -269,7 +290,13 @@ def measure(
 
 
 def _time(
-    loaded: GPTBigCodeForCausalLM, calls: Sequence[Call], *, steps: int, repeat: int, report: Report
+    loaded: GPTBigCodeForCausalLM,
+    calls: Sequence[Call],
+    after_call: Callable[[], None],
+    *,
+    steps: int,
+    repeat: int,
+    report: Report,
 ) -> dict[Call, tuple[float, ...]]:
     """Seconds of each call in each of `repeat` rounds; single-token calls run `steps` times a round, the median counts."""
     import numpy as np
@@ -298,6 +325,7 @@ def _time(
         for call in calls:
             report(f"round {number + 1} of {repeat}: {call}")
             seconds[call].append(one_round(call))
+            after_call()
     return {call: tuple(of_rounds) for call, of_rounds in seconds.items()}
 
 
@@ -318,10 +346,27 @@ def _filled(
     return caches
 
 
-def _measure_limits(isa: str, threads: int, prefill_threads: int) -> Limits:
+def _measure_limits(packed: PackedModel, model: Model) -> Limits:
     from ._core import measure_int8_peak, measure_read_bandwidth
 
-    return Limits(read_bytes_per_s=measure_read_bandwidth(threads), int8_macs_per_s=measure_int8_peak(isa, prefill_threads))
+    read: list[NDArray[Any]] = []
+    for array in weights_of_a_step(packed):
+        if sum(other.nbytes for other in read) < _READ_AT_MOST:
+            read.append(array)
+    return Limits(
+        read_bytes_per_s=measure_read_bandwidth(read, model.isa, model.num_threads),
+        int8_macs_per_s=measure_int8_peak(model.isa, model.prefill_threads),
+        read_bytes=sum(array.nbytes for array in read),
+        cache_bytes=cache_bytes(),
+    )
+
+
+def _best(measured: Sequence[Limits]) -> Limits:
+    return replace(
+        measured[0],
+        read_bytes_per_s=max(limits.read_bytes_per_s for limits in measured),
+        int8_macs_per_s=max(limits.int8_macs_per_s for limits in measured),
+    )
 
 
 def _timing(call: Call, seconds: tuple[float, ...], work: Work, dtype: str, limits: Limits | None) -> Timing:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import pty
+import statistics
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from numpy.typing import NDArray
 
-from gptbigcode_cpu import benchmark, errors, hub
-from gptbigcode_cpu.benchmark import Call, Limits, Timing, Work, least_work
+from gptbigcode_cpu import _core, benchmark, errors, hub
+from gptbigcode_cpu.benchmark import Call, Limits, Timing, Work, least_work, weights_of_a_step
+from gptbigcode_cpu.cli.bench import _as_text
 from gptbigcode_cpu.weights import open_packed
 
 PROGRAM = [sys.executable, "-m", "gptbigcode_cpu", "bench"]
@@ -96,9 +99,18 @@ def test_limits() -> None:
     found = measured("--limits", "--depths", "0,200")
     assert found["limits"]["read_bytes_per_s"] > 1e8
     assert found["limits"]["int8_macs_per_s"] > 1e8
+    for call in found["calls"]:
+        rate = {key: call[key] / statistics.median(call["seconds"]) for key in ("nbytes", "macs")}
+        assert call["share_of_bandwidth"] == pytest.approx(rate["nbytes"] / found["limits"]["read_bytes_per_s"])
+        assert call["share_of_int8_peak"] == pytest.approx(rate["macs"] / found["limits"]["int8_macs_per_s"])
+    by_call = {(call["sequences"], call["tokens"], call["depth"]): call for call in found["calls"]}
     for at in found["depths"]:
-        assert at["decode_share_of_bandwidth"] > 0
-        assert 0 < at["prefill_share_of_int8_peak"] < 1  # no product of matrices is faster than products alone
+        assert at["decode_share_of_bandwidth"] == by_call[1, 1, at["depth"]]["share_of_bandwidth"]
+        assert at["prefill_share_of_int8_peak"] == by_call[1, 40, at["depth"]]["share_of_int8_peak"]
+    for row in found["rows"]:
+        step = by_call[row["rows"], 1, 0]
+        assert row["share_of_limit"] == max(step["share_of_bandwidth"], step["share_of_int8_peak"])
+    assert found["limits"]["read_bytes"] == sum(array.nbytes for array in weights_of_a_step(open_packed(hub.resolve("demo"))))
     assert [row["rows"] for row in found["rows"]] == [1, 2, 4, 8, 16]
     assert {call["tokens"] for call in found["calls"]} == {1, 32, 40}
     shown = bench(*QUICK, "--limits").stdout
@@ -106,10 +118,40 @@ def test_limits() -> None:
         assert word in shown
 
 
+def test_the_best_of_all_rounds_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    bandwidths, peaks = iter([3e9, 5e9, 4e9, 1e9, 2e9, 2e9]), iter([7e10, 1e10, 2e10, 3e10, 8e10, 1e10])
+    read: list[list[int]] = []
+
+    def bandwidth(arrays: list[NDArray[Any]], isa: str, num_threads: int) -> float:
+        assert (isa, num_threads) == (_core.select_kernel(), 1)
+        read.append([array.nbytes for array in arrays])
+        return next(bandwidths)
+
+    monkeypatch.setattr(_core, "measure_read_bandwidth", bandwidth)
+    monkeypatch.setattr(_core, "measure_int8_peak", lambda isa, num_threads: next(peaks) * num_threads)
+    options: dict[str, Any] = {"prompt_tokens": 4, "new_tokens": 2, "threads": 1, "prefill_threads": 2, "rows": (1,)}
+    monkeypatch.setattr(benchmark, "_READ_AT_MOST", 1 << 20)
+    result = benchmark.measure(hub.resolve("demo"), limits=True, repeat=3, **options)
+    assert result.limits is not None
+    assert (result.limits.read_bytes_per_s, result.limits.int8_macs_per_s) == (5e9, 16e10)
+    assert next(bandwidths, None) is next(peaks, None) is None, "after each of two calls of three rounds"
+    assert all(sizes == read[0] and sum(sizes[:-1]) < 1 << 20 <= sum(sizes) for sizes in read)
+    assert result.limits.read_bytes == sum(read[0])
+
+
+def test_a_bandwidth_of_the_cache_is_called_one() -> None:
+    result = benchmark.measure(hub.resolve("demo"), limits=True, prompt_tokens=4, new_tokens=2, repeat=1, threads=1)
+    assert result.limits is not None
+    for cache, fits in ((None, False), (result.limits.read_bytes - 1, False), (result.limits.read_bytes, True)):
+        shown = _as_text(replace(result, limits=replace(result.limits, cache_bytes=cache)))
+        assert ("of a cache: the weights fit" in shown) == fits
+
+
 def test_float_weights_are_not_compared_with_the_int8_peak() -> None:
-    timing = benchmark._timing(Call(1, 1, 0), (1.0, 3.0, 2.0), Work(macs=100, nbytes=10), "bfloat16", Limits(20.0, 400.0))
+    limits = Limits(20.0, 400.0, 10, None)
+    timing = benchmark._timing(Call(1, 1, 0), (1.0, 3.0, 2.0), Work(macs=100, nbytes=10), "bfloat16", limits)
     assert (timing.share_of_bandwidth, timing.share_of_int8_peak) == (0.25, None)
-    timing = benchmark._timing(Call(1, 1, 0), (1.0, 3.0, 2.0), Work(macs=100, nbytes=10), "int4", Limits(20.0, 400.0))
+    timing = benchmark._timing(Call(1, 1, 0), (1.0, 3.0, 2.0), Work(macs=100, nbytes=10), "int4", limits)
     assert timing.share_of_int8_peak == 0.125
 
 

@@ -326,13 +326,33 @@ def test_unknown_and_unsupported_kernel_sets_are_errors() -> None:
             _core.select_kernel(name)
 
 
+@pytest.mark.parametrize("streams", [1, 2, 4, 8])
+@pytest.mark.parametrize("isa", _core.supported_kernel_names())
+def test_reading_meets_every_element(isa: str, streams: int) -> None:
+    random = np.random.default_rng(streams)
+    for count in (1, 63, 64, 65, 8 * 64 - 1, 8 * 64, 8 * 64 + 17, 3000):
+        x = random.uniform(-3, -2, count).astype(np.float32)
+        x[random.integers(0, count, count // 8)] = np.nan
+        for place in {*random.integers(0, count, 200).tolist(), 0, count - 1}:
+            before, x[place] = x[place], -1.5
+            assert _core.read(x, streams, isa) == -1.5
+            x[place] = before
+    assert _core.read(np.ones(0, np.float32), streams, isa) == -np.inf
+    with pytest.raises(ValueError, match="1, 2, 4 or 8"):
+        _core.read(x, 3, isa)
+
+
 def test_limits_of_the_machine_are_measured() -> None:
-    assert _core.measure_read_bandwidth(1, 1 << 24) > 1e8
+    memory = [np.ones(1 << 20, np.float32), np.ones(0, np.int8), np.ones((3, 7), np.uint8), np.ones(1 << 20, np.uint16)]
+    assert min(_core.measure_read_bandwidth(memory, name, 2) for name in _core.supported_kernel_names()) > 1e7
     peaks = {name: _core.measure_int8_peak(name, 1) for name in _core.supported_kernel_names()}
     assert min(peaks.values()) > 1e7
     if "avx2" in peaks:
         assert peaks["avx2"] > 2 * peaks["scalar"]
-    with pytest.raises(ValueError, match="nbytes"):
-        _core.measure_read_bandwidth(2, 100)
+    with pytest.raises(ValueError, match="nothing to read"):
+        _core.measure_read_bandwidth([np.ones(0)])
+    for array in (memory[0][::2], memory[2].reshape(-1)[1:]):
+        with pytest.raises(ValueError, match="contiguous and 4-byte aligned"):
+            _core.measure_read_bandwidth([array])
     with pytest.raises(ValueError, match="mmx"):
         _core.measure_int8_peak("mmx")

@@ -141,6 +141,11 @@ FloatArray activate(const std::string& name, const FloatArray& x, const std::str
   return out;
 }
 
+float read(const FloatArray& x, int streams, const std::string& isa) {
+  require(streams == 1 || streams == 2 || streams == 4 || streams == 8, "streams must be 1, 2, 4 or 8");
+  return select_kernels(isa.c_str()).read(x.data(), x.size(), streams);
+}
+
 }  // namespace
 
 const std::byte* check_packed(const py::array& packed, DType dtype, int64_t n, int64_t k) {
@@ -172,16 +177,25 @@ void register_kernels(py::module_& module) {
              py::arg("n_queries"), py::arg("bias") = py::none(), py::arg("isa") = "", py::arg("num_threads") = 1);
   module.def("activate", &activate, py::arg("name"), py::arg("x"), py::arg("isa") = "");
   module.def("activation_names", &activation_names);
+  module.def("read", &read, py::arg("x"), py::arg("streams"), py::arg("isa") = "");
   module.def(
       "measure_read_bandwidth",
-      [](int num_threads, size_t nbytes) {
+      [](const std::vector<py::array>& arrays, const std::string& isa, int num_threads) {
+        const Kernels& kernels = select_kernels(isa.c_str());
         const int threads = resolve_num_threads(num_threads);
-        require(nbytes >= 4096 * static_cast<size_t>(threads), "nbytes must be at least a page per thread");
+        std::vector<Memory> memory;
+        for (const auto& array : arrays) {
+          require((array.flags() & py::array::c_style) != 0 && reinterpret_cast<uintptr_t>(array.data()) % sizeof(float) == 0,
+                  "the arrays must be contiguous and 4-byte aligned");
+          memory.push_back({static_cast<const std::byte*>(array.data()), static_cast<size_t>(array.nbytes())});
+        }
+        require(std::any_of(memory.begin(), memory.end(), [](const Memory& m) { return m.nbytes > 0; }),
+                "there is nothing to read");
         const py::gil_scoped_release unlocked;
         ThreadPool pool(threads);
-        return read_bandwidth(pool, nbytes);
+        return read_bandwidth(kernels, pool, memory);
       },
-      py::arg("num_threads") = 0, py::arg("nbytes") = size_t{1} << 29);
+      py::arg("arrays"), py::arg("isa") = "", py::arg("num_threads") = 0);
   module.def(
       "measure_int8_peak",
       [](const std::string& isa, int num_threads) {

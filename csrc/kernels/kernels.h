@@ -178,6 +178,8 @@ struct Kernels {
   // out[head_dim] = the attention that `count` partial results, chunk after chunk, make together, plus the bias (null: none).
   void (*merge_attention)(float* partials, int64_t count, int64_t head_dim, const float* bias, float* out);
   void (*softmax)(float* x, int64_t n);  // in place, n > 0
+  // The largest of some floats, NaNs aside, read as 1, 2, 4 or 8 streams side by side: what nothing that reads can exceed.
+  float (*read)(const float* data, int64_t count, int streams);
   // The cheapest int8 products of the set, on registers, in independent chains: what no matrix product can exceed.
   // Returns the number of multiply-adds done.
   int64_t (*int8_peak)(int64_t rounds);

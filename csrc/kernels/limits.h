@@ -1,13 +1,21 @@
 // What the machine can do at best, measured: the yardsticks of a decode step and of a prefill.
 #pragma once
 
+#include <vector>
+
 #include "base/thread_pool.h"
 #include "kernels/kernels.h"
 
 namespace gptbigcode {
 
-// Bytes per second that the threads read together, each its own part of `nbytes` of memory. Best of several passes.
-double read_bandwidth(ThreadPool& pool, size_t nbytes);
+// Some memory, 4-byte aligned.
+struct Memory {
+  const std::byte* data;
+  size_t nbytes;
+};
+
+// Bytes per second that the threads read together, each taking piece after piece. Best of several ways to read, one pass each.
+double read_bandwidth(const Kernels& kernels, ThreadPool& pool, const std::vector<Memory>& memory);
 
 // int8 multiply-adds per second of the threads together. Best of several passes.
 double int8_peak(const Kernels& kernels, ThreadPool& pool);

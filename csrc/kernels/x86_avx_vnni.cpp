@@ -298,6 +298,7 @@ const Kernels kAvxVnniKernels = {
     .attention = {attention<FloatKv<float>>, attention<FloatKv<BFloat16>>, attention<FloatKv<Float16>>, attention<Int8Kv>},
     .merge_attention = merge_attention,
     .softmax = softmax,
+    .read = read,
     .int8_peak = int8_peak,
 };
 

@@ -104,9 +104,9 @@ def bench(
 
     --rows 1,2,4,8 measures what a step of several sequences costs, one token each, relative to a step of one.
 
-    --limits measures two bounds of the machine: how many bytes per second its memory delivers, which bounds decode, since every
-    token reads every weight and the whole cache, and how many int8 multiply-adds per second it computes, which bound prefill.
-    A model that fits into the processor's caches can exceed the first.
+    --limits measures two bounds of the machine: how fast the weights can be read, which bounds decode, since every token reads
+    every weight and the whole cache, and how many int8 multiply-adds per second it computes, which bound prefill. Both are
+    measured after every call of every round, and the best counts.
 
     --plot draws cost against context (two or more --depths), the cost of --rows, and, with --limits, the roofline: what
     bandwidth and int8 peak allow for calls of every kind, and what was reached. It needs pip install "gptbigcode-cpu[bench]".
@@ -175,8 +175,9 @@ def _as_text(result: BenchResult) -> str:
         f"peak memory          {human_bytes(result.peak_rss_bytes)}",
     ]
     if machine := result.limits:
+        fits = ", of a cache: the weights fit into it" if machine.from_cache else ""
         lines += [
-            f"read bandwidth       {human_bytes(machine.read_bytes_per_s)}/s",
+            f"read bandwidth       {human_bytes(machine.read_bytes_per_s)}/s{fits}",
             f"int8 peak            {machine.int8_macs_per_s / 1e9:.0f} billion multiply-adds/s",
         ]
     alone = len(result.depths) == 1  # shares of the empty context say something beside others

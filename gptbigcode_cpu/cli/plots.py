@@ -197,7 +197,7 @@ def _roofline(axes: Any, result: BenchResult) -> None:
     middle = math.sqrt(max(left, low * 1e9 / bandwidth) * min(ridge, high * 1e9 / bandwidth))
     (x0, y0), (x1, y1) = axes.transData.transform([(middle, middle * bandwidth), (2 * middle, 2 * middle * bandwidth)])
     axes.annotate(
-        f"memory, {bandwidth / 1e9:.1f} GB/s",
+        f"{'cache' if result.limits.from_cache else 'memory'}, {bandwidth / 1e9:.1f} GB/s",
         (middle, middle * bandwidth / 1e9),
         (-4, 5),
         textcoords="offset points",
