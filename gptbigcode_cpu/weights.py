@@ -84,6 +84,7 @@ def open_packed(path: Path) -> PackedModel:
     if problems:
         shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
         raise FormatError(f"{path / WEIGHTS_NAME} does not fit its config.json: {'; '.join(shown)}")
+    file.prefer_huge_pages()
     tensors = {name: file.array(entry) for name, entry in file.entries.items() if not name.startswith(PAD_PREFIX)}
     return PackedModel(path, config, scheme, tensors, sum(array.nbytes for array in tensors.values()))
 

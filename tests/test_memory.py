@@ -86,6 +86,20 @@ def test_opening_is_cheap_and_processes_share_the_weights(
     assert min(answer["seconds"] for answer in answers) < 0.1
 
 
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the kernel has no huge pages")
+def test_weights_are_to_be_read_in_huge_pages(converted: Callable[..., Path]) -> None:
+    directory = converted("int8")
+    model = AutoModelForCausalLM.from_pretrained(directory, num_threads=1)
+    flags = {}
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            name = line.split()[-1]
+        elif line.startswith("VmFlags:"):
+            flags[name] = line.split()[1:]
+    assert "hg" in flags[str(directory / "model.safetensors")]
+    del model
+
+
 def test_an_idle_model_uses_no_cpu(converted: Callable[..., Path]) -> None:
     model = AutoModelForCausalLM.from_pretrained(converted("int8"), num_threads=2)
     model.generate([[1, 2, 3]], max_new_tokens=4)
