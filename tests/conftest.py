@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))  # for `from oracle...`; importlib mode adds nothing itself
 
+from oracle import drawn  # noqa: E402
 from oracle.random_models import write_checkpoint  # noqa: E402
 
 # A shell starts background jobs with this ignored, which every process started here would inherit.
@@ -26,6 +27,24 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine is slow for reasons of its own: how long an example takes says nothing about the code.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+
+def pytest_report_header() -> str:
+    return f"drawn cases: {drawn.SEED_VARIABLE}={drawn.SEED} repeats them"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and "draws" in getattr(item, "fixturenames", ()):
+        report.sections.append(("Drawn cases", f"{drawn.SEED_VARIABLE}={drawn.SEED} repeats them"))
+    return report
+
+
+@pytest.fixture
+def draws(request: pytest.FixtureRequest) -> Callable[[int], Iterator[np.random.Generator]]:
+    """``draws(count)``: about that many random generators, a case each; others in every run (oracle/drawn.py)."""
+    return lambda count: drawn.generators(request.node.name, count)
 
 
 @pytest.fixture(scope="session")
@@ -79,9 +98,9 @@ def converted(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureR
 
 @pytest.fixture(scope="session")
 def core_model() -> Callable[..., Any]:
-    """``core_model(converted_directory, isa="", num_threads=1, kv_dtype="auto")``: the compiled model, with any kernel set."""
+    """``core_model(converted_directory, isa="", num_threads=1, kv_dtype="auto", prefill_threads=0)``: the compiled model."""
 
-    def load(directory: Path, isa: str = "", num_threads: int = 1, kv_dtype: str = "auto") -> Any:
+    def load(directory: Path, isa: str = "", num_threads: int = 1, kv_dtype: str = "auto", prefill_threads: int = 0) -> Any:
         from gptbigcode_cpu import _core
         from gptbigcode_cpu.weights import open_packed, resolve_kv_dtype
 
@@ -104,6 +123,7 @@ def core_model() -> Callable[..., Any]:
             attention_scale=config.attention_scale,
             kv_dtype=automatic if kv_dtype == "auto" else kv_dtype,
             num_threads=num_threads,
+            prefill_threads=prefill_threads,
             isa=isa,
         )
 
