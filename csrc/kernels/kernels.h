@@ -68,8 +68,9 @@ struct LinearTask {
   bool accumulate;
   float* scratch;  // kLinearScratch floats of this thread, 64-byte aligned; for integer weights
 };
-// Many rows are taken in panels whose activations and partial sums stay in the second-level cache: 336 and 256 KiB.
-inline constexpr int64_t kPanelRows = 512, kPanelBlocks = 4, kPanelTiles = 8;
+// Many rows are taken in panels whose activations and partial sums stay in the second-level cache: 168 and
+// 256 KiB.
+inline constexpr int64_t kPanelRows = 256, kPanelBlocks = 4, kPanelTiles = 16;
 inline constexpr int64_t kLinearScratch = kPanelTiles * kPanelRows * kTileRows;
 using LinearKernel = void (*)(const LinearTask&, int64_t tile_begin, int64_t tile_end);
 

@@ -74,37 +74,23 @@ inline __m256i multiply_add_signed(__m256i sum_i32x8, __m256i w_i8x32, __m256i a
 template <int kRows, int kTiles>
 inline void dot_int8(const std::byte* tile, size_t, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
   static_assert(kTiles == 1);
+  if constexpr (kRows > kRowsAtOnce) {
+    dot_int8<kRowsAtOnce, 1>(tile, 0, activations, sum);
+    return dot_int8<kRows - kRowsAtOnce, 1>(tile, 0, activations + kRowsAtOnce, sum + kRowsAtOnce);
+  }
   const __m256i ones_i16x16 = _mm256_set1_epi16(1);
   const __m256i zero_point = _mm256_set1_epi8(-128);  // code - 128 = code ^ 0x80 as a signed byte
   for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-  if constexpr (kRows > kRowsAtOnce) {  // half a tile at a time: a sum a row
-    const auto add_half = [&]<int kHalf>() {
-      __m256i half[kRows];
-      for (auto& s : half) s = _mm256_setzero_si256();
-#pragma GCC unroll 2
-      for (int quad = 0; quad < kBlock / 4; ++quad) {
-        const __m256i w = _mm256_xor_si256(load_i8x32(tile + quad * 64 + kHalf), zero_point), abs_w = _mm256_abs_epi8(w);
-        for (int r = 0; r < kRows; ++r) {
-          half[r] = multiply_add_signed(half[r], w, abs_w, broadcast_i32(activations[r].q + quad * 4), ones_i16x16);
-        }
-      }
-      for (int r = 0; r < kRows; ++r) half_of<kHalf>(sum[r][0]) = half[r];
-    };
-    add_half.template operator()<0>();
-    add_half.template operator()<32>();
-    return;
-  }
-#pragma GCC unroll 2
-  for (int quad = 0; quad < kBlock / 4; ++quad) {
-    const __m256i w_lo = _mm256_xor_si256(load_i8x32(tile + quad * 64), zero_point);
-    const __m256i w_hi = _mm256_xor_si256(load_i8x32(tile + quad * 64 + 32), zero_point);
+  for_quads(tile, kBlock / 4, activations->q, [&](const std::byte* codes, const int8_t* q) {
+    const __m256i w_lo = _mm256_xor_si256(load_i8x32(codes), zero_point);
+    const __m256i w_hi = _mm256_xor_si256(load_i8x32(codes + 32), zero_point);
     const __m256i abs_lo = _mm256_abs_epi8(w_lo), abs_hi = _mm256_abs_epi8(w_hi);
     for (int r = 0; r < kRows; ++r) {
-      const __m256i a = broadcast_i32(activations[r].q + quad * 4);
+      const __m256i a = broadcast_i32(of_row(q, r));
       sum[r][0].lo = multiply_add_signed(sum[r][0].lo, w_lo, abs_lo, a, ones_i16x16);
       sum[r][0].hi = multiply_add_signed(sum[r][0].hi, w_hi, abs_hi, a, ones_i16x16);
     }
-  }
+  });
 }
 
 // sum + w * a, added in pairs; one piece, as above

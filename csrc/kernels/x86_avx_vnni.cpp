@@ -58,10 +58,14 @@ inline void add_quad_half(__m256i w, const ActivationBlock* activations, int k, 
 // Bytes [quads][16 rows][4] against the activations from column k on
 template <int kRows>
 inline void add_bytes(const std::byte* codes, int quads, const ActivationBlock* activations, int k, i32x16 (*sum)[1]) {
-#pragma GCC unroll 2
-  for (int quad = 0; quad < quads; ++quad) {
-    add_quad<kRows>(load_i8x32(codes + quad * 64), load_i8x32(codes + quad * 64 + 32), activations, k + quad * 4, sum);
-  }
+  for_quads(codes, quads, activations->q + k, [&](const std::byte* w, const int8_t* q) {
+    const __m256i lo = load_i8x32(w), hi = load_i8x32(w + 32);
+    for (int r = 0; r < kRows; ++r) {
+      const __m256i a = broadcast_i32(of_row(q, r));
+      sum[r][0].lo = dpbusd(sum[r][0].lo, lo, a);
+      sum[r][0].hi = dpbusd(sum[r][0].hi, hi, a);
+    }
+  });
 }
 template <int kRows>
 inline void start_at(int zero, const ActivationBlock* activations, i32x16 (*sum)[1]) {
@@ -75,22 +79,12 @@ inline void multiply(i32x16& sum, i32x16 factors) {
 template <int kRows, int kTiles>
 inline void dot_int8(const std::byte* tile, size_t, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
   static_assert(kTiles == 1);
-  start_at<kRows>(128, activations, sum);
-  if constexpr (kRows > kRowsAtOnce) {  // half a tile at a time: a sum a row
-    const auto add_half = [&]<int kHalf>() {
-      __m256i half[kRows];
-      for (int r = 0; r < kRows; ++r) half[r] = half_of<kHalf>(sum[r][0]);
-#pragma GCC unroll 2
-      for (int quad = 0; quad < kBlock / 4; ++quad) {
-        add_quad_half<kRows>(load_i8x32(tile + quad * 64 + kHalf), activations, quad * 4, half);
-      }
-      for (int r = 0; r < kRows; ++r) half_of<kHalf>(sum[r][0]) = half[r];
-    };
-    add_half.template operator()<0>();
-    add_half.template operator()<32>();
-  } else {
-    add_bytes<kRows>(tile, kBlock / 4, activations, 0, sum);
+  if constexpr (kRows > kRowsAtOnce) {
+    dot_int8<kRows / 2, 1>(tile, 0, activations, sum);
+    return dot_int8<kRows - kRows / 2, 1>(tile, 0, activations + kRows / 2, sum + kRows / 2);
   }
+  start_at<kRows>(128, activations, sum);
+  add_bytes<kRows>(tile, kBlock / 4, activations, 0, sum);
 }
 
 // sums[r] += the integer sums times the scales of the activations
