@@ -16,10 +16,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ContextLengthError
+from .phases import CallPhases, profile
 from .tensors import QUANTISED
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 LIMIT_ROWS = (1, 2, 4, 8, 16)  # of the calls that are compared with the limits
 _SHORTEST_PREFILL = 32
+DECODE_ROWS = 16  # more new tokens than this run on the threads for prefill
 _CHUNK = 512  # tokens per call while the cache is filled: Ctrl-C is answered between calls
 _READ_AT_MOST = 1 << 30  # bytes of the weights that are read for their bandwidth; more than caches keep
 
@@ -161,6 +164,7 @@ class BenchResult:
     rows: tuple[StepOfRows, ...]
     limits: Limits | None
     calls: tuple[Timing, ...]
+    phases: tuple[CallPhases, ...]
 
 
 def peak_rss_bytes() -> int:
@@ -206,6 +210,7 @@ def measure(
     depths: Sequence[int] = (0,),
     rows: Sequence[int] = (),
     limits: bool = False,
+    phases: bool = False,
     prompt_tokens: int = 512,
     new_tokens: int = 64,
     repeat: int = 3,
@@ -221,6 +226,7 @@ def measure(
         depths: Numbers of cached tokens, each with one prefill and with decoding on top.
         rows: Numbers of sequences that make a step together.
         limits: Measure the machine too, and with it prefills of other lengths and, unless `rows` are given, `LIMIT_ROWS`.
+        phases: Profile prefill and decoding at each of `depths`, and `generate`, phase by phase, after everything else.
         prompt_tokens: Tokens of one prefill.
         new_tokens: Single-token steps of one round of decoding, and of one round of each of `rows`.
         repeat: Rounds.
@@ -286,6 +292,7 @@ def measure(
         rows=tuple(_step_of_rows(timings[Call(count, 1, 0)], timings[Call(1, 1, 0)]) for count in rows),
         limits=machine,
         calls=tuple(timings.values()),
+        phases=_profile(loaded, depths, prompt_tokens, new_tokens, report) if phases else (),
     )
 
 
@@ -327,6 +334,40 @@ def _time(
             seconds[call].append(one_round(call))
             after_call()
     return {call: tuple(of_rounds) for call, of_rounds in seconds.items()}
+
+
+def _profile(
+    loaded: GPTBigCodeForCausalLM, depths: Sequence[int], prompt_tokens: int, new_tokens: int, report: Report
+) -> tuple[CallPhases, ...]:
+    """Prefill and decoding at each depth, and what `generate` adds to decoding."""
+    import numpy as np
+
+    from ._core import KVCache
+
+    model, random = loaded.core, np.random.default_rng(2)
+
+    def random_tokens(count: int) -> NDArray[np.int32]:
+        return random.integers(0, loaded.config.vocab_size, count, dtype=np.int32)
+
+    past = _filled(set(depths), KVCache(model), random_tokens, loaded, report)
+    found = []
+    for depth in depths:
+        for call in (Call(1, prompt_tokens, depth), Call(1, 1, depth)):
+            report(f"phases of a {call}")
+            threads = model.prefill_threads if call.tokens > DECODE_ROWS else model.num_threads
+            tokens = random_tokens(call.tokens)
+            times = 2 if call.tokens > 1 else new_tokens
+            run = partial(_forward_fork, model, past[depth], tokens)
+            found.append(profile(model, str(call), run, times=times, threads=threads))
+    report("phases of generate")
+    generate = partial(loaded.generate, random_tokens(1)[None], max_new_tokens=new_tokens)
+    written = generate().shape[1] - 1  # also imports and allocates what is needed once
+    found.append(profile(model, "token of generate", generate, times=2, calls=written, threads=model.num_threads))
+    return tuple(found)
+
+
+def _forward_fork(model: Model, cache: KVCache, tokens: NDArray[np.int32]) -> None:
+    model.forward([cache.fork()], [tokens], [1])
 
 
 def _filled(

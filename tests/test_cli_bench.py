@@ -55,6 +55,7 @@ def test_plain_run() -> None:
     assert {*found} == {
         *("model", "dtype", "isa", "threads", "prefill_threads", "kv_dtype", "prompt_tokens", "new_tokens", "repeat", "load_s"),
         *("time_to_first_token_s", "peak_rss_bytes", "kv_bytes_per_token", "depths", "rows", "limits", "calls"),
+        "phases",
     }
     text = bench(*QUICK).stdout
     assert "of empty" not in text
@@ -93,6 +94,25 @@ def test_rows_are_relative_to_one_even_if_one_is_not_asked_for() -> None:
         assert row["cost"] == pytest.approx(sum(ratios) / 2)
         assert row["tokens_per_s"] == pytest.approx(row["rows"] / row["step_s"])
         assert row["share_of_limit"] is None
+
+
+def test_phases_add_up_to_the_call() -> None:
+    calls = measured("--depths", "0,64", "--phases")["phases"]
+    expected = [f"{what} at depth {depth}" for depth in (0, 64) for what in ("prefill of 40", "step of 1")]
+    assert [call["call"] for call in calls] == [*expected, "token of generate"]
+    for call in calls:
+        names = [phase["name"] for phase in call["phases"]]
+        assert names[:4] == ["embed, ln_1", "c_attn", "write kv", "attention"] and names[-1] == "lm_head"
+        assert sum(phase["share"] for phase in call["phases"]) + call["outside_share"] == pytest.approx(1)
+        for phase in call["phases"]:
+            assert 0 < phase["seconds"] == pytest.approx(phase["share"] * call["seconds"])
+            assert 0 <= phase["imbalance"] < 1
+
+
+def test_phases_are_printed() -> None:
+    output = bench(*QUICK, "--phases").stdout
+    for line in ("prefill of 40 at depth 0: ", "phase", "imbalance", "mlp c_proj", "outside the core", "token of generate: "):
+        assert line in output
 
 
 def test_limits() -> None:

@@ -73,6 +73,7 @@ def _status_line() -> Iterator[Callable[[str], None]]:
 )
 @click.option("--rows", type=_Counts(1), default=(), help="Measure a decode step of so many sequences each, too.")
 @click.option("--limits", is_flag=True, help="Measure the machine too, and set each speed beside what it allows.")
+@click.option("--phases", is_flag=True, help="Print where the time goes, phase by phase, and how long threads waited in each.")
 @plot_option("--depths, --rows and --limits")
 @click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds; medians are printed.")
 @load_dtype_option
@@ -88,6 +89,7 @@ def bench(
     depths: tuple[int, ...],
     rows: tuple[int, ...],
     limits: bool,
+    phases: bool,
     plot: Path | None,
     repeat: int,
     dtype: str,
@@ -108,6 +110,9 @@ def bench(
     every weight and the whole cache, and how many int8 multiply-adds per second it computes, which bound prefill. Both are
     measured after every call of every round, and the best counts.
 
+    --phases profiles a prefill and a step at each of --depths, and a token of generate: the time of each kind of phase, summed
+    over the layers, its share of the call, and the imbalance: the part of that time in which threads had no work.
+
     --plot draws cost against context (two or more --depths), the cost of --rows, and, with --limits, the roofline: what
     bandwidth and int8 peak allow for calls of every kind, and what was reached. It needs pip install "gptbigcode-cpu[bench]".
 
@@ -117,6 +122,7 @@ def bench(
       gptbigcode-cpu bench starcoder-1b-int4 --threads 2 --depths 0,1024,4096 --plot context.png
       gptbigcode-cpu bench starcoder-1b-int4 --rows 1,2,4,8
       gptbigcode-cpu bench starcoder-1b-int4 --limits --plot roofline.png
+      gptbigcode-cpu bench starcoder-1b-int4 --depths 0,4096 --phases
       gptbigcode-cpu bench starcoder-1b-int4 --json
     """
     if plot and len(depths) < 2 and not rows and not limits:
@@ -137,6 +143,7 @@ def bench(
             depths=depths,
             rows=rows,
             limits=limits,
+            phases=phases,
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,
             repeat=repeat,
@@ -207,6 +214,16 @@ def _as_text(result: BenchResult) -> str:
             for row in result.rows
         ]
         lines += ["", *_table(["sequences", "step ms", "cost", "tokens/s", "of the limit"], steps)]
+    for call in result.phases:
+        table = [
+            [phase.name, f"{1e3 * phase.seconds:.3f}", f"{phase.share:.1%}", f"{phase.imbalance:.0%}"] for phase in call.phases
+        ]
+        total = [["outside the core", f"{1e3 * call.seconds * call.outside_share:.3f}", f"{call.outside_share:.1%}", ""]]
+        lines += [
+            "",
+            f"{call.call}: {1e3 * call.seconds:.3f} ms",
+            *_table(["phase", "ms", "share", "imbalance"], table + total),
+        ]
     lines += [
         "",
         f"medians of {result.repeat} round{'s' if result.repeat > 1 else ''}, each with prefills of {result.prompt_tokens}"
