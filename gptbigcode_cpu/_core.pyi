@@ -307,6 +307,16 @@ class Model:
         Empty if no profile was started.
         """
 
+class TeamSize:
+    """How many threads a model uses whose number was left open; for tests."""
+
+    def __init__(self, most: int) -> None: ...
+    @property
+    def threads(self) -> int:
+        """For the next call."""
+    def report(self, work: int, seconds: float, switches: int) -> None:
+        """Tell of a call: its work in any unit, its seconds, and how often threads lost a CPU meanwhile."""
+
 class KVCache:
     """Keys and values of one sequence, in reference-counted blocks of 64 tokens."""
 

@@ -36,7 +36,7 @@ class PyModel {
           const auto found = views.find(name);
           return found == views.end() ? nullptr : &found->second;
         },
-        kernels, threads, for_prefill);
+        kernels, threads, for_prefill, num_threads == 0 && prefill_threads == 0);
   }
   ~PyModel() {  // NOLINT(bugprone-exception-escape): pybind11 throws only if Python's own state is broken
     const py::gil_scoped_release unlocked;  // joins the threads
@@ -205,6 +205,15 @@ void register_model(py::module_& module) {
         for (const PhaseTime& time : model->stop_profile()) times.append(py::make_tuple(time.name, time.seconds, time.busy));
         return times;
       });
+
+  py::class_<TeamSize>(module, "TeamSize")
+      .def(py::init([](int most) {
+             require(most >= 1, "most must be at least 1");
+             return TeamSize(most);
+           }),
+           py::arg("most"))
+      .def_property_readonly("threads", &TeamSize::threads)
+      .def("report", &TeamSize::report, py::arg("work"), py::arg("seconds"), py::arg("switches"));
 
   py::class_<PyCache>(module, "KVCache")
       .def(py::init([](const std::shared_ptr<PyModel>& model) { return PyCache{model, KVCache((*model)->kv_layout())}; }),

@@ -1,6 +1,7 @@
 #include "cpu/topology.h"
 
 #include <sched.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cmath>
@@ -67,6 +68,11 @@ int bounded(size_t cpus) {
 }
 
 }  // namespace
+
+int64_t involuntary_switches() {
+  rusage usage{};
+  return getrusage(RUSAGE_SELF, &usage) == 0 ? usage.ru_nivcsw : 0;
+}
 
 int available_cpus() { return bounded(affinity().size()); }
 

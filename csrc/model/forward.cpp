@@ -1,9 +1,12 @@
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <set>
+#include <utility>
 
 #include "base/error.h"
 #include "base/float_bits.h"
+#include "cpu/topology.h"
 #include "kernels/pack.h"
 #include "model/model.h"
 
@@ -17,12 +20,16 @@ constexpr int64_t kHeadRows = 8;      // so many rows go through the head togeth
 
 }  // namespace
 
-Model::Model(const ModelConfig& config, const FindTensor& find, const Kernels& kernels, int num_threads, int prefill_threads)
+Model::Model(const ModelConfig& config, const FindTensor& find, const Kernels& kernels, int num_threads, int prefill_threads,
+             bool adaptive)
     : config_((config.validate(), config)),
       weights_(bind_weights(config, find)),
       kernels_(kernels),
       num_threads_(num_threads),
       prefill_threads_(prefill_threads),
+      adaptive_(adaptive),
+      decode_team_(num_threads),
+      prefill_team_(prefill_threads),
       pool_(std::max(num_threads, prefill_threads)),
       attention_(kernels, kv_layout(), config.n_head, config.attention_scale, pool_.size()) {}
 
@@ -55,6 +62,19 @@ void Model::validate(const std::vector<Run>& runs) const {
 void Model::forward(const std::vector<Run>& runs, const Outputs& outputs, const StopRequested& stop) {
   validate(runs);
   const std::lock_guard lock(mutex_);
+  int64_t n_tokens = 0;
+  for (const Run& r : runs) n_tokens += r.n_tokens;
+  const bool decode = n_tokens <= kDecodeRows;
+  if (!adaptive_) return run(runs, outputs, decode ? num_threads_ : prefill_threads_, stop);
+  TeamSize& team = decode ? decode_team_ : prefill_team_;
+  const auto start = std::chrono::steady_clock::now();
+  run(runs, outputs, team.threads(), stop);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  const int64_t before = std::exchange(switches_, involuntary_switches());
+  team.report(decode ? 1 : n_tokens, seconds.count(), switches_ - before);  // the rows of a step are nearly free
+}
+
+void Model::run(const std::vector<Run>& runs, const Outputs& outputs, int team, const StopRequested& stop) {
   std::vector<int64_t> sizes;
   sizes.reserve(runs.size());
   int64_t n_tokens = 0;
@@ -62,7 +82,6 @@ void Model::forward(const std::vector<Run>& runs, const Outputs& outputs, const 
     sizes.push_back(run.cache->size());
     n_tokens += run.n_tokens;
   }
-  const int team = n_tokens > kDecodeRows ? prefill_threads_ : num_threads_;
   try {
     for (const Run& run : runs) run.cache->reserve(run.n_tokens);
     std::vector<Row> rows;

@@ -13,6 +13,7 @@
 #include "model/kv_cache.h"
 #include "model/linear.h"
 #include "model/profile.h"
+#include "model/team.h"
 #include "model/weights.h"
 
 namespace gptbigcode {
@@ -44,8 +45,9 @@ struct Stopped : std::exception {};
 
 class Model {
  public:
-  // prefill_threads: for calls of more than 16 new tokens.
-  Model(const ModelConfig& config, const FindTensor& find, const Kernels& kernels, int num_threads, int prefill_threads);
+  // prefill_threads: for calls of more than 16 new tokens. adaptive: use fewer of them while other processes leave no room for all.
+  Model(const ModelConfig& config, const FindTensor& find, const Kernels& kernels, int num_threads, int prefill_threads,
+        bool adaptive);
 
   // Appends every run's tokens to its cache and writes what is asked for.
   // Throws std::invalid_argument for bad input, std::bad_alloc, and Stopped; the caches are then as before.
@@ -95,6 +97,7 @@ class Model {
   class Step;  // one pass of a micro-batch through the network
 
   void validate(const std::vector<Run>& runs) const;
+  void run(const std::vector<Run>& runs, const Outputs& outputs, int team, const StopRequested& stop);
   void reserve(int64_t rows);
   void run_rows(const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequested& stop);
   void embed(const Row& row, float* scratch, float* out) const;  // [n_embd] each
@@ -104,6 +107,9 @@ class Model {
   const Kernels& kernels_;
   std::mutex mutex_;  // one forward at a time
   const int num_threads_, prefill_threads_;
+  const bool adaptive_;
+  TeamSize decode_team_, prefill_team_;
+  int64_t switches_ = 0;  // how often threads of the process had lost a CPU when the last call ended
   ThreadPool pool_;
   Attention attention_;
   Workspace work_;
