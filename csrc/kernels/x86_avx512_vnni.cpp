@@ -361,7 +361,8 @@ struct Int6 {
 
 constexpr int kRowsAtOnce = 6;  // thirty-two registers: 6 rows x 2 tiles of sums and of a group's sums, 2 weights
 constexpr int kTilesAtOnce = 2, kStreamedRows = 16;
-constexpr size_t kPrefetch = 8192;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
+constexpr int kManyStreamsRows = 8;
+constexpr size_t kPrefetch = 8192;  // some pages: past one the hardware prefetcher starts anew
 
 #include "kernels/quantized_linear.inc"
 #include "kernels/x86_avx512_vnni_attention.inc"

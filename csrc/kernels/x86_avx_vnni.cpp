@@ -255,7 +255,8 @@ struct Int6 {
 };
 
 constexpr int kTilesAtOnce = 1;
-constexpr size_t kPrefetch = 4096;  // bytes ahead in the weight stream; past a page the hardware prefetcher starts anew
+constexpr int kManyStreamsRows = 4;
+constexpr size_t kPrefetch = 8192;  // some pages: past one the hardware prefetcher starts anew
 
 #include "kernels/quantized_linear.inc"
 #include "kernels/x86_avx_vnni_attention.inc"

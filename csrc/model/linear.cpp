@@ -8,8 +8,10 @@ namespace {
 // Consecutive outputs that make an item: eight items a thread, small enough to even out unequal threads, long enough to be one
 // stream of weights. Where the output is quantised, an item is whole blocks of it.
 int64_t item_outputs(const Linear& layer, const LinearCall& call, int team) {
+  constexpr int64_t kStreams = 4;  // tiles that the kernels like to read side by side
   const int64_t unit = call.out_blocks == nullptr ? kTileRows : kBlock, units = (layer.n + unit - 1) / unit;
-  return std::max<int64_t>(1, units / (8 * team)) * unit;
+  const int64_t share = std::max<int64_t>(1, units / (8 * team));
+  return unit * (unit == kTileRows && share > kStreams / 2 ? (share + kStreams / 2) / kStreams * kStreams : share);
 }
 
 }  // namespace
