@@ -192,13 +192,13 @@ inline void dot_codes(const std::byte* tile, const Quad* quads, int64_t stride, 
 }
 template <int kRows, int kTiles>
 inline void dot_keys(const std::byte* tile, int64_t /*tile_stride*/, const Quad* quads, int64_t stride, int64_t count,
-                     i32x16* sum) {
+                     int64_t /*ahead*/, i32x16* sum) {
   static_assert(kTiles == 1);
   dot_codes<uint8_t, kRows>(tile, quads, stride, count, sum);
 }
 template <int kRows, int kTiles>
 inline void dot_values(const std::byte* tile, int64_t /*tile_stride*/, const Quad* quads, int64_t stride, int64_t count,
-                       i32x16* sum) {
+                       int64_t /*ahead*/, i32x16* sum) {
   static_assert(kTiles == 1);
   dot_codes<int8_t, kRows>(tile, quads, stride, count, sum);
 }
