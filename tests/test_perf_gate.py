@@ -24,10 +24,10 @@ SLACK = 1.25
 # Millions of instructions: a step of one sequence, a token of a prefill; ratios: a step of four over a step of one, and the
 # same step and prefill with a filled cache over the empty one, which do not depend on the type of the weights.
 COMMITTED: dict[str, dict[str, float]] = {
-    "int4": {"step": 0.937, "prefill": 0.349, "step of 4": 2.93, "step at depth": 1.14, "prefill at depth": 1.36},
-    "int6": {"step": 1.1, "prefill": 0.387, "step of 4": 2.77},
-    "int8": {"step": 1.01, "prefill": 0.404, "step of 4": 2.77},
-    "bfloat16": {"step": 1.21, "prefill": 0.536, "step of 4": 2.48},
+    "int4": {"step": 0.87, "prefill": 0.345, "step of 4": 2.86, "step at depth": 1.15, "prefill at depth": 1.37},
+    "int6": {"step": 1.03, "prefill": 0.385, "step of 4": 2.7},
+    "int8": {"step": 0.88, "prefill": 0.396, "step of 4": 3.11},
+    "bfloat16": {"step": 1.22, "prefill": 0.535, "step of 4": 2.47},
 }
 
 CONFIG = {"n_layer": 1, "n_embd": 512, "n_head": 4, "n_inner": 1024, "vocab_size": 1024, "n_positions": 768}
