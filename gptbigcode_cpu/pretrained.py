@@ -103,7 +103,8 @@ class PreTrainedModel:
                 ``"demo"`` for the tiny demonstration model inside this package.
             dtype: ``"int8"``, ``"int6"``, ``"int4"``, ``"bfloat16"``, ``"float32"`` or the torch dtype of that name;
                 ``"auto"`` is what a converted model is stored in, and int8 for a plain checkpoint.
-            num_threads: Default: the environment variable GPTBIGCODE_CPU_NUM_THREADS, or else what suits the machine.
+            num_threads: Default: the environment variable GPTBIGCODE_CPU_NUM_THREADS, or else what suits the machine: one per
+                performance core, and fewer while other processes leave no room for all of them.
             prefill_threads: For more than 16 new tokens at once, which profit from threads that share a core (SMT), where
                 single steps wait for the memory. Default: `num_threads`. The results are the same.
             kv_dtype: Storage type of the keys and values of past tokens: ``"int8"``, ``"bfloat16"``, ``"float16"``,
