@@ -16,12 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ContextLengthError
-from .phases import CallPhases, profile
+from .phases import CallPhases, profile_model
 from .tensors import QUANTISED
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 LIMIT_ROWS = (1, 2, 4, 8, 16)  # of the calls that are compared with the limits
 _SHORTEST_PREFILL = 32
-DECODE_ROWS = 16  # more new tokens than this run on the threads for prefill
 _CHUNK = 512  # tokens per call while the cache is filled: Ctrl-C is answered between calls
 _READ_AT_MOST = 1 << 30  # bytes of the weights that are read for their bandwidth; more than caches keep
 
@@ -339,35 +337,17 @@ def _time(
 def _profile(
     loaded: GPTBigCodeForCausalLM, depths: Sequence[int], prompt_tokens: int, new_tokens: int, report: Report
 ) -> tuple[CallPhases, ...]:
-    """Prefill and decoding at each depth, and what `generate` adds to decoding."""
     import numpy as np
 
     from ._core import KVCache
 
-    model, random = loaded.core, np.random.default_rng(2)
+    random, vocab_size = np.random.default_rng(2), loaded.config.vocab_size
 
     def random_tokens(count: int) -> NDArray[np.int32]:
-        return random.integers(0, loaded.config.vocab_size, count, dtype=np.int32)
+        return random.integers(0, vocab_size, count, dtype=np.int32)
 
-    past = _filled(set(depths), KVCache(model), random_tokens, loaded, report)
-    found = []
-    for depth in depths:
-        for call in (Call(1, prompt_tokens, depth), Call(1, 1, depth)):
-            report(f"phases of a {call}")
-            threads = model.prefill_threads if call.tokens > DECODE_ROWS else model.num_threads
-            tokens = random_tokens(call.tokens)
-            times = 2 if call.tokens > 1 else new_tokens
-            run = partial(_forward_fork, model, past[depth], tokens)
-            found.append(profile(model, str(call), run, times=times, threads=threads))
-    report("phases of generate")
-    generate = partial(loaded.generate, random_tokens(1)[None], max_new_tokens=new_tokens)
-    written = generate().shape[1] - 1  # also imports and allocates what is needed once
-    found.append(profile(model, "token of generate", generate, times=2, calls=written, threads=model.num_threads))
-    return tuple(found)
-
-
-def _forward_fork(model: Model, cache: KVCache, tokens: NDArray[np.int32]) -> None:
-    model.forward([cache.fork()], [tokens], [1])
+    past = _filled(set(depths), KVCache(loaded.core), random_tokens, loaded, report)
+    return profile_model(loaded, past, random_tokens(prompt_tokens), new_tokens, report)
 
 
 def _filled(

@@ -9,10 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from . import _core
+    from .modeling import GPTBigCodeForCausalLM
+
+DECODE_ROWS = 16  # more new tokens than this run on the threads for prefill
 
 
 @dataclass(frozen=True)
@@ -81,3 +88,39 @@ def profile(
         if sum(busy) > 0
     )
     return CallPhases(name, seconds / times / calls, 1 - sum(phase.share for phase in phases), phases)
+
+
+def profile_model(
+    loaded: GPTBigCodeForCausalLM,
+    past: dict[int, _core.KVCache],
+    prompt: NDArray[np.int32],
+    steps: int,
+    report: Callable[[str], None],
+) -> tuple[CallPhases, ...]:
+    """Profile a prefill and a step on top of each cache, and what `generate` adds to a step.
+
+    Args:
+        loaded: The model.
+        past: Caches by the number of their tokens.
+        prompt: Tokens of the prefill, int32 ``[t]``.
+        steps: Single-token steps to take the mean of.
+        report: Told what is being done.
+    """
+    model = loaded.core
+    found = []
+
+    def forward(cache: _core.KVCache, tokens: NDArray[np.int32]) -> None:
+        model.forward([cache.fork()], [tokens], [1])
+
+    for depth, cache in past.items():
+        for tokens, name, times in ((prompt, f"prefill of {len(prompt)}", 2), (prompt[:1], "step of 1", steps)):
+            report(f"phases of a {name} at depth {depth}")
+            threads = model.prefill_threads if len(tokens) > DECODE_ROWS else model.num_threads
+            found.append(
+                profile(model, f"{name} at depth {depth}", partial(forward, cache, tokens), times=times, threads=threads)
+            )
+    report("phases of generate")
+    generate = partial(loaded.generate, prompt[None, :1], max_new_tokens=steps)
+    written = generate().shape[1] - 1  # also imports and allocates what is needed once
+    found.append(profile(model, "token of generate", generate, times=2, calls=written, threads=model.num_threads))
+    return tuple(found)
