@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -75,6 +76,26 @@ def test_every_item_is_done_once_whoever_comes_late() -> None:
         for m, timer in timers.items():
             timer.measure(0.002)
             assert_same_bits(_core.linear(packed, "int4", 700, x[:m], num_threads=4), expected[m], m)
+
+
+def test_a_pool_has_no_races(tmp_path: Path) -> None:
+    csrc, program = Path(__file__).parent.parent / "csrc", tmp_path / "stress"
+    sources = [
+        Path(__file__).parent / "thread_pool_stress.cpp",
+        csrc / "base" / "thread_pool.cpp",
+        csrc / "cpu" / "topology.cpp",
+    ]
+    command = ["g++", "-std=c++20", "-O1", "-g", "-fsanitize=thread", "-pthread", f"-I{csrc}", *sources, "-o", program]
+    if not csrc.is_dir() or shutil.which("g++") is None:
+        pytest.skip("needs the C++ sources and g++")
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode != 0 and "tsan" in built.stderr:
+        pytest.skip("g++ has no ThreadSanitizer here")
+    assert built.returncode == 0, built.stderr
+    ran = subprocess.run(
+        [program], capture_output=True, text=True, timeout=200, check=False, env={**os.environ, "LD_PRELOAD": ""}
+    )
+    assert (ran.returncode, ran.stdout) == (0, "done\n"), ran.stderr
 
 
 def test_an_idle_model_uses_no_cpu(demo: Path, core_model: Callable[..., Any]) -> None:

@@ -1,0 +1,55 @@
+// Many short runs of a pool, with every phase checking that the one before is complete. Built with ThreadSanitizer by
+// tests/test_threads.py: the data are plain integers, so an item that is done twice, early, or unseen by others is a race, too.
+
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include "base/thread_pool.h"
+
+namespace {
+
+void fail(const char* what) {
+  std::puts(what);
+  std::exit(1);
+}
+
+void run_once(gptbigcode::ThreadPool& pool, std::mt19937& random) {
+  const auto below = [&](unsigned limit) { return static_cast<int>(random() % limit); };
+  const int phases = 1 + below(12), team = 1 + below(static_cast<unsigned>(pool.size()));
+  std::vector<std::vector<int>> done;  // how often each item of each phase was done
+  for (int phase = 0; phase < phases; ++phase) {
+    const int kind = below(4);  // none, one, which no other thread is told of, or many
+    done.emplace_back(static_cast<size_t>(kind == 0 ? 0 : kind == 1 ? 1 : 1 + below(40)), 0);
+  }
+  const auto check = [](const std::vector<int>& items) {
+    for (const int times : items) {
+      if (times != 1) fail("an item was not done once before the next phase began");
+    }
+  };
+  int entered = 0;
+  pool.run(
+      team, phases,
+      [&](int phase) {
+        if (phase != entered++) fail("a phase began out of turn");
+        return static_cast<int64_t>(done[static_cast<size_t>(phase)].size());
+      },
+      [&](int phase, int64_t item, int thread) {
+        if (thread < 0 || thread >= pool.size()) fail("no such thread");
+        if (phase > 0) check(done[static_cast<size_t>(phase) - 1]);
+        ++done[static_cast<size_t>(phase)][static_cast<size_t>(item)];
+      });
+  for (const auto& items : done) check(items);
+}
+
+}  // namespace
+
+int main() {
+  for (const int size : {1, 2, 3, 8}) {
+    gptbigcode::ThreadPool pool(size);
+    std::mt19937 random(static_cast<unsigned>(size));
+    for (int run = 0; run < 3000; ++run) run_once(pool, random);
+  }
+  std::puts("done");
+}
