@@ -117,7 +117,9 @@ void ThreadPool::start(int team, const Job& job) {
 // to another thread takes longer than most of them.
 void ThreadPool::next_phase(int thread) {
   int64_t count = 0;
-  while (++phase_ < job_.phases && (count = job_.count(job_.context, phase_)) <= 1) {
+  for (++phase_; phase_ < job_.phases; ++phase_) {
+    count = job_.count(job_.context, phase_);
+    if (count > 1) break;
     if (count == 1) job_.work(job_.context, phase_, 0, thread);
   }
   if (phase_ >= job_.phases) {

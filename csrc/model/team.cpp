@@ -13,6 +13,11 @@ void TeamSize::report(int64_t work, double seconds, int64_t switches) {
   if (calls_ >= kTrialCalls && seconds_ >= kTrialSeconds) end_trial();
 }
 
+double& TeamSize::speed_with(int threads) {
+  const int index = threads - best_ + 1;
+  return speeds_[static_cast<size_t>(index)];
+}
+
 void TeamSize::try_with(int threads) {
   current_ = threads;
   calls_ = 0;
@@ -23,7 +28,7 @@ void TeamSize::try_with(int threads) {
 void TeamSize::end_trial() {
   const double speed = static_cast<double>(work_) / seconds_;
   const bool busy = static_cast<double>(switches_) >= kBusyRate * seconds_;
-  speeds_[static_cast<size_t>(current_ - best_ + 1)] = speed;
+  speed_with(current_) = speed;
   if (current_ == best_ && !busy) {  // nobody else wants the CPUs
     best_ = most_;
     kept_ = 0;
@@ -35,7 +40,7 @@ void TeamSize::end_trial() {
     return try_with(best_);
   }
   for (const int threads : {best_ - 1, best_ + 1}) {
-    if (threads >= 1 && threads <= most_ && speeds_[static_cast<size_t>(threads - best_ + 1)] == 0) return try_with(threads);
+    if (threads >= 1 && threads <= most_ && speed_with(threads) == 0) return try_with(threads);
   }
   best_ += static_cast<int>(std::max_element(speeds_.begin(), speeds_.end()) - speeds_.begin()) - 1;
   kept_ = kKeep;

@@ -24,6 +24,7 @@ class TeamSize {
  private:
   void end_trial();
   void try_with(int threads);
+  double& speed_with(int threads);
 
   static constexpr double kTrialSeconds = 0.03;  // several time slices of the operating system
   static constexpr int kTrialCalls = 4;          // calls that a trial takes at least
