@@ -205,7 +205,7 @@ struct Int4 {
   static constexpr size_t kBlockBytes = kInt4BlockBytes;
 
   template <int kRows>
-  static void add(const std::byte* block, const ActivationBlock* activations, f32x16 (*sums)[1]) {
+  static void add(const std::byte* block, const std::byte* ahead, const ActivationBlock* activations, f32x16 (*sums)[1]) {
     const __m512i codebook = codebook_u8x64(), row_bytes = load_row_bytes(block + kTileRows * kBlock / 2);
     // zero - offset, with a high half of zero: what minus the sum of the activations is multiplied with
     const __m512i zero =
@@ -218,8 +218,9 @@ struct Int4 {
     }
     const int8_t* q = activations->q;
 #pragma GCC unroll 1
-    for (int g = 0; g < kBlock / kGroup; ++g, block += 128, q += kGroup) {
+    for (int g = 0; g < kBlock / kGroup; ++g, block += 128, q += kGroup, ahead += 128) {
       q = in_register(q);
+      prefetch(ahead, 128);  // some at a time: all at once would hold up the loads behind them
 #pragma GCC unroll 2
       for (int j = 0; j < 2; ++j) {
         __m512i w[2];
@@ -311,7 +312,8 @@ struct Int6 {
   }
 
   template <int kRows>
-  static void add(const std::byte* block, const ActivationBlock* activations, f32x16 (*sums)[1]) {
+  static void add(const std::byte* block, const std::byte* ahead, const ActivationBlock* activations, f32x16 (*sums)[1]) {
+    prefetch(ahead, kBlockBytes);
     const auto add = [&](int first, i32x16(*dot)[1]) {
       const int8_t* q = in_register(activations->q + first * kGroup);
       const std::byte* low = in_register(block + first * 128);

@@ -144,7 +144,8 @@ struct Int4 {
   }
 
   template <int kRows>
-  static void add(const std::byte* block, const ActivationBlock* activations, f32x16 (*sums)[1]) {
+  static void add(const std::byte* block, const std::byte* ahead, const ActivationBlock* activations, f32x16 (*sums)[1]) {
+    prefetch(ahead, kBlockBytes);
     i32x16 sum[kRows][1];
     dot<kRows>(block, activations, sum);
     add_scaled<kRows>(sum, activations, sums);
@@ -234,7 +235,8 @@ struct Int6 {
   }
 
   template <int kRows>
-  static void add(const std::byte* block, const ActivationBlock* activations, f32x16 (*sums)[1]) {
+  static void add(const std::byte* block, const std::byte* ahead, const ActivationBlock* activations, f32x16 (*sums)[1]) {
+    prefetch(ahead, kBlockBytes);
     i32x16 sum[kRows][1];
     dot<kRows>(block, activations, sum);
     add_scaled<kRows>(sum, activations, sums);
