@@ -135,12 +135,6 @@ inline __m256i start_of_pair(const ActivationBlock& a, int g) {
   return _mm256_add_epi16(broadcast_i32(a.starts + g), broadcast_i32(a.starts + g + 1));
 }
 
-// sums[r] += the integer sums times the scales of the activations
-template <int kRows>
-inline void add_scaled(const i32x16 (*dots)[1], const ActivationBlock* activations, f32x16 (*sums)[1]) {
-  for (int r = 0; r < kRows; ++r) sums[r][0] = fma(to_float(dots[r][0]), set1(activations[r].scale), sums[r][0]);
-}
-
 struct Int4 {
   static constexpr size_t kBlockBytes = kInt4BlockBytes;
 
@@ -198,14 +192,6 @@ struct Int4 {
       }
       add_group<kRows>(lo_i16x16, hi_i16x16, factor_lo, factor_hi, sum);
     }
-  }
-
-  template <int kRows>
-  static void add(const std::byte* block, const std::byte* ahead, const ActivationBlock* activations, f32x16 (*sums)[1]) {
-    prefetch(ahead, kBlockBytes);
-    i32x16 sum[kRows][1];
-    dot<kRows>(block, activations, sum);
-    add_scaled<kRows>(sum, activations, sums);
   }
 
   static void expand(const std::byte* block, Expanded& out) { expand_int4(block, out); }
@@ -283,14 +269,6 @@ struct Int6 {
     }
   }
 
-  template <int kRows>
-  static void add(const std::byte* block, const std::byte* ahead, const ActivationBlock* activations, f32x16 (*sums)[1]) {
-    prefetch(ahead, kBlockBytes);
-    i32x16 sum[kRows][1];
-    dot<kRows>(block, activations, sum);
-    add_scaled<kRows>(sum, activations, sums);
-  }
-
   static void expand(const std::byte* block, Expanded& out) { expand_int6(block, out); }
 
   template <int kRows, int kTiles>
@@ -345,8 +323,8 @@ const Kernels kAvx2Kernels = {
     .linear_float32 = linear_float<float>,
     .linear_bfloat16 = linear_float<uint16_t>,
     .linear_int8 = linear_quantized<Int8>,
-    .linear_int6 = linear_quantized<RowScaled<Int6>>,
-    .linear_int4 = linear_quantized<RowScaled<Int4>>,
+    .linear_int6 = linear_quantized<RowScaled<WithAdd<Int6>>>,
+    .linear_int4 = linear_quantized<RowScaled<WithAdd<Int4>>>,
     .quantize = quantize,
     .pack_int6 = pack_int6,
     .pack_int4 = pack_int4,
