@@ -9,7 +9,7 @@ Seconds to convert, and tokens per second where a short text is continued, are t
 be random. The formats take turns for `--rounds` rounds; speeds are medians, spread in brackets. All formats of both checkpoints
 lie in a temporary directory for a while; TMPDIR names another place for it.
 
-    python bench/quality.py ../shared/checkpoints/python-8m ../shared/eval/python_stdlib_held_out.jsonl
+    python bench/quality.py tests/data/python-8m tests/data/python_stdlib_held_out.jsonl
     python bench/quality.py CHECKPOINT TEXT.. --python llama-cpp=/path/to/venv/bin/python --calibration OTHER_TEXT.. \\
         --speed-checkpoint /tmp/starcoderbase-1b --plot quality.png
 """

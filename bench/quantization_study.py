@@ -4,7 +4,7 @@ Weights are replaced by what a format makes of them, the rest of the model stays
 compared with those of the original: mean KL divergence in nats over the second halves of windows of 512. Formats of this
 package are the core's own; the others are simulated with numpy. Bits count scales and offsets, not the float per row.
 
-    python bench/quantization_study.py ../shared/checkpoints/python-8m ../shared/eval/python_stdlib_held_out.jsonl
+    python bench/quantization_study.py tests/data/python-8m tests/data/python_stdlib_held_out.jsonl
 """
 
 from __future__ import annotations

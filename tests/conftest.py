@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,20 @@ from numpy.typing import NDArray
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))  # for `from oracle...`; importlib mode adds nothing itself
 
-from oracle import drawn  # noqa: E402
+from oracle import data, drawn  # noqa: E402
 from oracle.random_models import write_checkpoint  # noqa: E402
+
+# The tests write nothing outside the checkout: no temporary file, and nothing into the user's caches.
+SCRATCH = TESTS.parent / "build" / "tests"
+SCRATCH.mkdir(parents=True, exist_ok=True)
+CACHES = SCRATCH / f"caches-{os.getpid()}"
+tempfile.tempdir = str(SCRATCH)
+os.environ |= {
+    "TMPDIR": str(SCRATCH),
+    "MPLCONFIGDIR": str(SCRATCH / "matplotlib"),
+    "GPTBIGCODE_CPU_CACHE": str(CACHES / "gptbigcode-cpu"),
+    "HF_HOME": str(CACHES / "huggingface"),
+}
 
 # A shell starts background jobs with this ignored, which every process started here would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,6 +40,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine is slow for reasons of its own: how long an example takes says nothing about the code.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(CACHES, ignore_errors=True)
 
 
 def pytest_report_header() -> str:
@@ -48,25 +65,21 @@ def draws(request: pytest.FixtureRequest) -> Callable[[int], Iterator[np.random.
 
 
 @pytest.fixture(scope="session")
-def shared_dir() -> Path:
-    """The directory with the real checkpoint and the held-out text; tests that need it are skipped without it."""
-    path = Path(os.environ.get("GPTBIGCODE_CPU_SHARED") or TESTS.parent.parent / "shared")
-    if not (path / "checkpoints" / "python-8m" / "config.json").is_file():
-        pytest.skip(f"no python-8m checkpoint under {path}; set GPTBIGCODE_CPU_SHARED")
-    return path
+def checkpoint_dir() -> Path:
+    """The python-8m checkpoint: small, but trained."""
+    return data.CHECKPOINT
 
 
 @pytest.fixture(scope="session")
-def checkpoint_dir(shared_dir: Path) -> Path:
-    """The python-8m checkpoint."""
-    return shared_dir / "checkpoints" / "python-8m"
+def eval_file() -> Path:
+    """The file of held-out texts: a JSON object per line, with `path` and `text`."""
+    return data.HELD_OUT
 
 
 @pytest.fixture(scope="session")
-def eval_texts(shared_dir: Path) -> list[str]:
+def eval_texts() -> list[str]:
     """Held-out Python files, in file order."""
-    lines = (shared_dir / "eval" / "python_stdlib_held_out.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["text"] for line in lines]
+    return data.held_out_texts()
 
 
 @pytest.fixture(scope="session")

@@ -129,14 +129,11 @@ def test_table_names_and_rounds(bench: Callable[[str], ModuleType]) -> None:
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_run_without_llama(
-    checkpoint_dir: Path, shared_dir: Path, make_checkpoint: Callable[..., Path], tmp_path: Path
-) -> None:
-    text = shared_dir / "eval" / "python_stdlib_held_out.jsonl"
+def test_run_without_llama(checkpoint_dir: Path, eval_file: Path, make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     other = make_checkpoint(tmp_path / "other")
     options = ["--no-llama", "--windows", "4", "--context", "128", "--rounds", "2", "--threads", "1"]
     files = ["--json", tmp_path / "rows.json", "--plot", tmp_path / "plot.png"]
-    shown = quality(checkpoint_dir, text, *options, *files, "--speed-checkpoint", other)
+    shown = quality(checkpoint_dir, eval_file, *options, *files, "--speed-checkpoint", other)
     assert shown.returncode == 0, shown.stderr
     assert "256 tokens, second halves of windows of 128; speeds of other" in shown.stdout
     rows = json.loads((tmp_path / "rows.json").read_text())

@@ -1,6 +1,6 @@
 """Compute the committed answers about generation with transformers, in float32 on the CPU.
 
-Usage: python tests/oracle/make_generation_oracle.py SHARED_DIRECTORY
+Usage: python tests/oracle/make_generation_oracle.py
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from oracle import data  # noqa: E402
 from oracle import generation_cases as cases  # noqa: E402
 from oracle.random_models import write_checkpoint  # noqa: E402
 
@@ -78,7 +79,7 @@ def main() -> None:
     out = processed()
     with tempfile.TemporaryDirectory() as directory:
         out |= answers("random", write_checkpoint(Path(directory) / "random", **cases.MODEL))
-    out |= answers("python_8m", Path(sys.argv[1]) / "checkpoints" / "python-8m")
+    out |= answers("python_8m", data.CHECKPOINT)
     np.savez_compressed(HERE / "generation.npz", **out)
 
 

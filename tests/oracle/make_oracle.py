@@ -1,11 +1,10 @@
 """Compute the committed reference answers with transformers, in float32 on the CPU.
 
-Usage: python tests/oracle/make_oracle.py SHARED_DIRECTORY
+Usage: python tests/oracle/make_oracle.py
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import zlib
@@ -21,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from oracle import cases, forward_cases  # noqa: E402
+from oracle import cases, data, forward_cases  # noqa: E402
 from oracle.random_models import full_config, write_checkpoint  # noqa: E402
 
 MARGIN = 1e-3  # between the best and the second best logit of a greedy step; smaller ones would make tests depend on rounding
@@ -63,9 +62,8 @@ def random_models() -> dict[str, NDArray[Any]]:
     return out
 
 
-def checkpoint(shared: Path) -> dict[str, NDArray[Any]]:
-    path = shared / "checkpoints" / "python-8m"
-    model, tokenizer = load(path), AutoTokenizer.from_pretrained(path)
+def checkpoint() -> dict[str, NDArray[Any]]:
+    model, tokenizer = load(data.CHECKPOINT), AutoTokenizer.from_pretrained(data.CHECKPOINT)
     out: dict[str, NDArray[Any]] = {}
     for i, text in enumerate(cases.CHECKPOINT_PROMPTS):
         prompt = np.array(tokenizer(text)["input_ids"])
@@ -76,8 +74,8 @@ def checkpoint(shared: Path) -> dict[str, NDArray[Any]]:
         out[f"prompt{i}/greedy"] = greedy(model, prompt, cases.CHECKPOINT_GREEDY_TOKENS)
 
     tokens: list[int] = []
-    for line in (shared / "eval" / "python_stdlib_held_out.jsonl").read_text(encoding="utf-8").splitlines():
-        tokens += [tokenizer.eos_token_id, *tokenizer(json.loads(line)["text"])["input_ids"]]
+    for text in data.held_out_texts():
+        tokens += [tokenizer.eos_token_id, *tokenizer(text)["input_ids"]]
     windows = torch.tensor(tokens[: len(tokens) // cases.WINDOW * cases.WINDOW]).view(-1, cases.WINDOW)
     half = cases.WINDOW // 2
     losses = []
@@ -112,7 +110,7 @@ def main() -> None:
     torch.set_grad_enabled(False)
     np.savez_compressed(HERE / "forward.npz", **calls())
     np.savez_compressed(HERE / "random_models.npz", **random_models())
-    np.savez_compressed(HERE / "python_8m.npz", **checkpoint(Path(sys.argv[1])))
+    np.savez_compressed(HERE / "python_8m.npz", **checkpoint())
 
 
 if __name__ == "__main__":

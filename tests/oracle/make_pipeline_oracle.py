@@ -1,6 +1,6 @@
 """Compute the committed results of transformers' pipelines.
 
-Usage: python tests/oracle/make_pipeline_oracle.py SHARED_DIRECTORY
+Usage: python tests/oracle/make_pipeline_oracle.py
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from oracle import data  # noqa: E402
 from oracle import pipeline_cases as cases  # noqa: E402
 
 
@@ -46,7 +47,7 @@ class Features(GPTBigCodeModel):
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    path = Path(sys.argv[1]) / "checkpoints" / "python-8m"
+    path = data.CHECKPOINT
     tokenizer = AutoTokenizer.from_pretrained(path)
     short = AutoTokenizer.from_pretrained(path, model_max_length=24, pad_token="<fim_pad>")
 
