@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from gptbigcode_cpu.regular_files import open_regular
+
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 # A vocabulary of 256,000 tokens with its merges has 10 MB.
@@ -71,7 +73,7 @@ def map_gguf(path: Path) -> GGUFFile:
         GGUFError: The header is not as it must be; the message names the check.
         OSError: The file cannot be opened.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if file.seek(0, 2) < 24:
             raise GGUFError(f"the file has {file.tell()} bytes, too few for the start of a header")
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

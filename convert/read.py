@@ -6,7 +6,6 @@ of this process until the last tensor is done. Quantised weights are dequantised
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 from abc import ABC, abstractmethod
@@ -22,6 +21,8 @@ from numpy.typing import NDArray
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, MissingDependencyError, ModelNotFoundError
 from gptbigcode_cpu.hub import is_gguf, read_config
+from gptbigcode_cpu.json_files import one_line, read_object, shown
+from gptbigcode_cpu.regular_files import is_present, open_regular
 from gptbigcode_cpu.tensor_file import NUMPY_TYPES, TensorFile, TensorFileError, map_tensor_file
 
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -122,13 +123,13 @@ def read_checkpoint(path: Path, config: GPTBigCodeConfig | None = None) -> dict[
 
 
 def _directory_tensors(directory: Path) -> dict[str, SourceTensor]:
-    if (directory / SAFETENSORS).is_file():
+    if is_present(directory / SAFETENSORS):
         return _tensors({SAFETENSORS: _SafetensorsShard(directory / SAFETENSORS)})
-    if (directory / SAFETENSORS_INDEX).is_file():
+    if is_present(directory / SAFETENSORS_INDEX):
         return _sharded(directory / SAFETENSORS_INDEX, _SafetensorsShard)
-    if (directory / PYTORCH).is_file():
+    if is_present(directory / PYTORCH):
         return _tensors({PYTORCH: _PytorchShard(directory / PYTORCH)})
-    if (directory / PYTORCH_INDEX).is_file():
+    if is_present(directory / PYTORCH_INDEX):
         return _sharded(directory / PYTORCH_INDEX, _PytorchShard)
     wanted = ", ".join((SAFETENSORS, SAFETENSORS_INDEX, PYTORCH, PYTORCH_INDEX))
     raise ModelNotFoundError(f"{directory} holds no checkpoint: none of {wanted}")
@@ -195,9 +196,12 @@ class _PytorchShard(Shard):
                 f"reading {self._path.name} needs torch: pip install 'gptbigcode-cpu[convert]' (safetensors files need none)"
             ) from error
         try:
+            open_regular(self._path).close()
             content = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)
+        except OSError as error:
+            raise CheckpointError(f"{self._path} cannot be read: {error.strerror or error}") from error
         except Exception as error:  # on damaged files torch raises errors of many kinds
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = one_line((str(error) or type(error).__name__).splitlines()[0])
             raise CheckpointError(f"{self._path} cannot be read as weights: {reason}") from error
         if not isinstance(content, dict) or not all(
             isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout is torch.strided
@@ -214,19 +218,16 @@ def _torch_dtype(tensor: Any) -> str:
 
 
 def _sharded(index: Path, open_shard: type[_SafetensorsShard] | type[_PytorchShard]) -> dict[str, SourceTensor]:
-    try:
-        weight_map = json.loads(index.read_bytes())["weight_map"]
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index} is not an index with a weight_map: {error}") from error
+    weight_map = (read_object(index, CheckpointError) or {}).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise CheckpointError(f"{index}: weight_map must give each tensor a file name")
+        raise CheckpointError(f"{index}: weight_map must give each tensor a file name, it is {shown(weight_map)}")
     names = sorted(set(weight_map.values()))
     for name in names:
-        if PurePosixPath(name).name != name or name in ("", ".", ".."):
-            raise CheckpointError(f"{index}: {name!r} is not the name of a file beside the index")
-    missing = [name for name in names if not (index.parent / name).is_file()]
+        if PurePosixPath(name).name != name or name in ("", ".", "..") or "\0" in name:
+            raise CheckpointError(f"{index}: {shown(name)} is not the name of a file beside the index")
+    missing = [one_line(name) for name in names if not is_present(index.parent / name)]
     if missing:
-        raise CheckpointError(f"{index.parent} lacks {len(missing)} of {len(names)} files: {', '.join(missing)}")
+        raise CheckpointError(f"{index.parent} lacks {len(missing)} of {len(names)} files: {', '.join(missing[:8])}")
 
     tensors = _tensors({name: open_shard(index.parent / name) for name in names})
     absent = sorted(weight_map.keys() - tensors.keys())

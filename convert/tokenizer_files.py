@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.config_checks import LIMITS
 from gptbigcode_cpu.errors import CheckpointError
 from gptbigcode_cpu.hub import GENERATION_CONFIG, TOKENIZER_FILES, is_gguf
+from gptbigcode_cpu.json_files import one_line, read_object, shown
+from gptbigcode_cpu.regular_files import read_regular
+from gptbigcode_cpu.tokenizer.files import MAX_TOKENIZER_BYTES
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -25,7 +29,7 @@ def side_files(source: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
         source: The directory of a checkpoint, or a GGUF file, whose tokenizer is in it.
 
     Raises:
-        CheckpointError: A GGUF file is damaged.
+        CheckpointError: A GGUF file is damaged, or one of the files cannot be read.
         TokenizerError: The tokenizer in a GGUF file is damaged or of an unsupported kind.
     """
     if is_gguf(source):
@@ -33,7 +37,15 @@ def side_files(source: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
 
         return gguf_tokenizer.tokenizer_files(gguf_files.open_gguf(source))
     names = (*TOKENIZER_FILES, GENERATION_CONFIG)
-    return {name: (source / name).read_bytes() for name in names if (source / name).is_file()}, ()
+    files = {}
+    for name in names:
+        try:
+            files[name] = read_regular(source / name, MAX_TOKENIZER_BYTES)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise CheckpointError(f"{source / name} cannot be read: {error.strerror}") from error
+    return files, ()
 
 
 def write_side_files(files: Mapping[str, bytes], target: Path, config: GPTBigCodeConfig) -> None:
@@ -95,24 +107,35 @@ def _build_tokenizer(directory: Path) -> None:
     """Make ``tokenizer.json`` from ``vocab.json`` and ``merges.txt``, as BigCode does."""
     from tokenizers.models import BPE
 
+    check_ids(read_object(directory / VOCABULARY, CheckpointError) or {}, VOCABULARY)
     try:
         bpe = BPE.from_file(str(directory / VOCABULARY), str(directory / MERGES))
         tokenizer = byte_level_tokenizer(bpe, _special_tokens(directory))
+    except CheckpointError:
+        raise
     except Exception as error:  # tokenizers raises plain Exception
-        raise CheckpointError(f"{VOCABULARY} and {MERGES} do not make a tokenizer: {error}") from error
+        raise CheckpointError(f"{VOCABULARY} and {MERGES} do not make a tokenizer: {one_line(error)}") from error
     tokenizer.save(str(directory / TOKENIZER))
+
+
+def check_ids(vocabulary: Mapping[str, Any], file: str) -> Mapping[str, int]:
+    """A vocabulary, with ids that a model can have.
+
+    Raises:
+        CheckpointError: One is not; `file` is named.
+    """
+    for token, token_id in vocabulary.items():
+        if type(token_id) is not int or not 0 <= token_id < LIMITS["vocab_size"]:
+            raise CheckpointError(f"{file} gives the token {shown(token)} the id {shown(token_id)}, which is no token id")
+    return vocabulary
 
 
 def _special_tokens(directory: Path) -> list[str]:
     """Special tokens by ascending id where ids are given, so that new ones are numbered as before."""
-    added: dict[str, int] = {}
-    if (directory / "added_tokens.json").exists():
-        added = json.loads((directory / "added_tokens.json").read_bytes())
+    added = check_ids(read_object(directory / "added_tokens.json", CheckpointError) or {}, "added_tokens.json")
     tokens = sorted(added, key=lambda token: added[token])
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if not (directory / name).exists():
-            continue
-        content = json.loads((directory / name).read_bytes())
+        content = read_object(directory / name, CheckpointError) or {}
         for key in ("bos_token", "eos_token", "unk_token", "pad_token", "additional_special_tokens"):
             values = content.get(key) or []
             for value in values if isinstance(values, list) else [values]:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from gptbigcode_cpu.config_checks import CHECKS, label_count
 from gptbigcode_cpu.errors import ConfigError, InputError, ModelNotFoundError
+from gptbigcode_cpu.json_files import read_object
 from gptbigcode_cpu.suggest import nearest
 
 MODEL_TYPE = "gpt_bigcode"
@@ -257,14 +258,9 @@ class GPTBigCodeConfig:
             ConfigError: It is not JSON, or see `from_dict`.
         """
         path = Path(json_file)
-        try:
-            content = json.loads(path.read_bytes())
-        except FileNotFoundError as error:
-            raise ModelNotFoundError(f"{path} does not exist; a model directory holds a config.json") from error
-        except OSError as error:
-            raise ModelNotFoundError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{path} is not valid JSON: {error}") from error
+        content = read_object(path, ConfigError, unreadable=ModelNotFoundError)
+        if content is None:
+            raise ModelNotFoundError(f"{path} does not exist; a model directory holds a config.json")
         try:
             return cls.from_dict(content)
         except ConfigError as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .errors import InputError
+from .regular_files import open_regular
 
 
 def read_texts(paths: Iterable[str | Path]) -> list[str]:
@@ -24,7 +25,7 @@ def read_texts(paths: Iterable[str | Path]) -> list[str]:
 
 
 def _texts(path: Path) -> Iterator[str]:
-    content = path.read_bytes()
+    content = _content(path)
     if not content.strip():
         raise InputError(f"{path} holds no text")
     if path.suffix != ".jsonl":
@@ -43,6 +44,11 @@ def _texts(path: Path) -> Iterator[str]:
             found = "an empty text" if text == "" else 'no field "text" that is a string'
             raise InputError(f'{path}, line {number} has {found}; each line must be like {{"text": "..."}}')
         yield text
+
+
+def _content(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read()
 
 
 def _decoded(content: bytes, path: Path, first_line: int) -> str:

@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.errors import FormatError, InputError, ModelNotFoundError
+from gptbigcode_cpu.errors import CheckpointError, FormatError, InputError, ModelNotFoundError
 from gptbigcode_cpu.progress import Progress
+from gptbigcode_cpu.regular_files import open_regular
 from gptbigcode_cpu.tensors import DTYPES
 from gptbigcode_cpu.weights import FORMAT_VERSION, is_packed, open_packed, packed_scheme
 
@@ -287,8 +288,11 @@ def _file_digest(path: Path, memory: Path) -> str:
         remembered = note.read_text()
         if len(remembered) == 64:
             return remembered
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open_regular(path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     with suppress(OSError):  # a cache that cannot be written may still hold the conversion
         memory.mkdir(parents=True, exist_ok=True)
         temporary = note.with_suffix(f".{secrets.token_hex(8)}")

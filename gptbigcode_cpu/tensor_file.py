@@ -6,11 +6,9 @@ ranges that follow each other without overlap or hole up to the exact end of the
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +17,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gptbigcode_cpu.json_files import JSONError, parse_object
+from gptbigcode_cpu.regular_files import open_regular
 
 # The largest published checkpoint of this family needs 100 kB; parsing takes many times the memory of the text.
 MAX_HEADER_BYTES = 16 << 20
@@ -83,7 +84,7 @@ def map_tensor_file(path: Path) -> TensorFile:
         TensorFileError: The header or the length of the file is not as it must be; the message names the check.
         OSError: The file cannot be opened.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = file.seek(0, 2)
         if size < 8:
             raise TensorFileError(f"the file has {size} bytes, too few for the 8 bytes of the header length")
@@ -106,11 +107,9 @@ def parse_header(header: bytes, data_begin: int, file_size: int) -> dict[str, Te
     if not header.startswith(b"{"):
         raise TensorFileError("the header does not start with '{'")
     try:
-        content = json.loads(header.decode("utf-8"), object_pairs_hook=_without_duplicates)
-    except TensorFileError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise TensorFileError(f"the header is not valid JSON: {error}") from error
+        content = parse_object(header, unique=True)
+    except JSONError as error:
+        raise TensorFileError(f"the header {error}") from error
     metadata = content.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise TensorFileError("__metadata__ must map names to strings")
@@ -126,14 +125,6 @@ def parse_header(header: bytes, data_begin: int, file_size: int) -> dict[str, Te
         kind = "truncated" if position > file_size else "followed by bytes that belong to no tensor"
         raise TensorFileError(f"the data is {kind}: the tensors end at byte {position}, the file at {file_size}")
     return entries
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise TensorFileError(f"the header gives {name!r} twice")
-    return content
 
 
 def _entry(name: str, value: object, data_begin: int) -> TensorEntry:

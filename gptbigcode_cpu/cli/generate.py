@@ -22,6 +22,7 @@ from gptbigcode_cpu.cli.options import (
     threads_option,
 )
 from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.regular_files import open_regular
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import GPTBigCodeTokenizer
@@ -119,7 +120,8 @@ def _read_prompt(prompt: str) -> str:
 
 def _read_file(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        with open_regular(Path(path)) as file:
+            return file.read().decode()
     except UnicodeError as error:
         raise InputError(f"{path} is not UTF-8 text") from error
 

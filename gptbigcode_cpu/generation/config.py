@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gptbigcode_cpu.errors import ConfigError, InputError, ModelNotFoundError
+from gptbigcode_cpu.json_files import read_object
 
 from .options import RULES, UNSUPPORTED, check_value, refuse
 
@@ -355,14 +356,9 @@ def read_config(path: Path) -> GenerationConfig | None:
     Raises:
         ConfigError: It is damaged or a value is out of range; the message names the file.
     """
-    if not path.is_file():
+    content = read_object(path, ConfigError)
+    if content is None:
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold a JSON object")
     try:
         return GenerationConfig.from_dict(content)
     except ConfigError as error:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gptbigcode_cpu.errors import InputError, TokenizerError
+from gptbigcode_cpu.json_files import BOM, one_line, parse_object, read_object
+from gptbigcode_cpu.regular_files import read_regular
 from gptbigcode_cpu.tokenizer.special_tokens import EXTRA_NAMES, SPECIAL_NAMES
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ SETTINGS = (
     *SPECIAL_NAMES, *EXTRA_NAMES, "add_bos_token", "add_eos_token", "added_tokens_decoder", "chat_template",
     "model_input_names", "model_max_length", "padding_side", "split_special_tokens", "truncation_side",
 )  # fmt: skip
+# That of 256,000 tokens has 33 MB. The Rust library takes some ten times the memory.
+MAX_TOKENIZER_BYTES = 64 << 20
 TOKENIZER, CONFIG, CHAT_TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 
 
@@ -28,40 +32,51 @@ def read(directory: Path) -> tuple[Tokenizer, dict[str, Any]]:
         TokenizerError: A file is missing or damaged, or the tokenizer in a GGUF file is or is not supported.
         CheckpointError: A GGUF file is damaged.
     """
-    from tokenizers import Tokenizer
-
     from gptbigcode_cpu.hub import is_gguf
 
     if is_gguf(directory):
         return _read_gguf(directory)
     path = directory / TOKENIZER
-    if not path.is_file():
+    content = _read_bytes(path)
+    if content is None:
         raise TokenizerError(f"{directory} has no tokenizer.json; save the tokenizer there with save_pretrained")
-    try:
-        backend = Tokenizer.from_file(str(path))
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise TokenizerError(f"{path} is damaged: {error}") from error
+    backend = parse_backend(content, path)
     # Older checkpoints keep the special tokens in a file of their own; tokenizer_config.json wins.
-    settings = _read_json(directory / "special_tokens_map.json") | _read_json(directory / CONFIG)
-    settings |= _read_json(directory / "chat_template.json")
-    template = directory / CHAT_TEMPLATE
-    if template.is_file():
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", CONFIG, "chat_template.json"):
+        settings |= read_object(directory / name, TokenizerError) or {}
+    template = _read_bytes(directory / CHAT_TEMPLATE)
+    if template is not None:
         try:
-            settings["chat_template"] = template.read_text(encoding="utf-8")
+            settings["chat_template"] = template.decode()
         except ValueError as error:
-            raise TokenizerError(f"{template} is not UTF-8: {error}") from error
+            raise TokenizerError(f"{directory / CHAT_TEMPLATE} is not UTF-8: {error}") from error
     return backend, settings
 
 
-def _read_gguf(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
+def parse_backend(content: bytes, path: Path) -> Tokenizer:
+    """The tokenizer of the `tokenizers` library that a ``tokenizer.json`` describes; `path` is what errors name.
+
+    Raises:
+        TokenizerError: It is damaged.
+    """
     from tokenizers import Tokenizer
 
+    try:
+        return Tokenizer.from_buffer(content.removeprefix(BOM))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception; a panic of its Rust code is a BaseException
+        raise TokenizerError(f"{path} is damaged: {one_line(error)}") from error
+
+
+def _read_gguf(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
     from gptbigcode_cpu.convert import gguf_files, gguf_tokenizer
 
     files, _ = gguf_tokenizer.tokenizer_files(gguf_files.open_gguf(path))
     if not files:
         raise TokenizerError(f"{path} holds no tokenizer; load that of the original checkpoint")
-    return Tokenizer.from_str(files[TOKENIZER].decode()), json.loads(files[CONFIG])
+    return parse_backend(files[TOKENIZER], path), parse_object(files[CONFIG])
 
 
 def write(directory: Path, backend: Tokenizer, settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -128,13 +143,10 @@ def set_post_processor(backend: Tokenizer, settings: Mapping[str, Any], bos: str
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+def _read_bytes(path: Path) -> bytes | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TokenizerError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise TokenizerError(f"{path} must hold a JSON object")
-    return content
+        return read_regular(path, MAX_TOKENIZER_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise TokenizerError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,139 @@
+"""The one reader of JSON: configurations, tokenizer settings, indexes, headers. All of it is input from strangers.
+
+Size and depth are bounded, so that neither parsing nor copying what was parsed runs out of memory or stack. As in
+transformers, the last of several equal names counts, and ``NaN`` and ``Infinity`` are numbers; what a value may be is for
+those to check who know what it means.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gptbigcode_cpu.regular_files import read_regular
+
+# The vocab.json of 256,000 tokens has 8 MB. Parsed, JSON takes up to thirty times its size.
+MAX_BYTES = 16 << 20
+# Published files have up to 15. copy.deepcopy, which takes several stack frames per level, reaches some 300.
+MAX_DEPTH = 100
+
+BOM = b"\xef\xbb\xbf"
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class JSONError(ValueError):
+    """The content is not a JSON object, or it is beyond a limit. The callers know which file it is and say so."""
+
+
+def parse_object(content: bytes, *, unique: bool = False) -> dict[str, Any]:
+    """A JSON object.
+
+    Args:
+        content: UTF-8, with or without a byte order mark.
+        unique: Refuse an object in which a name stands twice.
+
+    Raises:
+        JSONError: It is not; the message is a half-sentence such as "is not JSON: ...".
+    """
+    if not content.strip():
+        raise JSONError("is empty")
+    if (encoding := json.detect_encoding(content)) not in ("utf-8", "utf-8-sig"):
+        raise JSONError(f"is not UTF-8, it looks like {encoding.upper()}; save it as UTF-8")
+    try:
+        text = content.removeprefix(BOM).decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_without_duplicates if unique else None)
+    except JSONError:
+        raise
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise JSONError(f"is not UTF-8 (byte 0x{content[error.start]:02x} in line {line}); save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise JSONError(f"is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from error
+    except RecursionError as error:
+        raise JSONError(f"is nested more than {MAX_DEPTH} deep") from error
+    except ValueError as error:  # Python parses integers of up to 4,300 digits
+        raise JSONError("holds a number of thousands of digits") from error
+    if not isinstance(value, dict):
+        raise JSONError(f"must hold a JSON object, not {_name(value)}")
+    _check_depth(value)
+    if _SURROGATE.search(content):
+        _check_surrogates(value)
+    return value
+
+
+def read_object(
+    path: Path, error: Callable[[str], Exception], *, unreadable: Callable[[str], Exception] | None = None
+) -> dict[str, Any] | None:
+    """The JSON object in a file; None if there is no such file.
+
+    Args:
+        path: The file.
+        error: Makes the exception for wrong content, from a message that names the file.
+        unreadable: The same for a file that is there and cannot be read; default: `error`.
+
+    Raises:
+        Exception: What `error` or `unreadable` makes.
+    """
+    try:
+        return parse_object(read_regular(path, MAX_BYTES))
+    except FileNotFoundError:
+        return None
+    except OSError as reason:
+        raise (unreadable or error)(f"{path} cannot be read: {reason.strerror}") from reason
+    except JSONError as reason:
+        raise error(f"{path} {reason}") from reason
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """A value as an error message shows it: on one line, cut to about `limit` characters."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = limit
+    try:
+        text = short.repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; a nesting that Python cannot walk
+        return f"a very large {type(value).__name__}"
+    return one_line(text, 2 * limit)
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    """Foreign text as a part of an error message: on one line, printable, cut to about `limit` characters."""
+    line = " ".join(str(text)[: 4 * limit].split())
+    line = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
+    return line if len(line) <= limit else f"{line[:limit]}..."
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise JSONError(f"gives {shown(name)} twice")
+    return content
+
+
+def _check_depth(value: dict[str, Any]) -> None:
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        inner: list[Any] = []
+        for item in level:
+            inner += [part for part in (item.values() if isinstance(item, dict) else item) if isinstance(part, dict | list)]
+        if not inner:
+            return
+        level = inner
+    raise JSONError(f"is nested more than {MAX_DEPTH} deep")
+
+
+def _check_surrogates(value: dict[str, Any]) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        code = ord(error.object[error.start])
+        raise JSONError(f"holds the lone surrogate \\u{code:04x}, which is no character") from error
+
+
+def _name(value: object) -> str:
+    return {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
