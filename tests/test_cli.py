@@ -233,6 +233,7 @@ def test_exit_codes_tell_the_classes_apart() -> None:
         (["generate", "x", "--threads", "0"], 2, "threads"),
         (["generate", "x", "--prefill-threads", "5000"], 9, "prefill_threads"),
         (["generate", "x", "--mode", "psm"], 2, "--fill"),
+        (["generate", "x", "--cursor", "|"], 2, "--fill"),
         (["generate", "x", "--extra-file", "pyproject.toml"], 2, "--fill"),
         (["generate", "--fill", "x<cursor>", "--repo-name", "a/b"], 2, "--extra-file"),
         (["generate", "--fill", "x<cursor>", "--extra-file", "/no/such/file"], 2, "/no/such/file"),

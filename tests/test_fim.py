@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import ConfigError, ContextLengthError, InputError, TokenizerError
-from gptbigcode_cpu.fim import FimTokens, MiddleFilter, build_prompt, preferred_mode, split_at_cursor, stop_token_ids
+from gptbigcode_cpu.fim import (
+    FimTokens,
+    MiddleFilter,
+    build_prompt,
+    line_end,
+    preferred_mode,
+    split_at_cursor,
+    stop_token_ids,
+    with_line_end,
+)
+from gptbigcode_cpu.fim.fill import middle
 from gptbigcode_cpu.fim.trim import cut_end, cut_start
 from gptbigcode_cpu.tokenizer import AutoTokenizer, GPTBigCodeTokenizer
 
@@ -86,6 +96,10 @@ def test_split_at_cursor() -> None:
     for text in ("", "no mark", "<cursor><cursor>"):
         with pytest.raises(InputError, match="once"):
             split_at_cursor(text)
+    with pytest.raises(InputError, match="another mark"):
+        split_at_cursor("<cursor><cursor>")
+    with pytest.raises(InputError, match="empty"):
+        split_at_cursor("text", mark="")
 
 
 class TestTrimming:
@@ -222,6 +236,43 @@ def inside(prefix: str, generated: str, suffix: str, step: int = 1) -> str:
     return "".join(gap.push(piece) for piece in pieces) + gap.flush()
 
 
+def with_line_ends(text: str, ends: list[str]) -> str:
+    """`text`, whose lines end in LF, with other line ends, in turn."""
+    first, *lines = text.split("\n")
+    return first + "".join(end + line for end, line in zip(itertools.cycle(ends), lines, strict=False))
+
+
+class TestLineEnds:
+    @pytest.mark.parametrize(
+        ("prefix", "suffix", "expected"),
+        [
+            ("", "", None),
+            ("a", "b", None),
+            ("a\nb", "c\r\n", "\n"),
+            ("a\r\nb", "c\n", "\r\n"),
+            ("a\nb\r\n", "", "\r\n"),
+            ("a\r\nb\n", "", "\n"),
+            ("a\rb", "\n", "\r"),
+            ("a", "b\r\nc\n", "\r\n"),
+            ("\n", "", "\n"),
+        ],
+    )
+    def test_are_those_of_the_lines_around(self, prefix: str, suffix: str, expected: str | None) -> None:
+        assert line_end(prefix, suffix) == expected
+
+    def test_new_text_takes_them(self) -> None:
+        assert with_line_end("a\nb\r\nc\rd", "\r\n") == "a\r\nb\r\nc\rd"
+        assert with_line_end("a\nb\r\nc", "\n") == "a\nb\nc"
+        assert with_line_end("a\nb", "\r") == "a\rb"
+        assert with_line_end("a\nb\r\nc", None) == "a\nb\r\nc"
+
+    def test_of_a_filled_gap(self, tokenizer: GPTBigCodeTokenizer) -> None:
+        before, after = "class A:\r\n    def f(self):\r\n        ", "\r\n"
+        tokens = iter([*tokenizer.encode("a = 1\n        return a\n\n    def g(self):\n        pass"), 0])
+        gap = MiddleFilter(before, after)
+        assert "".join(middle(tokens, tokenizer, gap, [0], line_end(before, after))) == "a = 1\r\n        return a"
+
+
 class TestHygiene:
     @pytest.mark.parametrize("step", [1, 3, 1000])
     @pytest.mark.parametrize(
@@ -274,6 +325,24 @@ class TestHygiene:
             assert gap.push("more") == gap.flush() == ""
         else:
             assert text == generated
+
+    @settings(max_examples=300)
+    @example("class A:\n    def f(self):\n        ", "return 1\n\ndef main():\n", "\n", ["\r\n"], 1)
+    @example("f(a,", " b)\nfoo(abc)\n", "\nfoo(abc)", ["\r\n"], 1)
+    @example("if a:\n    ", "x\n\nx", "", ["\n", "\r\n"], 2)
+    @given(
+        prefix=TEXT,
+        generated=TEXT,
+        suffix=TEXT,
+        ends=st.lists(st.sampled_from(["\n", "\r\n"]), min_size=1, max_size=5) | st.just(["\r"]),
+        step=st.integers(1, 5),
+    )
+    def test_line_ends_do_not_matter(self, prefix: str, generated: str, suffix: str, ends: list[str], step: int) -> None:
+        expected = inside(prefix, generated, suffix)
+        # The lines end in turn as `ends` says.
+        before, text, after = (with_line_ends(part, ends) for part in (prefix, generated, suffix))
+        assert inside(before, text, after, step) == with_line_ends(expected, ends)
+        assert inside(before, generated, after, step) == expected
 
     def test_text_is_not_held_back_for_long(self) -> None:
         gap = MiddleFilter("def f():\n    ", "\n\nprint(f())\n")

@@ -26,7 +26,6 @@ from gptbigcode_cpu.regular_files import open_regular
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import GPTBigCodeTokenizer
-    from gptbigcode_cpu.fim import MiddleFilter
 
 _DEFAULT_NEW_TOKENS = 128
 _DEMO_NOTE = (
@@ -75,14 +74,17 @@ def _pieces(run: _Run, tokens: Iterator[int], tokenizer: GPTBigCodeTokenizer, en
     yield decoder.flush()
 
 
-def _inside(pieces: Iterator[str], gap: MiddleFilter, run: _Run) -> Iterator[str]:
-    """The text as far as it belongs into the gap."""
+def _inside(pieces: Iterator[str], before: str, after: str, run: _Run) -> Iterator[str]:
+    """The text as far as it belongs between `before` and `after`, with their line ends."""
+    from gptbigcode_cpu import fim
+
+    gap, end = fim.MiddleFilter(before, after), fim.line_end(before, after)
     for piece in pieces:
-        yield gap.push(piece)
+        yield fim.with_line_end(gap.push(piece), end)
         if gap.done:
             run.stopped = True
             return
-    yield gap.flush()
+    yield fim.with_line_end(gap.flush(), end)
     run.stopped |= gap.done
 
 
@@ -145,6 +147,7 @@ def _sampling_options(
 @click.argument("prompt")
 @click.option("-m", "--model", default="demo", show_default=True, help="Directory (converted or not), Hub id, or demo.")
 @click.option("--fill", is_flag=True, help="Fill in the middle: write what belongs where PROMPT says <cursor>.")
+@click.option("--cursor", metavar="TEXT", help="With --fill: the mark where to write, instead of <cursor>.")
 @click.option(
     "--mode",
     type=click.Choice(["auto", "psm", "spm"]),
@@ -182,6 +185,7 @@ def generate(
     prompt: str,
     model: str,
     fill: bool,
+    cursor: str | None,
     mode: str | None,
     extra_files: tuple[str, ...],
     repo_name: str | None,
@@ -215,8 +219,8 @@ def generate(
       gptbigcode-cpu generate --json --stop $'\\n\\n' "import numpy as"
     """
     options = _sampling_options(temperature, top_k, top_p, min_p, seed)
-    if not fill and (mode or extra_files):
-        raise click.UsageError("--mode and --extra-file need --fill.")
+    if not fill and (mode or extra_files or cursor is not None):
+        raise click.UsageError("--cursor, --mode and --extra-file need --fill.")
     if repo_name and not extra_files:
         raise click.UsageError("--repo-name needs --extra-file.")
     if "" in stops:
@@ -228,7 +232,7 @@ def generate(
 
     from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, fim, hub
 
-    before, after = fim.split_at_cursor(text) if fill else (text, "")
+    before, after = fim.split_at_cursor(text, fim.CURSOR if cursor is None else cursor) if fill else (text, "")
     if model == hub.DEMO:
         click.echo(_DEMO_NOTE, err=True)
     load_start = time.perf_counter()
@@ -239,9 +243,7 @@ def generate(
     )
     load_s = time.perf_counter() - load_start
 
-    gap = None
     if fill:
-        gap = fim.MiddleFilter(before, after)
         options["max_new_tokens"] = max_new_tokens or _DEFAULT_NEW_TOKENS
         chosen: Any = mode or "auto"
         request = fim.plan_fill(
@@ -262,8 +264,8 @@ def generate(
     if echo:
         click.echo(before, nl=False)
     pieces = _pieces(run, tokens, tokenizer, options["eos_token_id"])
-    if gap is not None:
-        pieces = _inside(pieces, gap, run)
+    if fill:
+        pieces = _inside(pieces, before, after, run)
     for piece, stop_follows in until_stop(pieces, stops):
         run.stopped |= stop_follows
         written.append(piece)
@@ -291,7 +293,7 @@ def generate(
         click.echo(json.dumps(answer))
     else:
         shown = before + new_text + after if echo else new_text
-        click.echo(after if echo else "", nl=not shown.endswith("\n"))
+        click.echo(after if echo else "", nl=not shown.endswith(("\n", "\r")))
     if stats:
         rate = timings["decode_tokens_per_s"]
         click.echo(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import ConfigError, ContextLengthError, InputError
 from gptbigcode_cpu.fim.hygiene import MiddleFilter
+from gptbigcode_cpu.fim.line_ends import LineEnd, line_end, with_line_end
 from gptbigcode_cpu.fim.prompt import ExtraFiles, build_prompt
 from gptbigcode_cpu.fim.tokens import Mode, stop_token_ids
 from gptbigcode_cpu.generation import Call, GenerationConfig, merged_options
@@ -109,7 +110,8 @@ class FillMixin:
         """Write what belongs between `prefix` and `suffix`.
 
         The text ends where it begins to repeat the suffix, at a blank line followed by less indentation, and at any special
-        token. Texts that are too long are cut to what is near the cursor, see `fim.build_prompt`.
+        token. Its lines end as those around it do: LF, CRLF or CR. Texts that are too long are cut to what is near the
+        cursor, see `fim.build_prompt`.
 
         Args:
             prefix: The text before the cursor.
@@ -171,18 +173,21 @@ class FillMixin:
             options=options,
         )
         tokens = model.stream(plan.prompt_ids, **plan.options)
-        return middle(tokens, tokenizer, MiddleFilter(prefix, suffix), plan.options["eos_token_id"])
+        gap, end = MiddleFilter(prefix, suffix), line_end(prefix, suffix)
+        return middle(tokens, tokenizer, gap, plan.options["eos_token_id"], end)
 
 
-def middle(tokens: Iterator[int], tokenizer: GPTBigCodeTokenizer, gap: MiddleFilter, stops: list[int]) -> Iterator[str]:
-    """The text of new tokens, as far as it belongs into the gap."""
+def middle(
+    tokens: Iterator[int], tokenizer: GPTBigCodeTokenizer, gap: MiddleFilter, stops: list[int], end: LineEnd | None
+) -> Iterator[str]:
+    """The text of new tokens, as far as it belongs into the gap, with line ends as `end`."""
     decoder = IncrementalDecoder(tokenizer)
     for token in tokens:
         if token in stops:
             break
         if piece := gap.push(decoder.push(token)):
-            yield piece
+            yield with_line_end(piece, end)
         if gap.done:
             return
     if rest := gap.push(decoder.flush()) + gap.flush():
-        yield rest
+        yield with_line_end(rest, end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 
 # Characters that are no space which the first lines of the suffix must have before a repetition of them counts as one:
 # a closing bracket or ``else:`` may well be written again.
@@ -18,6 +19,9 @@ class MiddleFilter:
     It ends where the text begins to repeat the suffix, and at a blank line after which a line is indented less than the gap
     is. What may be the beginning of such an end is held back.
 
+    Lines may end as on Unix (LF), on Windows (CRLF) or as on old Macs (CR), in the file and in the generated text, also mixed:
+    all count as one line break. The text keeps the line ends that it has.
+
     Args:
         prefix: The text before the gap.
         suffix: The text after it.
@@ -28,7 +32,11 @@ class MiddleFilter:
 
     def __init__(self, prefix: str, suffix: str) -> None:
         self.done = False
+        prefix, suffix = _with_lf(prefix), _with_lf(suffix)
+        # Everything is decided on a text with LF only. `_crlf` has the places of the line breaks in it that were CRLF.
+        self._raw = ""
         self._text = ""
+        self._crlf: list[int] = []
         self._released = 0
         cursor_line = prefix[prefix.rfind("\n") + 1 :]
         self._lead = cursor_line if not cursor_line.strip() else None
@@ -44,12 +52,15 @@ class MiddleFilter:
         """The text that is certain to belong into the gap after this piece."""
         if self.done:
             return ""
-        self._text += piece
+        self._append(piece)
         return self._release(final=False)
 
     def flush(self) -> str:
         """What is left at the end of the generated text."""
-        return "" if self.done else self._release(final=True)
+        if self.done:
+            return ""
+        self._append("", final=True)
+        return self._release(final=True)
 
     def _release(self, final: bool) -> str:
         ends = [end for end in (self._dedent(), self._repetition(final)) if end is not None]
@@ -57,7 +68,24 @@ class MiddleFilter:
             self.done = True
         stop = min(ends) if ends else len(self._text) if final else self._settled()
         start, self._released = self._released, max(self._released, stop)
-        return self._text[start : self._released]
+        return self._raw[self._raw_place(start) : self._raw_place(self._released)]
+
+    def _append(self, piece: str, final: bool = False) -> None:
+        """Take in a piece. A CR at its end waits for the next piece, which tells whether it is half of a CRLF."""
+        self._raw += piece
+        new = self._raw[self._raw_place(len(self._text)) :]
+        if new.endswith("\r") and not final:
+            new = new[:-1]
+        *lines, rest = new.split("\r\n")
+        for line in lines:
+            self._text += _with_lf(line)
+            self._crlf.append(len(self._text))
+            self._text += "\n"
+        self._text += _with_lf(rest)
+
+    def _raw_place(self, place: int) -> int:
+        """The place in the generated text of a place in `_text`."""
+        return place + bisect_left(self._crlf, place)
 
     def _dedent(self) -> int | None:
         """Where a blank line begins that is followed by a line outside the gap's block."""
@@ -112,6 +140,10 @@ class MiddleFilter:
     def _end_before(self, position: int) -> int:
         """A repetition of whole lines takes the blank lines before it along."""
         return _blank_lines(self._text[:position]) if self._whole_lines else position
+
+
+def _with_lf(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _width(line: str) -> int:

@@ -78,11 +78,18 @@ def build_prompt(
 def split_at_cursor(text: str, mark: str = CURSOR) -> tuple[str, str]:
     """What is before and after the one `mark` in `text`.
 
+    Args:
+        text: The text.
+        mark: What stands where the model shall write. Name another one if the text itself has ``<cursor>`` in it.
+
     Raises:
-        InputError: The mark is missing or there are several.
+        InputError: The mark is empty or missing, or there are several.
     """
+    if not mark:
+        raise InputError("the mark must not be empty")
     if (count := text.count(mark)) != 1:
-        raise InputError(f"the text must contain the mark {mark} once, where the model shall write; found {count}")
+        another = "; choose another mark (mark=, or --cursor of the command)" if count else ""
+        raise InputError(f"the text must contain the mark {mark} once, where the model shall write; found {count}{another}")
     prefix, _, suffix = text.partition(mark)
     return prefix, suffix
 
