@@ -18,7 +18,15 @@ CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 requirements = $$($(BIN)/python -c 'import functools, tomllib; keys = "$(1)".split("."); \
 	table = tomllib.load(open("pyproject.toml", "rb")); print(*functools.reduce(dict.__getitem__, keys, table))')
 
-export PROMPT VENV
+# Python code separates functions by them: the demonstration writes one.
+define TWO_BLANK_LINES
+
+
+
+
+endef
+
+export PROMPT VENV TWO_BLANK_LINES
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # For CMake, one after the other, such as GPTBIGCODE_CPU_WERROR=ON.
 CMAKE_DEFINES ?=
@@ -27,7 +35,7 @@ CMAKE_DEFINES ?=
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
-	@$(BIN)/gptbigcode-cpu generate --stats --temperature 0.7 --seed 3 -- "$$PROMPT"
+	@$(BIN)/gptbigcode-cpu generate --stats --stop "$$TWO_BLANK_LINES" -- "$$PROMPT"
 
 test: $(VENV)/.test-tools
 	@$(BIN)/python -m pytest -m "not live" $(PYTEST_ARGS)

@@ -172,7 +172,7 @@ def open_model(
     with progress_bar() as progress:
         directory = hub.packed_dir(source, loading.dtype, num_threads=loading.num_threads, progress=progress)
     if name_or_path == hub.DEMO:
-        logger.warning("'demo' is a tiny demonstration model: it writes Python-looking text, not useful programs")
+        logger.warning("'demo' is a tiny demonstration model: it knows elementary functions, not much else")
     packed = open_packed(directory)
     config = _replaced(packed.config, loading)
     config.name_or_path = str(name_or_path)

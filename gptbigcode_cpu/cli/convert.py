@@ -113,7 +113,7 @@ def convert(
     dequantised first), or a GGUF file of the starcoder architecture, whose tokenizer is converted too.
 
     \b
-    int8      8.1 bits per weight; perplexity of the 8M demonstration model +0.0 %
+    int8      8.1 bits per weight; perplexity of an 8M model +0.0 %
     int6      6.3 bits per weight; +0.5 %
     int4      4.1 bits per weight, the fastest to generate with; +1.4 %
     bfloat16  as most checkpoints are stored

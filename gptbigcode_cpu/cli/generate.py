@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 _DEFAULT_NEW_TOKENS = 128
 _DEMO_NOTE = (
-    "note: this is the demonstration model: it is tiny (8 million parameters) and writes Python-looking text, "
-    "not useful programs; --model takes a real one"
+    "note: this is the demonstration model: it is tiny (8 million parameters) and knows elementary functions, "
+    "not much else; --model takes a real one"
 )
 
 
