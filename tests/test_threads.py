@@ -83,6 +83,7 @@ def test_a_pool_has_no_races(tmp_path: Path) -> None:
     sources = [
         Path(__file__).parent / "thread_pool_stress.cpp",
         csrc / "base" / "thread_pool.cpp",
+        csrc / "cpu" / "quota.cpp",
         csrc / "cpu" / "topology.cpp",
     ]
     command = ["g++", "-std=c++20", "-O1", "-g", "-fsanitize=thread", "-pthread", f"-I{csrc}", *sources, "-o", program]

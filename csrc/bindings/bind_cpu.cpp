@@ -1,6 +1,7 @@
 #include "base/error.h"
 #include "bindings/bindings.h"
 #include "cpu/features.h"
+#include "cpu/quota.h"
 #include "cpu/topology.h"
 #include "kernels/kernels.h"
 
@@ -30,6 +31,7 @@ void register_cpu(py::module_& module) {
       "select_kernel", [](const std::string& name) { return std::string(select_kernels(name.c_str()).name); },
       py::arg("name") = "");
   module.def("default_num_threads", &default_num_threads);
+  module.def("cpu_quota", &cpu_quota, py::arg("root") = "");
 }
 
 }  // namespace gptbigcode

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "cpu/quota.h"
+
 namespace gptbigcode {
 namespace {
 
@@ -49,22 +51,9 @@ std::vector<int> affinity() {
   return cpus;
 }
 
-// CPUs that the cgroup's quota amounts to, version 2 then 1; 0 = no limit
-int cgroup_quota() {
-  double quota = 0, period = 0;
-  std::istringstream v2(read_line("/sys/fs/cgroup/cpu.max"));  // "max 100000" or "150000 100000"
-  if (!(v2 >> quota >> period)) {
-    std::istringstream v1(read_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"));
-    std::istringstream v1_period(read_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us"));
-    if (!(v1 >> quota) || !(v1_period >> period)) return 0;
-  }
-  if (quota <= 0 || period <= 0) return 0;
-  return std::max(1, static_cast<int>(std::floor(quota / period)));
-}
-
 int bounded(size_t cpus) {
-  const int count = std::max(1, static_cast<int>(cpus)), quota = cgroup_quota();
-  return quota > 0 ? std::min(count, quota) : count;
+  const double count = static_cast<double>(std::max<size_t>(1, cpus));
+  return std::max(1, static_cast<int>(std::floor(std::min(count, cpu_quota()))));
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 
 namespace gptbigcode {
 
-int available_cpus();       // CPUs in the affinity mask, bounded by the cgroup's quota; at least 1
+int available_cpus();       // CPUs in the affinity mask, bounded by the quota of the control groups; at least 1
 int default_num_threads();  // of those, one per physical performance core
 
 // How often threads of this process lost a CPU that they wanted to keep, since it started.
