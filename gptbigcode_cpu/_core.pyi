@@ -1,7 +1,8 @@
 """The compiled core: packed weights in, logits out.
 
-Callers hand over validated numbers and array views; the core checks shapes once more and raises ``ValueError``. Every
-compute call releases the GIL. One `KVCache` may be used by one call at a time; a `Model` by any number of threads.
+Callers hand over validated numbers and array views; the core checks shapes once more and raises `InputError`, a ``ValueError``.
+Every compute call releases the GIL. One `KVCache` may be used by one call at a time; a `Model` by any number of threads, but
+not in a process that was forked after it was made (`ForkError`). Nothing here can be pickled or copied (`PicklingError`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,14 @@ def select_kernel(name: str = "") -> str:
     """
 
 def default_num_threads() -> int:
-    """Threads used by default: performance cores in the affinity mask, bounded by the cgroup's CPU quota."""
+    """Threads used by default: performance cores in the affinity mask, bounded by the `cpu_quota` of the control groups."""
+
+def cpu_quota(root: str = "") -> float:
+    """CPUs' worth of time, the least that the control group of this process or one above it allows; ``inf`` = no limit.
+
+    Args:
+        root: A directory that takes the place of ``/``, for tests.
+    """
 
 def tile_shape(dtype: str, n: int, k: int) -> tuple[int, ...]:
     """Shape of the packed form of an ``[n, k]`` weight, see docs/format.md.
@@ -203,6 +211,7 @@ class Model:
 
     Raises:
         ValueError: A tensor is missing or has the wrong type or shape, or the kernel set is not available.
+        ThreadLimitError: The operating system starts no more threads.
     """
 
     def __init__(
@@ -287,6 +296,7 @@ class Model:
         Raises:
             ValueError: A token or position id outside its table, more tokens than ``n_positions``, bad counts, a cache of
                 another model or given twice.
+            ForkError: The process was forked after the model was made.
 
         Signal handlers run between the layers of a prefill: Ctrl-C raises `KeyboardInterrupt`, and the caches are as before.
         """

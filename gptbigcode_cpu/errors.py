@@ -52,3 +52,15 @@ class DiskSpaceError(GPTBigCodeError, OSError):
 
 class MissingDependencyError(GPTBigCodeError, ImportError):
     """An optional dependency is needed; the message names the extra that installs it."""
+
+
+class ForkError(GPTBigCodeError, RuntimeError):
+    """A model is used in a process that was forked after the model was opened: its threads are not there."""
+
+
+class ThreadLimitError(GPTBigCodeError, RuntimeError):
+    """The operating system starts no more threads; the message says how many there are and which limits to look at."""
+
+
+class PicklingError(GPTBigCodeError, TypeError):
+    """A model, or something that belongs to one, cannot be pickled or deep-copied; the message says what to do instead."""

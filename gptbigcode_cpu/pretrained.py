@@ -127,6 +127,7 @@ class PreTrainedModel:
             FormatError: A converted model is damaged.
             InputError: An unknown or unsupported argument, dtype or kv_dtype, or a bad number of threads.
             KernelError: ``GPTBIGCODE_CPU_ISA`` names a kernel set that this CPU cannot run.
+            ThreadLimitError: The operating system starts no more threads.
         """
         from .loading import Loading, open_model
         from .weights import load_core

@@ -199,6 +199,7 @@ def load_core(packed: PackedModel, num_threads: int = 0, prefill_threads: int = 
         InputError: A bad number of threads or an unknown `kv_dtype`.
         KernelError: ``GPTBIGCODE_CPU_ISA`` names a kernel set that is unknown or that this CPU cannot run.
         FormatError: The core rejects a tensor.
+        ThreadLimitError: The operating system starts no more threads.
     """
     from gptbigcode_cpu import _core
 

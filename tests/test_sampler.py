@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from oracle.arrays import random_floats
 
-from gptbigcode_cpu import _core
+from gptbigcode_cpu import InputError, _core
 
 NONE = np.zeros(0, np.int32)
 
@@ -384,3 +385,24 @@ def test_bad_calls() -> None:
         raise AssertionError(f"accepted: {what}")
     with pytest.raises(TypeError):
         _core.Sampler(heat=1.0)
+
+
+def test_numbers_of_any_size() -> None:
+    logits, context = random_floats(1, 100), np.zeros(0, np.int32)
+
+    def tokens(**options: Any) -> list[int]:
+        sampler = _core.Sampler(temperature=1.0, seed=2**64 - 1, **options)
+        return [sampler.sample(logits, context) for _ in range(50)]
+
+    assert tokens(top_k=2**63) == tokens(top_k=2**200) == tokens(top_k=np.int64(100)) == tokens()
+    for seed in (-1, 2**64):
+        with pytest.raises(InputError, match="outside 0"):
+            _core.Sampler(seed=seed)
+    for top_k in (-1, -(2**70), 1.5):
+        with pytest.raises(InputError, match="top_k must be"):
+            _core.Sampler(top_k=top_k)  # type: ignore[arg-type]
+    index = _core.SuffixIndex()
+    index.extend(np.array([1, 2, 1, 2], np.int32))
+    assert index.match(2**70) == index.match(4) == (2, 2)
+    with pytest.raises(InputError, match="max_length"):
+        index.match(-(2**70))

@@ -82,6 +82,7 @@ def test_a_pool_has_no_races(tmp_path: Path) -> None:
     csrc, program = Path(__file__).parent.parent / "csrc", tmp_path / "stress"
     sources = [
         Path(__file__).parent / "thread_pool_stress.cpp",
+        csrc / "base" / "fork.cpp",
         csrc / "base" / "thread_pool.cpp",
         csrc / "cpu" / "quota.cpp",
         csrc / "cpu" / "topology.cpp",

@@ -1,4 +1,5 @@
-// The core reports bad input by exceptions that the bindings turn into ValueError; it never prints and never aborts.
+// What the core throws; bindings/errors.cpp says which class of gptbigcode_cpu.errors each becomes. It never prints and never
+// aborts.
 #pragma once
 
 #include <stdexcept>
@@ -6,8 +7,19 @@
 
 namespace gptbigcode {
 
+// Bad input is std::invalid_argument.
 inline void require(bool condition, const std::string& message) {
   if (!condition) throw std::invalid_argument(message);
 }
+
+// The process was forked since: threads do not survive fork().
+struct ForkError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// The operating system starts no more threads.
+struct ThreadLimitError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 }  // namespace gptbigcode

@@ -1,11 +1,13 @@
 #include "base/thread_pool.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
-#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <utility>
 
+#include "base/error.h"
+#include "base/fork.h"
 #include "cpu/topology.h"
 
 #if defined(__x86_64__)
@@ -43,11 +45,18 @@ uint64_t new_items(uint64_t before, int64_t count) {
 ThreadPool::ThreadPool(int num_threads)
     : size_(num_threads),
       spin_ns_(num_threads <= available_cpus() ? kSpinNs : 0),
-      owner_(getpid()),
+      forks_(fork_count()),
       beds_(std::make_unique<Bed[]>(static_cast<size_t>(num_threads))) {
   threads_.reserve(static_cast<size_t>(size_ - 1));
   try {
     for (int t = 1; t < size_; ++t) threads_.emplace_back([this, t] { live(t); });
+  } catch (const std::system_error& error) {
+    stop();
+    throw ThreadLimitError(
+        "only " + std::to_string(threads_.size() + 1) + " of " + std::to_string(size_) + " threads could be started (" +
+        error.code().message() +
+        "): ask for fewer with num_threads, or raise the limit of processes (ulimit -u, a container's pids limit)"
+        " or of memory");
   } catch (...) {
     stop();
     throw;
@@ -55,11 +64,19 @@ ThreadPool::ThreadPool(int num_threads)
 }
 
 ThreadPool::~ThreadPool() {
-  if (getpid() == owner_) {
+  if (fork_count() == forks_) {
     stop();
-  } else {  // after fork() there is nobody to join
-    for (auto& thread : threads_) thread.detach();
+    return;
   }
+  // After fork() there is nobody to join, and even to detach a thread would touch memory that may be gone with it.
+  new std::vector<std::thread>(std::move(threads_));  // NOLINT(cppcoreguidelines-owning-memory): never freed
+}
+
+void ThreadPool::check_owner() const {
+  if (fork_count() == forks_) return;
+  throw ForkError(
+      "the process was forked after the model was loaded, and its threads do not survive fork(): load the model in each child "
+      "(gunicorn without --preload), or start processes with multiprocessing's \"spawn\" or \"forkserver\"");
 }
 
 void ThreadPool::stop() {
@@ -99,10 +116,7 @@ void ThreadPool::wake(int thread) {
 }
 
 void ThreadPool::start(int team, const Job& job) {
-  if (getpid() != owner_) {
-    throw std::runtime_error(
-        "the process was forked after the model was loaded, and threads do not survive fork(); load the model in the child");
-  }
+  check_owner();
   job_ = job;
   phase_ = -1;
   team_ = team;

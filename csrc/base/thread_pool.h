@@ -6,8 +6,6 @@
 // futex, so that an idle engine uses no CPU.
 #pragma once
 
-#include <sys/types.h>
-
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -19,7 +17,7 @@ namespace gptbigcode {
 
 class ThreadPool {
  public:
-  // num_threads counts the caller of run().
+  // num_threads counts the caller of run(). Throws ThreadLimitError.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -28,6 +26,10 @@ class ThreadPool {
   static constexpr int64_t kMaxItems = int64_t{1} << 19;  // of a phase
 
   int size() const { return size_; }
+
+  // Throws ForkError in a child of the process that made the pool. Whoever has a lock around run() asks before taking it: a
+  // thread that held it when the process was forked does not exist in the child.
+  void check_owner() const;
 
   // Runs the phases 0..phases-1 one after another on `team` threads and returns when all are done. One caller at a time.
   //   count(phase)               how many items it has, at most kMaxItems; asked once, when the phase before is done
@@ -75,7 +77,7 @@ class ThreadPool {
 
   const int size_;
   const int64_t spin_ns_;
-  const pid_t owner_;  // threads do not survive fork()
+  const uint64_t forks_;  // fork_count() of the process that made it
 
   // Written before an item is handed out, and not again until it is done: only who holds an item reads them.
   Job job_{};

@@ -5,19 +5,33 @@
 #include "model/sampler.h"
 
 namespace gptbigcode {
+namespace {
+
+uint64_t seed_of(const py::int_& value) {
+  const uint64_t seed = PyLong_AsUnsignedLongLong(value.ptr());
+  if (PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    throw std::invalid_argument("seed is " + std::string(py::str(value)) + ", outside 0..2^64 - 1");
+  }
+  return seed;
+}
+
+}  // namespace
 
 void register_sampler(py::module_& module) {
-  py::class_<Sampler>(module, "Sampler")
-      .def(py::init([](double temperature, int64_t top_k, double top_p, double min_p, double repetition_penalty,
-                       const std::optional<std::map<int64_t, float>>& logit_bias, uint64_t seed) {
+  py::class_<Sampler> sampler(module, "Sampler");
+  refuse_copies(sampler, "a sampler", "make another one with the same options and seed");
+  sampler
+      .def(py::init([](double temperature, const py::object& top_k, double top_p, double min_p, double repetition_penalty,
+                       const std::optional<std::map<int64_t, float>>& logit_bias, const py::int_& seed) {
              SamplerOptions options{
                  .temperature = temperature,
-                 .top_k = top_k,
+                 .top_k = saturated(top_k, "top_k"),
                  .top_p = top_p,
                  .min_p = min_p,
                  .repetition_penalty = repetition_penalty,
                  .logit_bias = {},
-                 .seed = seed,
+                 .seed = seed_of(seed),
              };
              if (logit_bias) options.logit_bias.assign(logit_bias->begin(), logit_bias->end());
              return Sampler(std::move(options));

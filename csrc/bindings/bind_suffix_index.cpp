@@ -5,8 +5,9 @@
 namespace gptbigcode {
 
 void register_suffix_index(py::module_& module) {
-  py::class_<SuffixIndex>(module, "SuffixIndex")
-      .def(py::init<>())
+  py::class_<SuffixIndex> index(module, "SuffixIndex");
+  refuse_copies(index, "a suffix index", "make another one and extend it by the same tokens");
+  index.def(py::init<>())
       .def("__len__", &SuffixIndex::size)
       .def(
           "extend",
@@ -17,8 +18,8 @@ void register_suffix_index(py::module_& module) {
           py::arg("tokens"))
       .def(
           "match",
-          [](SuffixIndex& self, int64_t max_length) {
-            const SuffixMatch found = self.match(max_length);
+          [](SuffixIndex& self, const py::object& max_length) {
+            const SuffixMatch found = self.match(saturated(max_length, "max_length"));
             return std::pair(found.length, found.end);
           },
           py::arg("max_length"));

@@ -2,6 +2,7 @@
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The compiled core of gptbigcode-cpu.";
+  gptbigcode::register_errors();
   gptbigcode::register_cpu(module);
   gptbigcode::register_kernels(module);
   gptbigcode::register_model(module);

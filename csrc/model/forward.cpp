@@ -59,9 +59,14 @@ void Model::validate(const std::vector<Run>& runs) const {
   }
 }
 
+std::mutex& Model::lockable() {
+  pool_.check_owner();
+  return mutex_;
+}
+
 void Model::forward(const std::vector<Run>& runs, const Outputs& outputs, const StopRequested& stop) {
   validate(runs);
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(lockable());
   int64_t n_tokens = 0;
   for (const Run& r : runs) n_tokens += r.n_tokens;
   const bool decode = n_tokens <= kDecodeRows;
@@ -403,7 +408,7 @@ void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, i
 }
 
 void Model::start_profile() {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(lockable());
   profile_ = std::make_unique<Profile>(pool_.size());
 }
 
@@ -411,7 +416,7 @@ std::vector<PhaseTime> Model::stop_profile() {
   static constexpr const char* kNames[kPhaseKinds] = {"embed, ln_1", "c_attn",  "write kv",     "attention",  "merge",
                                                       "attn c_proj", "ln_2",    "c_fc, act",    "mlp c_proj", "hidden states",
                                                       "ln_f",        "lm_head", "lm_head, rest"};
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(lockable());
   std::vector<PhaseTime> times;
   if (profile_ == nullptr) return times;
   for (int kind = 0; kind < kPhaseKinds; ++kind) times.push_back(profile_->time_of(kind, kNames[kind]));

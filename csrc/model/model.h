@@ -50,7 +50,7 @@ class Model {
         bool adaptive);
 
   // Appends every run's tokens to its cache and writes what is asked for.
-  // Throws std::invalid_argument for bad input, std::bad_alloc, and Stopped; the caches are then as before.
+  // Throws std::invalid_argument for bad input, ForkError, std::bad_alloc, and Stopped; the caches are then as before.
   void forward(const std::vector<Run>& runs, const Outputs& outputs, const StopRequested& stop = nullptr);
 
   // Row `token` of the token embedding, [n_embd].
@@ -96,6 +96,7 @@ class Model {
   };
   class Step;  // one pass of a micro-batch through the network
 
+  std::mutex& lockable();  // mutex_; throws ForkError where nobody may ever unlock it
   void validate(const std::vector<Run>& runs) const;
   void run(const std::vector<Run>& runs, const Outputs& outputs, int team, const StopRequested& stop);
   void reserve(int64_t rows);

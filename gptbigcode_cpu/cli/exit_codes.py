@@ -25,6 +25,7 @@ _CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.DiskSpaceError, 11),
     (errors.MissingDependencyError, 12),
     (OSError, 13),  # after the classes above that derive from it
+    (errors.ThreadLimitError, 13),
     (errors.UnsupportedError, 14),
 )
 

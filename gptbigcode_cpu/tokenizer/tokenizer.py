@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakSet
 
 from gptbigcode_cpu.arrays import is_torch
 from gptbigcode_cpu.errors import InputError, TokenizerError
@@ -28,6 +30,18 @@ Side = Literal["left", "right"]
 UNLIMITED = 10**30  # what transformers reports as model_max_length when nothing bounds it
 _BOUNDED = 10**20  # above this, a limit is none
 TRUNCATIONS = (None, False, True, "longest_first", "only_first", "only_second", "do_not_truncate")
+
+_with_lock: WeakSet[GPTBigCodeTokenizer] = WeakSet()
+
+
+def _after_fork() -> None:
+    # Nobody would unlock what another thread had locked: the lock, and one inside the second backend.
+    for tokenizer in _with_lock:
+        tokenizer._renew_lock()
+        tokenizer._vocabulary_changed()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
@@ -71,7 +85,8 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
         files.set_post_processor(self.backend, self.settings, self.bos_token, self.eos_token)
         own_template = files.chat_template(self.settings)
         self.chat_template = own_template or recognise(name_or_path, self.backend.get_added_tokens_decoder().values())
-        self._lock = threading.Lock()
+        self._renew_lock()
+        _with_lock.add(self)
         self._warned = False
 
     def __call__(
@@ -250,7 +265,12 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
         return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_second_backend")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        self.__dict__.update(state)
+        self._renew_lock()
+        _with_lock.add(self)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
 
     @property
     def backend_tokenizer(self) -> Tokenizer:
