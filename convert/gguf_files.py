@@ -1,4 +1,4 @@
-"""GPTBigCode models in GGUF files, which llama.cpp calls ``starcoder``: configuration and tensors.
+"""GPTBigCode models in GGUF files, which llama.cpp calls ``starcoder``, and those of GPT-2: configuration and tensors.
 
 A file has the names, the configuration and, without multi-query attention, the order of rows in ``c_attn`` that llama.cpp
 computes with; here they get transformers' again. Block-quantised tensors are dequantised by the `gguf` package, some rows at a
@@ -26,7 +26,7 @@ from gptbigcode_cpu.errors import CheckpointError, ConfigError, MissingDependenc
 from gptbigcode_cpu.hub import gguf_parts
 from gptbigcode_cpu.tensor_file import NUMPY_TYPES
 
-ARCHITECTURE = "starcoder"
+ARCHITECTURES = ("starcoder", "gpt2")
 # Types whose values are handed out as they are stored; the `gguf` package is needed for the others only.
 _PLAIN = {0: "F32", 1: "F16", 30: "BF16"}
 
@@ -65,6 +65,11 @@ class GGUFModel:
     @property
     def metadata(self) -> Mapping[str, Any]:
         return self.files[0].metadata
+
+    @property
+    def architecture(self) -> str:
+        """llama.cpp's name of it; it begins the names of what describes the model."""
+        return str(self.get("general.architecture"))
 
     @property
     def tensors(self) -> dict[str, GGUFTensor]:
@@ -106,9 +111,12 @@ def open_gguf(path: Path) -> GGUFModel:
             raise CheckpointError(f"{part} cannot be read: {error.strerror}") from error
     model = GGUFModel(path, tuple(files))
     architecture = model.get("general.architecture")
-    if architecture != ARCHITECTURE:
+    if architecture not in ARCHITECTURES:
         hint = "; StarCoder2 is another architecture" if architecture == "starcoder2" else ""
-        raise CheckpointError(f"{path} holds a model of architecture {architecture!r:.40}, supported is {ARCHITECTURE!r}{hint}")
+        supported = " or ".join(map(repr, ARCHITECTURES))
+        raise CheckpointError(f"{path} holds a model of architecture {architecture!r:.40}, supported is {supported}{hint}")
+    if (kind := model.get("general.type", "model")) != "model":
+        raise CheckpointError(f"{path} holds no model: its general.type is {kind!r:.40}")
     count, names = model.get("split.count", 1), [name for file in files for name in file.tensors]
     if count not in (0, len(files)):  # 0 and 1 are what files have that are not split
         raise CheckpointError(f"{path} says it is one of {count!r:.40} parts, its name says {len(files)}")
@@ -118,7 +126,7 @@ def open_gguf(path: Path) -> GGUFModel:
 
 
 def read_config(model: GGUFModel) -> GPTBigCodeConfig:
-    """The configuration of a model. llama.cpp computes the activation ``gelu_pytorch_tanh`` for this architecture.
+    """The configuration of a model. llama.cpp computes the activation ``gelu_pytorch_tanh`` for both architectures.
 
     Raises:
         ConfigError: A value is missing, malformed or not supported.
@@ -127,18 +135,19 @@ def read_config(model: GGUFModel) -> GPTBigCodeConfig:
     embedding = model.tensors.get(_EMBEDDING)
     if embedding is None or len(embedding.shape) != 2:
         raise CheckpointError(f"{model.path} has no matrix {_EMBEDDING}")
+    architecture = model.architecture
     required = {"n_positions": "context_length", "n_embd": "embedding_length", "n_layer": "block_count"}
     required |= {"n_head": "attention.head_count", "layer_norm_epsilon": "attention.layer_norm_epsilon"}
-    content = {name: model.get(f"{ARCHITECTURE}.{key}") for name, key in required.items()}
-    missing = [f"{ARCHITECTURE}.{key}" for name, key in required.items() if content[name] is None]
+    content = {name: model.get(f"{architecture}.{key}") for name, key in required.items()}
+    missing = [f"{architecture}.{key}" for name, key in required.items() if content[name] is None]
     if missing:
         raise ConfigError(f"{model.path} lacks {', '.join(missing)}")
     content |= {
         "model_type": MODEL_TYPE,
         "vocab_size": embedding.shape[0],
-        "n_inner": model.get(f"{ARCHITECTURE}.feed_forward_length"),
+        "n_inner": model.get(f"{architecture}.feed_forward_length"),
         "tie_word_embeddings": "output.weight" not in model.tensors,
-        "multi_query": model.get(f"{ARCHITECTURE}.attention.head_count_kv", content["n_head"]) == 1,
+        "multi_query": model.get(f"{architecture}.attention.head_count_kv", content["n_head"]) == 1,
         **{name: model.token_id(key) for name, key in _TOKEN_IDS.items()},
     }
     if isinstance(epsilon := content["layer_norm_epsilon"], float):
@@ -152,7 +161,7 @@ def read_config(model: GGUFModel) -> GPTBigCodeConfig:
 
 
 def _check_attention(model: GGUFModel, config: GPTBigCodeConfig) -> None:
-    prefix = f"{ARCHITECTURE}.attention."
+    prefix = f"{model.architecture}.attention."
     kv_heads = model.get(f"{prefix}head_count_kv", config.n_head)
     if type(kv_heads) is not int or kv_heads != config.n_kv_head:
         raise ConfigError(f"{model.path} has head_count_kv {kv_heads!r:.40}; it must be 1 or head_count, {config.n_head}")

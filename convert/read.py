@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.config import CONFIG_NAME, GPTBigCodeConfig
+from gptbigcode_cpu.config_gpt2 import GPT2, has_layer_factor
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, MissingDependencyError, ModelNotFoundError
 from gptbigcode_cpu.hub import is_gguf, read_config
 from gptbigcode_cpu.json_files import one_line, read_object, shown
@@ -110,16 +111,27 @@ def read_checkpoint(path: Path, config: GPTBigCodeConfig | None = None) -> dict[
 
         return read_tensors(open_gguf(path), config)
     tensors = _directory_tensors(path)
-    if config.quantization_config is None:
-        if any(name.endswith(".qweight") for name in tensors):
-            raise ConfigError(
-                f"{path} holds quantised layers, but its config.json has no quantization_config; put the content of "
-                'quantize_config.json there, with "quant_method": "gptq" or "awq"'
-            )
-        return tensors
-    from gptbigcode_cpu.convert.gptq import dequantised
+    content = read_object(path / CONFIG_NAME, ConfigError) or {}
+    if content.get("model_type") != GPT2:
+        return _dequantised(path, tensors, config)
+    from gptbigcode_cpu.convert.gpt2 import as_gpt_bigcode, transposed
 
-    return dequantised(tensors, config.quantization_config)
+    # GPTQ stores the layers of GPT-2 as it stores those of other models.
+    tensors = _dequantised(path, transposed(tensors), config)
+    return as_gpt_bigcode(tensors, config, layer_factor=has_layer_factor(content))
+
+
+def _dequantised(path: Path, tensors: dict[str, SourceTensor], config: GPTBigCodeConfig) -> dict[str, SourceTensor]:
+    if config.quantization_config is not None:
+        from gptbigcode_cpu.convert.gptq import dequantised
+
+        return dequantised(tensors, config.quantization_config)
+    if any(name.endswith(".qweight") for name in tensors):
+        raise ConfigError(
+            f"{path} holds quantised layers, but its config.json has no quantization_config; put the content of "
+            'quantize_config.json there, with "quant_method": "gptq" or "awq"'
+        )
+    return tensors
 
 
 def _directory_tensors(directory: Path) -> dict[str, SourceTensor]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gptbigcode_cpu.config_checks import CHECKS, label_count
+from gptbigcode_cpu.config_gpt2 import GPT2, gpt_bigcode_content
 from gptbigcode_cpu.errors import ConfigError, InputError, ModelNotFoundError
 from gptbigcode_cpu.json_files import read_object
 from gptbigcode_cpu.suggest import nearest
@@ -270,11 +271,15 @@ class GPTBigCodeConfig:
     def from_dict(cls, config_dict: Mapping[str, Any]) -> GPTBigCodeConfig:
         """Check the content of a ``config.json``, which must name its ``model_type``.
 
+        That of a GPT-2 model becomes the configuration of the same GPTBigCode model.
+
         Raises:
             ConfigError: A value has the wrong type, is out of range, or asks for something that is not supported.
         """
         if not isinstance(config_dict, Mapping):
             raise ConfigError(f"a configuration is a JSON object, not {type(config_dict).__name__}")
+        if config_dict.get("model_type") == GPT2:
+            config_dict = gpt_bigcode_content(config_dict)
         if config_dict.get("model_type") != MODEL_TYPE:
             raise ConfigError(_other_model_type(config_dict.get("model_type")))
         return cls(**config_dict)
@@ -326,9 +331,5 @@ class GPTBigCodeConfig:
 
 
 def _other_model_type(model_type: object) -> str:
-    hint = ""
-    if model_type == "gpt2":
-        hint = "; bigcode/santacoder exists in this format as bigcode/gpt_bigcode-santacoder"
-    elif model_type == "starcoder2":
-        hint = "; StarCoder2 is another architecture"
-    return f"model_type is {model_type!r}, this package runs {MODEL_TYPE!r} models{hint}"
+    hint = "; StarCoder2 is another architecture" if model_type == "starcoder2" else ""
+    return f"model_type is {model_type!r}, this package runs {MODEL_TYPE!r} and {GPT2!r} models{hint}"

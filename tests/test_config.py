@@ -73,7 +73,7 @@ def test_other_names_are_understood(alias: str, key: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt2"}, "gpt_bigcode-santacoder"),
+        ({"model_type": "gpt_neox"}, "'gpt_neox', this package runs 'gpt_bigcode' and 'gpt2' models"),
         ({"model_type": "starcoder2"}, "StarCoder2"),
         ({"model_type": None}, "model_type"),
         ({"add_cross_attention": True}, "cross-attention"),

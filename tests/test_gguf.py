@@ -97,6 +97,22 @@ def test_a_gguf_file_is_the_same_model_as_the_checkpoint(
     assert {path.name for path in (tmp_path / "out-int8").iterdir()} == files
 
 
+@pytest.mark.parametrize("says_kv_heads", [True, False])
+def test_gpt2_is_the_same_model_under_another_name(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, says_kv_heads: bool
+) -> None:
+    source = make_checkpoint(tmp_path / "source", **SMALL, multi_query=False)
+    fields = full_config(**SMALL, multi_query=False)
+    pairs = {
+        key.replace("starcoder.", "gpt2."): "gpt2" if key == "general.architecture" else value
+        for key, value in model_pairs(fields).items()
+    }
+    if not says_kv_heads:
+        del pairs["gpt2.attention.head_count_kv"]
+    (tmp_path / "model.gguf").write_bytes(gguf_bytes(pairs, model_tensors(fields, random_state(fields))))
+    assert converted_bytes(tmp_path / "model.gguf", tmp_path / "out") == converted_bytes(source, tmp_path / "expected")
+
+
 @pytest.mark.parametrize("number", [1, 30])
 def test_half_precision_is_handed_out_as_it_is(tmp_path: Path, make_checkpoint: MakeCheckpoint, number: int) -> None:
     from oracle.random_models import to_bfloat16
@@ -250,7 +266,8 @@ def test_split_files_that_are_not_complete(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"general.architecture": "llama"}, CheckpointError, "architecture 'llama', supported is 'starcoder'"),
+        ({"general.architecture": "llama"}, CheckpointError, "architecture 'llama', supported is 'starcoder' or 'gpt2'"),
+        ({"general.type": "adapter"}, CheckpointError, "holds no model: its general.type is 'adapter'"),
         ({"general.architecture": "starcoder2"}, CheckpointError, "StarCoder2 is another architecture"),
         ({"general.architecture": None}, CheckpointError, "architecture None"),
         (
