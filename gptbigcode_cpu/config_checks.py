@@ -91,7 +91,7 @@ def id2label(key: str, value: object) -> dict[int, str]:
         raise ConfigError(f"{key} must be an object that gives each label number a name, not {value!r}")
     try:
         return {int(label): str(name) for label, name in value.items()}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{key} must have numbers as keys: {error}") from error
 
 
@@ -101,7 +101,7 @@ def label2id(key: str, value: object) -> dict[str, int]:
         raise ConfigError(f"{key} must be an object that gives each label name a number, not {value!r}")
     try:
         return {str(name): int(label) for name, label in value.items()}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{key} must have numbers as values: {error}") from error
 
 

@@ -92,6 +92,7 @@ def test_other_names_are_understood(alias: str, key: str) -> None:
         ({"bos_token_id": 1.0}, "bos_token_id"),
         ({"architectures": "GPTBigCodeForCausalLM"}, "architectures"),
         ({"id2label": {"a": "b"}}, "id2label"),
+        ({"label2id": {"a": float("inf")}}, "label2id must have numbers"),
         ({"id2label": {"0": "b"}, "num_labels": 3}, "num_labels"),
         ({"num_labels": 0}, "num_labels"),
         ({"quantization_config": 4}, "quantization_config"),
