@@ -194,7 +194,7 @@ def _check_options(dtype: str | None, target_size: int | None, target_kld: float
     if target_size is not None and target_kld is not None:
         raise InputError("pass either target_size or target_kld")
     if (target_size is not None or target_kld is not None) and dtype not in (None, "int4"):
-        raise InputError(f"target_size and target_kld choose the types themselves; leave out dtype {dtype!r}")
+        raise InputError(f"target_size and target_kld choose the types themselves; leave out dtype={dtype!r}")
     for name, value in (("target_size", target_size), ("target_kld", target_kld), ("calibration_tokens", calibration_tokens)):
         if value is not None and not value > 0:
             raise InputError(f"{name} is {value}, must be positive")

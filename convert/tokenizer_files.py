@@ -45,7 +45,10 @@ def side_files(source: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
             continue
         except OSError as error:
             raise CheckpointError(f"{source / name} cannot be read: {error.strerror}") from error
-    return files, ()
+    if TOKENIZER in files or {VOCABULARY, MERGES} <= files.keys():
+        return files, ()
+    absent = f"the checkpoint has no tokenizer ({TOKENIZER}, or {VOCABULARY} and {MERGES})"
+    return files, (f"{absent}: the converted model takes token ids, not text",)
 
 
 def write_side_files(files: Mapping[str, bytes], target: Path, config: GPTBigCodeConfig) -> None:

@@ -70,9 +70,11 @@ def check_target(out: Path, overwrite: bool, is_model: bool) -> None:
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not overwrite:
-        raise InputError(f"{out} exists and is not empty; choose another directory or allow overwriting")
+        raise InputError(f"{out} exists and is not empty; choose another directory, or pass overwrite=True")
     if not is_model:
-        raise InputError(f"{out} is not a converted model and will not be replaced; choose another directory")
+        raise InputError(
+            f"{out} is not empty and holds no converted model, so it will not be replaced; choose another directory"
+        )
 
 
 def available_bytes(out: Path) -> int:

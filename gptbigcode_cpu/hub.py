@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import CheckpointError, FormatError, InputError, ModelNotFoundError
+from gptbigcode_cpu.names import SHORT_NAMES, not_found
 from gptbigcode_cpu.progress import Progress
 from gptbigcode_cpu.regular_files import open_regular
 from gptbigcode_cpu.tensors import DTYPES
@@ -53,8 +54,8 @@ def resolve(
     """The local directory of a model, downloaded if need be, or its GGUF file.
 
     Args:
-        name_or_path: A directory, a GGUF file (the first, if it is split), an id on the Hugging Face Hub, or ``demo`` for the
-            model in this package (a directory of that name is ``./demo``).
+        name_or_path: A directory, a GGUF file (the first, if it is split), an id on the Hugging Face Hub, one of
+            `names.SHORT_NAMES`, or ``demo`` for the model in this package (a directory of that name is ``./demo``).
         revision: Branch, tag or commit on the Hub.
         token: Access token for the Hub; true = the stored one.
         cache_dir: Where the Hub client keeps its downloads.
@@ -72,15 +73,16 @@ def resolve(
         path = Path(name_or_path).expanduser()
         is_directory, is_file = path.is_dir(), path.is_file()
     except (OSError, RuntimeError) as error:  # RuntimeError: no such user after the ~
-        raise ModelNotFoundError(f"{name[:200]!r} is neither a directory nor a Hub id: {error}") from error
+        raise ModelNotFoundError(f"{not_found(name)} ({error})") from error
     if name and is_directory:
         return _gguf_in(path) or path
     if is_file:
         if is_gguf(path):
             return path
         raise ModelNotFoundError(f"{name} is a file; a model is a directory with config.json and weights, or a GGUF file")
-    if isinstance(name_or_path, Path) or name.startswith(("/", ".", "~")) or name.count("/") > 1 or not 0 < len(name) < 200:
-        raise ModelNotFoundError(f"{name[:200]!r} is neither a directory nor a Hub id (owner/name)")
+    name = SHORT_NAMES.get(name, name)
+    if isinstance(name_or_path, Path) or name.startswith(("/", ".", "~")) or name.count("/") != 1 or len(name) >= 200:
+        raise ModelNotFoundError(not_found(str(name_or_path)))
     return _download(name, revision, token, cache_dir, local_files_only, weights)
 
 
@@ -126,10 +128,23 @@ def read_config(path: Path) -> GPTBigCodeConfig:
         CheckpointError: A GGUF file is malformed or holds another kind of model.
     """
     if not is_gguf(path):
+        if path.is_dir() and not (path / "config.json").exists():
+            raise ModelNotFoundError(
+                f"{path} holds no model: there is neither a config.json nor a .gguf file{_models_below(path)}"
+            )
         return GPTBigCodeConfig.from_json_file(path / "config.json")
     from gptbigcode_cpu.convert import gguf_files
 
     return gguf_files.read_config(gguf_files.open_gguf(path))
+
+
+def _models_below(directory: Path) -> str:
+    """A half-sentence that names the models in a directory's subdirectories."""
+    try:
+        found = sorted(str(path.parent) for path in directory.glob("*/config.json"))
+    except OSError:
+        return ""
+    return f"; did you mean {' or '.join(found[:3])}?" if found else ""
 
 
 def _download(
@@ -161,24 +176,40 @@ def _download(
         if weights and not any(directory.glob("*.safetensors")):
             directory = fetch(_DESCRIPTIONS + _PYTORCH)
     except hub_errors.HFValidationError as error:
-        raise ModelNotFoundError(f"{name!r} is neither a directory nor a valid Hub id: {error}") from error
+        raise ModelNotFoundError(f"{not_found(name)}; nor is it a valid id on the Hub") from error
     except hub_errors.GatedRepoError as error:
         raise ModelNotFoundError(
-            f"{where} is gated: accept its terms on its page, then pass a token or run `hf auth login`"
+            f"{where} is gated: accept its terms on {_page(name)}, then run `hf auth login` or set HF_TOKEN"
         ) from error
     except hub_errors.RevisionNotFoundError as error:
         raise ModelNotFoundError(f"{where} does not exist: the repository has no such branch, tag or commit") from error
     except hub_errors.RepositoryNotFoundError as error:
-        raise ModelNotFoundError(f"{where} is neither a directory nor a Hub repository that this token may read") from error
+        raise ModelNotFoundError(
+            f"{where} is neither a directory here nor a repository on the Hub that this token may read"
+        ) from error
     except hub_errors.LocalEntryNotFoundError as error:
-        raise ModelNotFoundError(f"{where} is not in the local cache and the Hub was not reached: {error}") from error
+        raise ModelNotFoundError(f"{where} is not in the local cache, and {_not_reached(error, local_files_only)}") from error
     except Exception as error:  # of the HTTP library, which the Hub client has changed more than once
-        raise ModelNotFoundError(f"{where} could not be downloaded: {error}") from error
+        raise ModelNotFoundError(f"{where} could not be downloaded: {' '.join(str(error).split())}") from error
     if not (directory / "config.json").is_file():
         raise ModelNotFoundError(
             f"{where} has no config.json; it is not a model (of GGUF files on the Hub, download one and name the file)"
         )
     return directory
+
+
+def _not_reached(error: Exception, local_files_only: bool) -> str:
+    """Why the Hub was not asked, or gave no answer."""
+    if local_files_only:
+        return "local_files_only=True forbids to download it"
+    cause = error.__cause__
+    if cause is None or type(cause).__name__ == "OfflineModeIsEnabled":
+        return "HF_HUB_OFFLINE forbids to download it"
+    return f"the Hub was not reached ({' '.join(str(cause).split())}); check the connection, or HF_ENDPOINT if it is set"
+
+
+def _page(name: str) -> str:
+    return f"{os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'}/{name}"
 
 
 def packed_dir(

@@ -178,7 +178,7 @@ class TestOfAModel:
             ({"target_size": 1000}, r"a file of 1,000 bytes is out of reach: with all parts in int4 it has \d,\d{3},\d{3}"),
             ({"target_kld": 1e-9}, "out of reach"),
             ({"target_size": 10**7, "target_kld": 0.1}, "either"),
-            ({"target_size": 10**7, "dtype": "int8"}, "leave out dtype 'int8'"),
+            ({"target_size": 10**7, "dtype": "int8"}, "leave out dtype='int8'"),
             ({"target_size": 0}, "target_size is 0, must be positive"),
             ({"target_kld": float("nan")}, "target_kld is nan, must be positive"),
         ],

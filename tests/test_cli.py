@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from gptbigcode_cpu import errors
 from gptbigcode_cpu.cli import exit_codes, run
 from gptbigcode_cpu.cli.generate import until_stop
 from gptbigcode_cpu.cli.options import human_bytes
+from gptbigcode_cpu.names import SHORT_NAMES
 
 PROGRAM = [sys.executable, "-m", "gptbigcode_cpu"]
 PROMPT = "def fibonacci(n):"
@@ -51,6 +53,14 @@ def test_help_teaches_every_command() -> None:
         assert f"\n    gptbigcode-cpu {command} " in shown.stdout, "no example"
 
 
+def test_nothing_to_do_is_answered_with_help() -> None:
+    shown = cli()
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout == cli("--help").stdout
+    for name in SHORT_NAMES:
+        assert re.search(rf"\b{name}[,.\n]", shown.stdout)
+
+
 def test_version() -> None:
     shown = cli("--version")
     assert shown.returncode == 0
@@ -77,8 +87,28 @@ def test_generate_prints_prompt_and_new_text(model: Path) -> None:
     only_new = cli("generate", "-m", model, PROMPT, "-n", "16", "--new-only")
     assert (PROMPT + only_new.stdout).rstrip("\n") == shown.stdout.rstrip("\n")
 
-    from_stdin = cli("generate", "-m", model, "-", "-n", "16", stdin=PROMPT.encode())
-    assert from_stdin.stdout == shown.stdout
+    for dash in (["-"], []):
+        from_stdin = cli("generate", "-m", model, *dash, "-n", "16", stdin=PROMPT.encode())
+        assert from_stdin.stdout == shown.stdout
+
+
+def test_a_prompt_is_typed_on_a_terminal_that_says_how_to_end_it(model: Path) -> None:
+    parent, child = pty.openpty()
+    command = [*PROGRAM, "generate", "-m", str(model), "-n", "1", "-"]
+    with subprocess.Popen(command, stdin=child, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        os.close(child)
+        assert process.stdout and process.stderr
+        assert "Ctrl-D" in process.stderr.readline().decode()
+        os.write(parent, f"{PROMPT}\n\x04".encode())
+        assert process.stdout.read().decode().startswith(PROMPT)
+        assert process.wait(60) == 0
+        os.close(parent)
+    parent, child = pty.openpty()
+    shown = subprocess.run([*PROGRAM, "generate"], stdin=child, capture_output=True, text=True, check=False)
+    os.close(child)
+    os.close(parent)
+    assert (shown.returncode, shown.stderr.count("\n")) == (2, 1)
+    assert "PROMPT" in shown.stderr
 
 
 def test_generate_json(model: Path) -> None:
@@ -224,14 +254,25 @@ def test_exit_codes_tell_the_classes_apart() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["generate"], 2, "PROMPT"),
+        (["generate"], 9, "the prompt is empty"),
+        (["generate", "a", "small", "function"], 2, "quote the prompt: gptbigcode-cpu generate 'a small function'"),
+        (["def f(x):"], 2, "gptbigcode-cpu generate 'def f(x):'"),
+        (["-m", "MODEL", "generate", "x"], 2, "follow its name"),
+        (["genrate", "x"], 2, "generate"),
+        (
+            ["generate", "-m", "starcodr", "x"],
+            3,
+            "no such file or directory: starcodr; for the Hub write owner/name, such as bigcode/",
+        ),
+        (["info", "starcodr"], 3, "did you mean 'starcoder'?"),
+        (["info", "TESTS"], 3, "holds no model"),
         (["generate", "x", "--bogus"], 2, "--bogus"),
         (["generate", "x", "--max-new-tokens", "0"], 2, "0"),
         (["generate", "x", "--top-p", "0"], 2, "top-p"),
         (["generate", "x", "--temperature", "0", "--top-k", "4"], 2, "--top-k would do nothing"),
         (["generate", "x", "--stop", ""], 2, "--stop"),
         (["generate", "x", "--threads", "0"], 2, "threads"),
-        (["generate", "x", "--prefill-threads", "5000"], 9, "prefill_threads"),
+        (["generate", "x", "--prefill-threads", "5000"], 9, "--prefill-threads must be"),
         (["generate", "x", "--mode", "psm"], 2, "--fill"),
         (["generate", "x", "--cursor", "|"], 2, "--fill"),
         (["generate", "x", "--extra-file", "pyproject.toml"], 2, "--fill"),
@@ -243,7 +284,10 @@ def test_exit_codes_tell_the_classes_apart() -> None:
         (["generate", "-m", "/no/such/model", "x"], 3, "/no/such/model"),
         (["info", "/no/such/model"], 3, "/no/such/model"),
         (["convert", "/no/such/model", "out"], 3, "/no/such/model"),
-        (["convert", "MODEL", "out", "--threads", "5000"], 9, "num_threads"),
+        (["convert", "MODEL", "out", "--threads", "5000"], 9, "--threads"),
+        (["convert", "CHECKPOINT", "MODEL"], 9, "pass --overwrite"),
+        (["convert", "CHECKPOINT", "out", "--target-size", "1MB", "--dtype", "int8"], 9, "leave out --dtype int8"),
+        (["convert", "owner/none", "out", "--offline"], 3, "--offline forbids to download it"),
         (["bench", "/no/such/model"], 3, "/no/such/model"),
         (["generate", "-m", "MODEL", ""], 9, "empty"),
         (["generate", "-m", "MODEL", "--fill", "no mark"], 9, "<cursor>"),
@@ -253,8 +297,11 @@ def test_exit_codes_tell_the_classes_apart() -> None:
         (["bench", "MODEL", "--depths", "2000"], 8, "2048"),
     ],
 )
-def test_wrong_input_is_one_line_and_its_own_code(model: Path, arguments: list[str], code: int, says: str) -> None:
-    shown = cli(*(str(model) if argument == "MODEL" else argument for argument in arguments))
+def test_wrong_input_is_one_line_and_its_own_code(
+    model: Path, checkpoint_dir: Path, arguments: list[str], code: int, says: str
+) -> None:
+    places = {"MODEL": str(model), "CHECKPOINT": str(checkpoint_dir), "TESTS": str(Path(__file__).parent)}
+    shown = cli(*(places.get(argument, argument) for argument in arguments))
     assert shown.returncode == code, shown.stderr
     lines = [line for line in shown.stderr.splitlines() if not line.startswith("note:")]
     assert len(lines) == 1
@@ -292,7 +339,20 @@ def test_damaged_model_and_unknown_kernels(model: Path, tmp_path: Path) -> None:
     assert cli("info", GPTBIGCODE_CPU_ISA="abacus").returncode == 10
 
 
+def test_options_are_named_as_the_shell_names_them() -> None:
+    for message, shown in {
+        "pass dtype='int4', or overwrite=True": "pass --dtype int4, or --overwrite",
+        "num_threads must be positive": "--threads must be positive",
+        "local_files_only=True forbids it": "--offline forbids it",
+        "pass either target_size or target_kld": "pass either --target-size or --target-kld",
+        "/data/dtype/num_threads.json is no seed": "/data/dtype/num_threads.json is no seed",
+    }.items():
+        assert exit_codes.in_words_of_the_shell(message) == shown
+    assert exit_codes.describe(errors.ConfigError("one\ntwo")) == "one two"
+
+
 def test_traceback_only_with_debug() -> None:
+    assert "Traceback" in cli("info", "/no/such/model", GPTBIGCODE_CPU_DEBUG="1").stderr
     assert "Traceback" not in cli("info", "/no/such/model").stderr
     assert "Traceback" in cli("info", "/no/such/model", "--debug").stderr
 

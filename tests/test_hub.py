@@ -21,6 +21,7 @@ import pytest
 from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, hub
 from gptbigcode_cpu.errors import InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import packed_dir, resolve
+from gptbigcode_cpu.names import SHORT_NAMES
 from gptbigcode_cpu.weights import open_packed
 
 MakeCheckpoint = Callable[..., Path]
@@ -213,7 +214,7 @@ def test_a_gated_repository_needs_the_token(server: Hub, tmp_path: Path) -> None
 
 def test_what_does_not_exist_is_named(server: Hub, tmp_path: Path) -> None:
     assert "no such branch, tag or commit" in ask(server, tmp_path, "owner/tiny", revision="v9")
-    assert "'owner/none' is neither a directory nor a Hub repository" in ask(server, tmp_path, "owner/none")
+    assert "'owner/none' is neither a directory here nor a repository on the Hub" in ask(server, tmp_path, "owner/none")
     (server.repositories["owner/tiny"]["main"] / "config.json").unlink()
     assert "no config.json" in ask(server, tmp_path, "owner/tiny")
 
@@ -252,6 +253,8 @@ def test_demo_is_the_packaged_model_wherever_one_is(tmp_path: Path, monkeypatch:
         "../none",
         "~/none",
         "a/b/c",
+        "starcode",
+        "gpt2",
         "",
         "spaces in it",
         "a..b/c",
@@ -265,8 +268,33 @@ def test_names_that_lead_nowhere_are_refused_without_asking_the_hub(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelNotFoundError, match="neither a directory nor"):
+    with pytest.raises(ModelNotFoundError, match=r"^no such file or directory: ") as caught:
         resolve(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_short_names_of_well_known_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def download(name: str, *_: Any) -> Path:
+        asked.append(name)
+        return tmp_path
+
+    monkeypatch.setattr(hub, "_download", download)
+    monkeypatch.chdir(tmp_path)
+    for name in ("starcoderbase-1b", "santacoder", "starchat-beta"):
+        resolve(name)
+    assert asked == ["bigcode/starcoderbase-1b", "bigcode/gpt_bigcode-santacoder", "HuggingFaceH4/starchat-beta"]
+    assert all(re.fullmatch(r"[\w-]+/[\w.-]+", name) for name in SHORT_NAMES.values())
+    (tmp_path / "starcoder").mkdir()
+    assert resolve("starcoder") == Path("starcoder"), "a directory of that name comes first"
+    with pytest.raises(ModelNotFoundError):
+        resolve(Path("santacoder"))  # no name, a path
+
+
+def test_a_directory_without_a_model_says_where_models_are(source: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=f"holds no model.*did you mean {source}"):
+        hub.read_config(resolve(source.parent))
 
 
 def test_a_file_is_no_model(tmp_path: Path) -> None:

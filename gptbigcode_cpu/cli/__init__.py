@@ -7,6 +7,7 @@ completion answer without loading numpy, and `generate` starts without what othe
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -21,12 +22,17 @@ from gptbigcode_cpu.cli.exit_codes import BROKEN_PIPE, INTERRUPTED, describe, ex
 from gptbigcode_cpu.cli.generate import generate
 from gptbigcode_cpu.cli.info import info
 from gptbigcode_cpu.cli.options import Settings
+from gptbigcode_cpu.names import SHORT_NAMES
 
-_EPILOG = """\b
+_EPILOG = f"""MODEL is a directory, a .gguf file, an id on the Hugging Face Hub, demo (a tiny model that is in this package),
+or the short name of a well-known one: {", ".join(SHORT_NAMES)}.
+
+\b
 Exit codes: 0 done, 1 unexpected error, 2 wrong usage, 3 model not found,
 4 bad checkpoint, 5 bad config, 6 damaged model file, 7 tokenizer,
 8 context too long, 9 wrong input, 10 kernel set not available, 11 disk too
-small, 12 optional dependency missing, 13 operating system, 130 Ctrl-C."""
+small, 12 optional dependency missing, 13 operating system, 14 not supported,
+130 Ctrl-C. GPTBIGCODE_CPU_DEBUG=1 shows the traceback of every error."""
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -37,7 +43,26 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
         ctx.exit()
 
 
-@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The commands, with a hint for those who expect that there is only one."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order in which one needs them
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise click.UsageError(f"{error.format_message()} Options of a command follow its name.", ctx) from error
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and (not name.replace("-", "").isalnum()):
+            raise click.UsageError(f"{name!r} is no command; to complete it: {PROGRAM} generate {shlex.quote(name)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version.")
 def cli() -> None:
     """Run SantaCoder, StarCoder and other GPTBigCode models on the CPU.
@@ -45,7 +70,8 @@ def cli() -> None:
     \b
     Examples:
       gptbigcode-cpu generate "def fibonacci(n):"
-      gptbigcode-cpu convert bigcode/starcoderbase-1b starcoder-1b-int4 --dtype int4
+      gptbigcode-cpu generate -m starcoderbase-1b "def fibonacci(n):"
+      gptbigcode-cpu convert starcoderbase-1b starcoder-1b-int4 --dtype int4
       gptbigcode-cpu generate -m starcoder-1b-int4 "def fibonacci(n):"
     """
 
@@ -66,7 +92,7 @@ def run(arguments: Sequence[str]) -> int:
     settings = Settings()
     try:
         try:
-            with cli.make_context(PROGRAM, list(arguments), obj=settings) as ctx:
+            with cli.make_context(PROGRAM, list(arguments) or ["--help"], obj=settings) as ctx:
                 cli.invoke(ctx)
         finally:
             sys.stdout.flush()

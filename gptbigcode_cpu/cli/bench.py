@@ -58,7 +58,7 @@ def _status_line() -> Iterator[Callable[[str], None]]:
         click.echo(clear, nl=False, err=True)
 
 
-@click.command()
+@click.command(short_help="Measure how fast this machine runs a model.")
 @click.argument("model", default="demo")
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Tokens of one prefill.")
 @click.option(

@@ -34,7 +34,7 @@ def _script(shell: str, command: click.Command) -> str:
     return completer.source_template % completer(command, {}, PROGRAM, COMPLETE_VARIABLE).source_vars()
 
 
-@click.command()
+@click.command(short_help="Install TAB completion for your shell.")
 @click.argument("shell", type=click.Choice(SHELLS), required=False)
 @click.option("--install", is_flag=True, help="Write the script where the shell finds it, instead of printing it.")
 @debug_option

@@ -49,7 +49,7 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
     return int(float(match[1]) * unit ** " kmg".index(match[2].lower() or " "))
 
 
-@click.command(options_metavar="")
+@click.command(options_metavar="", short_help="Quantise a checkpoint and keep the result.")
 @click.argument("source", metavar="SRC")
 @click.argument("out", type=click.Path(file_okay=False))
 @click.argument("more_text", nargs=-1, metavar="[OPTIONS]")

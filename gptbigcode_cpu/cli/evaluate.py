@@ -53,7 +53,7 @@ class _Subject:
         return f"{Path(self.name).name} ({self.model.dtype}, KV cache {self.model.kv_dtype})"
 
 
-@click.command(options_metavar="")
+@click.command(options_metavar="", short_help="Measure how well a model predicts a text.")
 @click.argument("model")
 @click.argument("more_text", nargs=-1, type=_TEXT_FILE, metavar="--text FILE... [OPTIONS]")
 @click.option("--text", required=True, multiple=True, type=_TEXT_FILE, metavar="FILE...", help="What MODEL has to predict.")

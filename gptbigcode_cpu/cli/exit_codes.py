@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import click
@@ -29,6 +30,30 @@ _CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.UnsupportedError, 14),
 )
 
+# Arguments of the library, and the options that stand for them where these have other names.
+_RENAMED: Final = {"num_threads": "--threads", "local_files_only": "--offline", "extra_files": "--extra-file"}
+# Those that have an underscore, or are no English word, are never meant as words.
+_ARGUMENTS: Final = (
+    *("dtype", "kv_dtype", "prefill_threads", "max_new_tokens", "top_k", "top_p", "min_p", "repetition_penalty"),
+    *(
+        "repo_name",
+        "target_size",
+        "target_kld",
+        "calibration_tokens",
+        "cache_dir",
+        "overwrite",
+        "calibrate",
+        "revision",
+        "token",
+    ),
+    *("mode", "seed", "temperature", "context", "stride"),
+)
+_FLAGS: Final = {name: f"--{name.replace('_', '-')}" for name in _ARGUMENTS} | _RENAMED
+_ALONE: Final = "|".join(name for name in _FLAGS if "_" in name or name == "dtype")
+_KEYWORD: Final = re.compile(
+    rf"(?<![\w./'\"`-])(?:(?P<name>{'|'.join(_FLAGS)})=(?P<value>'[^']*'|\"[^\"]*\"|[\w.]*)|(?P<alone>{_ALONE}))(?![\w./'\"`-])"
+)
+
 
 def exit_code(error: Exception) -> int:
     """The exit code that stands for an error's class."""
@@ -36,13 +61,27 @@ def exit_code(error: Exception) -> int:
 
 
 def describe(error: Exception) -> str:
-    """What the user reads after ``error:``."""
+    """What the user reads after ``error:``, in one line."""
     if isinstance(error, click.ClickException):
         message = error.format_message()
         context = error.ctx if isinstance(error, click.UsageError) else None
-        return f"{message} (see: {context.command_path} --help)" if context else message
-    if isinstance(error, errors.GPTBigCodeError):
-        return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return f"{type(error).__name__}: {error} (--debug shows where)"
+        text = f"{message} (see: {context.command_path} --help)" if context else message
+    elif isinstance(error, errors.GPTBigCodeError):
+        text = in_words_of_the_shell(str(error))
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    else:
+        text = f"{type(error).__name__}: {error} (--debug shows where)"
+    return " ".join(text.splitlines())
+
+
+def in_words_of_the_shell(message: str) -> str:
+    """A message of the library, with options as the shell names them: ``--dtype int4`` for ``dtype='int4'``."""
+
+    def replaced(found: re.Match[str]) -> str:
+        if found["alone"]:
+            return _FLAGS[found["alone"]]
+        value = found["value"].strip("'\"")
+        return _FLAGS[found["name"]] if value in ("True", "") else f"{_FLAGS[found['name']]} {value}"
+
+    return _KEYWORD.sub(replaced, message)

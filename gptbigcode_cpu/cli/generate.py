@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -110,14 +111,30 @@ def until_stop(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[tuple[st
         yield held, False
 
 
-def _read_prompt(prompt: str) -> str:
+def _read_prompt(words: tuple[str, ...], fill: bool) -> str:
+    """The prompt: the argument, or standard input for ``-`` and where there is none."""
+    if len(words) > 1:
+        command = f"gptbigcode-cpu generate {'--fill ' if fill else ''}{shlex.quote(' '.join(words))}"
+        raise click.UsageError(f"The prompt has several words; quote the prompt: {command}")
+    terminal = sys.stdin is not None and sys.stdin.isatty()
+    if not words and terminal:
+        raise click.UsageError('Missing PROMPT: write it in quotes, pipe it, or write - to type it. "def f(x):" is one.')
+    prompt = words[0] if words else "-"
+    if prompt == "-" and terminal:
+        click.echo("type the prompt; Ctrl-D on a line of its own ends it", err=True)
     try:
         if prompt == "-":
-            return sys.stdin.buffer.read().decode()
+            return _standard_input()
         prompt.encode()  # an argument that is no UTF-8 arrives with surrogates
     except UnicodeError as error:
         raise InputError("the prompt is not UTF-8 text") from error
     return prompt
+
+
+def _standard_input() -> str:
+    if sys.stdin is None:  # closed by who started this
+        return ""
+    return sys.stdin.buffer.read().decode()
 
 
 def _read_file(path: str) -> str:
@@ -143,9 +160,15 @@ def _sampling_options(
     return {"do_sample": True, **sampling, "temperature": temperature or 1.0, "seed": seed}
 
 
-@click.command()
-@click.argument("prompt")
-@click.option("-m", "--model", default="demo", show_default=True, help="Directory (converted or not), Hub id, or demo.")
+@click.command(short_help="Complete a prompt, or fill a gap in a text.")
+@click.argument("prompt", nargs=-1, metavar="[PROMPT]")
+@click.option(
+    "-m",
+    "--model",
+    default="demo",
+    show_default=True,
+    help="Directory (converted or not), GGUF file, Hub id, short name, or demo.",
+)
 @click.option("--fill", is_flag=True, help="Fill in the middle: write what belongs where PROMPT says <cursor>.")
 @click.option("--cursor", metavar="TEXT", help="With --fill: the mark where to write, instead of <cursor>.")
 @click.option(
@@ -182,7 +205,7 @@ def _sampling_options(
 @json_option
 @debug_option
 def generate(
-    prompt: str,
+    prompt: tuple[str, ...],
     model: str,
     fill: bool,
     cursor: str | None,
@@ -205,15 +228,16 @@ def generate(
     stats: bool,
     as_json: bool,
 ) -> None:
-    """Complete PROMPT; - reads it from standard input. The text appears as it is written.
+    """Complete PROMPT; without one, or for -, standard input. The text appears as it is written.
 
-    A plain checkpoint is quantised on first use and kept; see also: gptbigcode-cpu convert.
+    A plain checkpoint is quantised on first use and kept; see also: gptbigcode-cpu convert, gptbigcode-cpu cache.
 
     \b
     Examples:
       gptbigcode-cpu generate "def fibonacci(n):"
       gptbigcode-cpu generate -m ./starcoder-1b-int4 --temperature 0.2 --top-p 0.95 "def quicksort("
-      gptbigcode-cpu generate --fill "def add(a, b):\\n    return <cursor>\\n"
+      gptbigcode-cpu generate --fill $'def add(a, b):\\n    return <cursor>\\n'
+      echo "import os" | gptbigcode-cpu generate
       gptbigcode-cpu generate --fill - < draft.py > complete.py
       gptbigcode-cpu generate --fill --extra-file utils.py - < draft.py
       gptbigcode-cpu generate --json --stop $'\\n\\n' "import numpy as"
@@ -227,7 +251,9 @@ def generate(
         raise click.UsageError("--stop needs a text that is not empty.")
     if repetition_penalty is not None:
         options["repetition_penalty"] = repetition_penalty
-    text = _read_prompt(prompt)
+    text = _read_prompt(prompt, fill)
+    if not text:
+        raise InputError("the prompt is empty; give a text to complete")
     files = [(path, _read_file(path)) for path in extra_files]
 
     from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, fim, hub

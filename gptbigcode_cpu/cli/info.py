@@ -81,7 +81,7 @@ def _model(name: str, context: int | None) -> dict[str, Any]:
     }
 
 
-@click.command()
+@click.command(short_help="Show what a model needs, and what this CPU can do.")
 @click.argument("model", required=False)
 @click.option(
     "--context", type=click.IntRange(min=1), metavar="TOKENS", help="Context length to state the memory for.  [default: all]"

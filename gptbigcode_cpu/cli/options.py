@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 class Settings:
     """What holds for the whole command line; commands find it as ``ctx.obj``."""
 
-    debug: bool = False
+    debug: bool = field(default_factory=lambda: os.environ.get("GPTBIGCODE_CPU_DEBUG", "") not in ("", "0"))
 
 
 def _set_debug(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
