@@ -20,7 +20,7 @@ from gptbigcode_cpu.convert.checkpoint import Checkpoint
 from gptbigcode_cpu.convert.read import read_checkpoint
 from gptbigcode_cpu.convert.sample_text import Calibrate, sample_texts
 from gptbigcode_cpu.convert.spec import Plan, plan
-from gptbigcode_cpu.convert.tokenizer_files import side_files
+from gptbigcode_cpu.convert.tokenizer_files import check_generation, side_files
 from gptbigcode_cpu.convert.write import available_bytes, check_target, replacing, scratch
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import read_config, resolve
@@ -106,7 +106,7 @@ def convert(
 
     Raises:
         ModelNotFoundError: `source` does not lead to a checkpoint.
-        ConfigError: The model is not a supported GPTBigCode model.
+        ConfigError: The model is not a supported GPTBigCode model, or its options of generation are not supported.
         CheckpointError: Its tensors do not fit its configuration, are damaged or not finite.
         DiskSpaceError: The file system of `out` is too small.
         InputError: `dtype` or what `keep` says is unknown, a bad number of threads, `out` must not be replaced, nothing is
@@ -129,6 +129,7 @@ def convert(
     config = _source_config(path)
     work = plan(config, read_checkpoint(path, config))
     files, notes = side_files(path)
+    check_generation(path, files, config)
     checkpoint = Checkpoint(path, work, files)
     scheme = Scheme.default(work.config, dtype or ("int4" if aims else "int8"))
     scheme = scheme.keeping(work.config, [spec for spec, _ in work.tensors], keep)

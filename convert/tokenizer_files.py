@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.config_checks import LIMITS
 from gptbigcode_cpu.errors import CheckpointError
+from gptbigcode_cpu.generation import GenerationConfig, check_stored, read_content
 from gptbigcode_cpu.hub import GENERATION_CONFIG, TOKENIZER_FILES, is_gguf
 from gptbigcode_cpu.json_files import one_line, read_object, shown
 from gptbigcode_cpu.regular_files import read_regular
@@ -51,6 +52,24 @@ def side_files(source: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
     return files, (f"{absent}: the converted model takes token ids, not text",)
 
 
+def check_generation(source: Path, files: Mapping[str, bytes], config: GPTBigCodeConfig) -> None:
+    """Refuse a checkpoint whose options of generation no call of the converted model could follow.
+
+    Args:
+        source: Where the checkpoint is, for messages.
+        files: From `side_files`.
+        config: Its configuration, which has the options where there is no file for them.
+
+    Raises:
+        ConfigError: The file is damaged, or an option is not supported.
+    """
+    if GENERATION_CONFIG in files:
+        path = source / GENERATION_CONFIG
+        check_stored(read_content(files[GENERATION_CONFIG], path), path)
+    else:
+        check_stored(GenerationConfig.from_model_config(config), source)
+
+
 def write_side_files(files: Mapping[str, bytes], target: Path, config: GPTBigCodeConfig) -> None:
     """Write the files beside the weights, and make ``tokenizer.json`` and ``generation_config.json`` where they are absent.
 
@@ -60,9 +79,8 @@ def write_side_files(files: Mapping[str, bytes], target: Path, config: GPTBigCod
     for name, content in files.items():
         (target / name).write_bytes(content)
     if GENERATION_CONFIG not in files:
-        given = config.to_dict()
-        tokens = {key: given[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if given[key] is not None}
-        (target / GENERATION_CONFIG).write_bytes(json_bytes({"_from_model_config": True, **tokens}))
+        options = GenerationConfig.from_model_config(config).file_content()
+        (target / GENERATION_CONFIG).write_bytes(json_bytes({"_from_model_config": True, **options}))
     if TOKENIZER not in files and VOCABULARY in files and MERGES in files:
         _build_tokenizer(target)
 

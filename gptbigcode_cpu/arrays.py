@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -60,6 +62,36 @@ def to_float_array(values: object, what: str) -> NDArray[np.float32]:
     if not np.isfinite(array).all():
         raise InputError(f"{what} must hold finite numbers")
     return array
+
+
+def plain(value: Any, depth: int = 8) -> Any:
+    """Numbers and arrays of numpy and torch, also inside lists, tuples and dicts, as those of Python; anything else as it is.
+
+    Args:
+        value: The value.
+        depth: How deep lists and dicts are looked into.
+    """
+    if isinstance(value, (np.generic, np.ndarray)) or is_torch(value):
+        return (value.detach().cpu() if is_torch(value) else value).tolist()
+    if isinstance(value, (bool, str, bytes)) or depth == 0:
+        return value
+    if isinstance(value, Mapping):
+        keys = (plain(key, depth - 1) for key in value)
+        return {
+            tuple(key) if isinstance(key, list) else key: plain(value[old], depth - 1)
+            for key, old in zip(keys, value, strict=True)
+        }
+    if isinstance(value, Sequence):
+        items = (plain(item, depth - 1) for item in value)
+        return tuple(items) if isinstance(value, tuple) else list(items)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        try:
+            return float(value)
+        except OverflowError:  # a fraction beyond all floats
+            return value
+    return value
 
 
 def _to_numpy(values: object, what: str, content: str) -> NDArray[Any]:

@@ -117,8 +117,6 @@ def read_batch(
     """
     if (input_ids is None) == (inputs_embeds is None):
         raise InputError("You must specify exactly one of input_ids or inputs_embeds")
-    if past is not None and not isinstance(past, DynamicCache):
-        raise InputError(f"past_key_values must be a DynamicCache of this package, not {type(past).__name__}")
     ids = None if input_ids is None else _ids(input_ids)
     embeddings = None if inputs_embeds is None else _embeddings(inputs_embeds, config.n_embd)
     values: NDArray[Any] = ids if ids is not None else embeddings  # type: ignore[assignment]
@@ -126,7 +124,7 @@ def read_batch(
     past_mask = np.zeros((shape[0], 0), dtype=np.bool_) if past is None or not past.is_initialized else past.mask
     if len(past_mask) != shape[0]:
         raise InputError(f"past_key_values holds {len(past_mask)} rows, the call has {shape[0]}")
-    mask = _mask(attention_mask, shape, past_mask)
+    mask = new_columns_mask(attention_mask, shape, past_mask)
     _check_mask(mask, past_mask, has_positions=position_ids is not None)
     counts = mask.sum(axis=1) + past_mask.sum(axis=1)
     if counts.max() > config.n_positions:
@@ -168,8 +166,17 @@ def _embeddings(inputs_embeds: Any, n_embd: int) -> NDArray[np.float32]:
     return values
 
 
-def _mask(attention_mask: Any, shape: tuple[int, ...], past_mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask of the new columns."""
+def new_columns_mask(attention_mask: Any, shape: tuple[int, ...], past_mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask of the new columns, bool ``[batch, columns]``.
+
+    Args:
+        attention_mask: ``[batch, past + columns]``, or None: every new column holds a token.
+        shape: Rows and new columns.
+        past_mask: Which of the past columns were tokens, bool ``[batch, past]``.
+
+    Raises:
+        InputError: It has another shape, other values than 0 and 1, or contradicts `past_mask`.
+    """
     if attention_mask is None:
         return np.ones(shape, dtype=np.bool_)
     values = np.atleast_2d(to_int_array(attention_mask, "attention_mask", "iubf"))

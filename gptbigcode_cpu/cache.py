@@ -146,3 +146,24 @@ class DynamicCache:
     def grown(self, core: _core.Model, rows: Sequence[_core.KVCache], mask: NDArray[np.bool_]) -> None:
         """Take note of a call: its rows, as `rows_for` gave them, have grown to the tokens of `mask`, past included."""
         self._core, self._rows, self._mask = core, list(rows), mask
+
+    @classmethod
+    def of_rows(cls, core: _core.Model, rows: Sequence[_core.KVCache], mask: NDArray[np.bool_]) -> DynamicCache:
+        """A cache of rows that a model has filled, see `grown`."""
+        cache = cls()
+        cache.grown(core, rows, mask)
+        return cache
+
+
+def given_cache(past_key_values: Any, cache: Any) -> DynamicCache | None:
+    """The checked cache of a call, which has two names for it.
+
+    Raises:
+        InputError: Both are given and differ, or it is no `DynamicCache` of this package.
+    """
+    if cache is not None and past_key_values is not None and cache is not past_key_values:
+        raise InputError("cache and past_key_values are two names of one argument; pass one")
+    chosen = cache if cache is not None else past_key_values
+    if chosen is not None and not isinstance(chosen, DynamicCache):
+        raise InputError(f"past_key_values must be a DynamicCache of this package, not {type(chosen).__name__}")
+    return chosen

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .arrays import to_int_array, to_torch
 from .batch import read_batch, refuse_unknown
-from .cache import DynamicCache
+from .cache import DynamicCache, given_cache
 from .errors import InputError
 from .outputs import ModelOutput
 
@@ -181,9 +181,7 @@ def _kept_columns(logits_to_keep: Any, columns: int) -> tuple[int, NDArray[np.in
 def _past(past_key_values: DynamicCache | None, unknown: dict[str, Any]) -> DynamicCache | None:
     newer = unknown.pop("cache", None)
     refuse_unknown(unknown, (*NAMES, "labels", "logits_to_keep"))
-    if newer is not None and past_key_values is not None and newer is not past_key_values:
-        raise InputError("cache and past_key_values are two names of one argument; pass one")
-    return newer if newer is not None else past_key_values
+    return given_cache(past_key_values, newer)
 
 
 def _switch(name: str, value: object, default: bool) -> bool:

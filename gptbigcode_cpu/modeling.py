@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import to_int_array
+from .batch import new_columns_mask
 from .cache import DynamicCache
 from .calls import Arguments, Call
 from .config import GPTBigCodeConfig
 from .errors import ConfigError, ContextLengthError, InputError
 from .fim import FillMixin
-from .generation import GenerationConfig, GenerationMixin, read_config
+from .generation import GenerationConfig, GenerationMixin, given_config, read_config
+from .generation.config import CONFIG_NAME as GENERATION_CONFIG_NAME
 from .loss import next_token_loss
 from .outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
 from .pretrained import PreTrainedModel
@@ -96,6 +98,7 @@ class GPTBigCodeModel(PreTrainedModel):
                 past_key_values=result.past_key_values,
                 hidden_states=result.hidden_states,
                 attentions=result.attentions,
+                cross_attentions=None if result.attentions is None else (),
             )
         )
 
@@ -125,12 +128,29 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
 
     @classmethod
     def _from_packed(cls, packed: PackedModel, core: _core.Model) -> Self:
-        # A checkpoint without generation_config.json says in its config.json which tokens end a text.
-        generation_config = GenerationConfig.from_model_config(packed.config)
-        if (given := read_config(packed.path / "generation_config.json")) is not None:
-            generation_config.update(**given.set_options())
-            generation_config.carried.update(given.carried)
-        return cls(packed, core, generation_config)
+        given = read_config(packed.path / GENERATION_CONFIG_NAME)
+        return cls(packed, core, GenerationConfig.from_model_config(packed.config) if given is None else given)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, generation_config: Any = None, **options: Any
+    ) -> Self:
+        """Open a model, see `PreTrainedModel.from_pretrained`.
+
+        Args:
+            pretrained_model_name_or_path: See there.
+            generation_config: Takes the place of the checkpoint's generation options: a `GenerationConfig`, of this package or
+                of transformers.
+            **options: See there.
+
+        Raises:
+            InputError: `generation_config` is something else; and see there.
+        """
+        given = given_config(generation_config)
+        model = super().from_pretrained(pretrained_model_name_or_path, **options)
+        if given is not None:
+            model.generation_config = given
+        return model
 
     @classmethod
     def _check_architecture(cls, config: GPTBigCodeConfig, directory: Path) -> None:
@@ -146,7 +166,7 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
         return frozenset({"lm_head.weight"})
 
     def _generation_options(self) -> Mapping[str, Any]:
-        return self.generation_config.set_options()
+        return self.generation_config.file_content()
 
     def forward(
         self,
@@ -212,6 +232,7 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
                 past_key_values=result.past_key_values,
                 hidden_states=result.hidden_states,
                 attentions=result.attentions,
+                cross_attentions=None if result.attentions is None else (),
             )
         )
 
@@ -226,21 +247,33 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
         """
         return self._batch(token_ids, None).rows[0]
 
-    def _batch(self, input_ids: Any, attention_mask: Any, padding_token: int | None = None) -> _Batch:
+    def _batch(
+        self, input_ids: Any, attention_mask: Any, padding_token: int | None = None, past: DynamicCache | None = None
+    ) -> _Batch:
+        if isinstance(input_ids, Mapping):
+            raise InputError("the prompt is a dict of arrays; pass its content: generate(**inputs)")
         ids = np.atleast_2d(to_int_array(input_ids, "input_ids"))
         if ids.ndim != 2:
             raise InputError(f"input_ids must have the shape [batch, tokens], not {list(ids.shape)}")
         if ids.size == 0:
             raise InputError("the prompt is empty; pass at least one token, for example the model's bos_token_id")
-        if attention_mask is not None:
-            mask = np.atleast_2d(to_int_array(attention_mask, "attention_mask", "iub")) != 0
-            if mask.shape != ids.shape:
-                raise InputError(f"attention_mask has the shape {list(mask.shape)} and input_ids {list(ids.shape)}")
-        elif padding_token is not None:
-            mask = ids != padding_token
+        rows, columns = ids.shape
+        seen = np.zeros((rows, 0), dtype=np.bool_) if past is None or not past.is_initialized else past.mask
+        if len(seen) != rows:
+            raise InputError(f"past_key_values holds {len(seen)} rows, the prompt has {rows}")
+        if seen.shape[1] >= columns:
+            raise InputError(
+                f"past_key_values holds {seen.shape[1]} columns and input_ids {columns}; pass all tokens, those of the cache "
+                "and at least one more"
+            )
+        if attention_mask is None and padding_token is not None:
+            new = ids[:, seen.shape[1] :] != padding_token
         else:
-            mask = np.ones(ids.shape, dtype=np.bool_)
+            new = new_columns_mask(attention_mask, (rows, columns - seen.shape[1]), seen)
+        mask = np.concatenate([seen, new], axis=1)
         self._check_rows(ids, mask)
+        if seen.size and not new.any(axis=1).all():
+            raise InputError(f"row {int(new.any(axis=1).argmin())} has no token after those of past_key_values")
         return _Batch(ids, mask, [row[row_mask].astype(np.int32) for row, row_mask in zip(ids, mask, strict=True)])
 
     def _check_rows(self, ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> None:

@@ -72,14 +72,14 @@ class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
         hidden_states: ``n_layer + 1`` arrays like `last_hidden_state`: the embeddings, then the output of every block, where
             the last one is `last_hidden_state`.
         attentions: For every layer float32 ``[batch, n_head, tokens, past + tokens]``, the probabilities of attention.
-        cross_attentions: None: there are no cross-attention layers.
+        cross_attentions: Empty where `attentions` are asked for, as in transformers: there are no such layers.
     """
 
     last_hidden_state: Any = None
     past_key_values: DynamicCache | None = None
     hidden_states: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
-    cross_attentions: None = None
+    cross_attentions: tuple[()] | None = None
 
 
 @dataclass
@@ -92,7 +92,7 @@ class CausalLMOutputWithCrossAttentions(ModelOutput):
         past_key_values: As in `BaseModelOutputWithPastAndCrossAttentions`, like all that follows.
         hidden_states: See there.
         attentions: See there.
-        cross_attentions: None.
+        cross_attentions: See there.
     """
 
     loss: Any = None
@@ -100,7 +100,7 @@ class CausalLMOutputWithCrossAttentions(ModelOutput):
     past_key_values: DynamicCache | None = None
     hidden_states: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
-    cross_attentions: None = None
+    cross_attentions: tuple[()] | None = None
 
 
 @dataclass

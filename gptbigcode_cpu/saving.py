@@ -11,9 +11,8 @@ from typing import Any
 
 from .config import CONFIG_NAME, GPTBigCodeConfig
 from .errors import InputError
+from .generation.config import CONFIG_NAME as GENERATION_CONFIG_NAME
 from .weights import WEIGHTS_NAME, PackedModel
-
-GENERATION_CONFIG_NAME = "generation_config.json"
 
 
 def save_model(

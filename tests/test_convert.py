@@ -431,7 +431,7 @@ def test_generation_defaults_come_from_the_configuration(tmp_path: Path, make_ch
     (source / "generation_config.json").unlink()
     convert(source, tmp_path / "out")
     content = json.loads((tmp_path / "out" / "generation_config.json").read_text())
-    assert content == {"_from_model_config": True, "bos_token_id": 2, "eos_token_id": [3, 4]}
+    assert content == {"_from_model_config": True, "bos_token_id": 2, "eos_token_id": [3, 4], "use_cache": True}
 
 
 def test_a_tokenizer_is_made_from_vocabulary_and_merges(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:

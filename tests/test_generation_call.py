@@ -203,7 +203,7 @@ class TestOutput:
         plain = model.generate(**BATCH, **{**OPTIONS, "eos_token_id": eos}, **options)
         output = model.generate(**BATCH, **{**OPTIONS, "eos_token_id": eos}, **options, **wanted)
         assert output["sequences"] is output.sequences is output[0]
-        assert [*output] == ["sequences", "scores", "logits"]
+        assert [*output] == ["sequences", "scores", "logits", "past_key_values"]
         assert output.sequences.tolist() == plain.tolist()  # what is returned changes no token
         assert len(output.scores) == len(output.logits) == plain.shape[1] - 4
         step = 2
@@ -378,7 +378,7 @@ class TestConfig:
             ({"negative_prompt_ids": [[1]]}, "no effect without guidance_scale"),
             ({"guidance_scale": 2.0, "negative_prompt_ids": [[1], [2]]}, "2 rows and the prompt 1"),
             ({"output_attentions": True}, "output_attentions is not supported"),
-            ({"use_cache": False}, "use_cache is not supported"),
+            ({"cache_implementation": "static"}, "cache_implementation is not supported"),
             ({"custom_generate": "repository"}, "custom_generate is not supported"),
             ({"watermarking_config": {}}, "watermarking_config is not supported"),
             ({"cache_implementation": "static"}, "cache_implementation is not supported"),

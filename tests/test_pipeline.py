@@ -102,11 +102,11 @@ class TestCompletion:
     def test_context(self, pipe: TextGenerationPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
         long = "x" + " x" * 1999
         assert len(pipe.tokenizer.encode(long)) == 2000
-        assert recorded_options(pipe, monkeypatch, prompt=long)[0] == 48  # the default gives way
-        with pytest.raises(ContextLengthError, match="2000 prompt tokens and 49 new ones"):
-            pipe(long, max_new_tokens=49)
+        assert recorded_options(pipe, monkeypatch, prompt=long)[0] == 49  # the default gives way
+        with pytest.raises(ContextLengthError, match="2000 prompt tokens and 50 new ones"):
+            pipe(long, max_new_tokens=50)
         with pytest.raises(ContextLengthError):
-            pipe(long + " x" * 48)
+            pipe(long + " x" * 49)
 
     def test_mistakes(self, pipe: TextGenerationPipeline, converted: Callable[[str], Path]) -> None:
         with pytest.raises(InputError, match="max_new_tokens"):
@@ -249,7 +249,7 @@ class TestStream:
             pipe.stream("x", max_new_token=3)
         with pytest.raises(InputError, match="one text"):
             pipe.stream(["x", "y"])
-        with pytest.raises(InputError, match="one text"):
+        with pytest.raises(InputError, match="one sequence"):
             pipe.stream(PROMPT, num_return_sequences=2)
 
 
@@ -279,8 +279,8 @@ class TestFill:
             pipe.stream_fill("a", "b", extra_files=["a.py"])
         with pytest.raises(InputError, match="max_new_tokens"):
             pipe.stream_fill("a", "b", max_new_token=3)
-        with pytest.raises(ContextLengthError, match="2046"):
-            pipe.stream_fill("a", "b", max_new_tokens=2046)
+        with pytest.raises(ContextLengthError, match="2047"):
+            pipe.stream_fill("a", "b", max_new_tokens=2047)
         with pytest.raises(InputError, match="generation_config"):
             pipe.model.fill("a", "b", tokenizer=pipe.tokenizer, generation_config={"max_new_tokens": 3})
 

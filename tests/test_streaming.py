@@ -170,7 +170,7 @@ class TestStreamers:
             yield {0: [70]}
             raise RuntimeError("broken")
 
-        monkeypatch.setattr("gptbigcode_cpu.generation.loop.token_steps", failing)
+        monkeypatch.setattr("gptbigcode_cpu.generation.decoding.token_steps", failing)
         streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=10)
         with pytest.raises(RuntimeError, match="broken"):
             model.generate([[1]], streamer=streamer)

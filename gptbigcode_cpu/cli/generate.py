@@ -279,7 +279,7 @@ def generate(
     else:
         prompt_ids = tokenizer.encode(before)
         options["eos_token_id"] = [*loaded.resolve_options(None, options).eos_token_ids]
-        room = loaded.config.n_positions - len(prompt_ids)
+        room = loaded.config.n_positions + 1 - len(prompt_ids)
         options["max_new_tokens"] = max_new_tokens or max(1, min(_DEFAULT_NEW_TOKENS, room))
 
     tokens = loaded.stream(prompt_ids, **options)  # checks everything; computes when it is iterated

@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.errors import ConfigError, ContextLengthError, InputError
+from gptbigcode_cpu.errors import ConfigError, ContextLengthError
 from gptbigcode_cpu.fim.hygiene import MiddleFilter
 from gptbigcode_cpu.fim.line_ends import LineEnd, line_end, with_line_end
 from gptbigcode_cpu.fim.prompt import ExtraFiles, build_prompt
 from gptbigcode_cpu.fim.tokens import Mode, stop_token_ids
-from gptbigcode_cpu.generation import Call, GenerationConfig, merged_options
+from gptbigcode_cpu.generation import Call, GenerationConfig, by_full_names, given_config, merged_options
 from gptbigcode_cpu.incremental import IncrementalDecoder
 from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
 
@@ -67,29 +67,29 @@ def plan_fill(
     options: Mapping[str, Any] | None = None,
 ) -> Fill:
     """The prompt, cut so that the new tokens fit behind it, and the options. Arguments and errors as in `FillMixin.fill`."""
-    call = {"tokenizer": tokenizer, **{name: value for name, value in (options or {}).items() if name in CALL_ARGUMENTS}}
-    asked = {name: value for name, value in (options or {}).items() if name not in CALL_ARGUMENTS}
-    given = merged_options(model.generation_config.set_options(), asked)
-    merged = {**DEFAULTS, **given}
+    given = by_full_names(options or {})
+    call = {"tokenizer": tokenizer, **{name: value for name, value in given.items() if name in CALL_ARGUMENTS}}
+    asked = {name: value for name, value in given.items() if name not in CALL_ARGUMENTS}
+    said = merged_options(model.generation_config.set_options(), asked)
     n_positions = model.config.n_positions
-    if "max_new_tokens" in given:
-        room = n_positions - merged["max_new_tokens"]
-    elif "max_length" in given:
-        del merged["max_new_tokens"]
-        room = min(n_positions, merged["max_length"]) * 3 // 4
+    if said.get("max_new_tokens") is None and said.get("max_length") is None:
+        asked["max_new_tokens"] = min(DEFAULTS["max_new_tokens"], n_positions // 2)
+    asked |= {name: value for name, value in DEFAULTS.items() if name not in said and name != "max_new_tokens"}
+    config = model.resolve_options(None, asked)
+    # The last new token needs no position.
+    if config.max_new_tokens is not None:
+        room = n_positions + 1 - config.max_new_tokens
     else:
-        merged["max_new_tokens"] = min(DEFAULTS["max_new_tokens"], n_positions // 2)
-        room = n_positions - merged["max_new_tokens"]
+        room = min(n_positions, config.max_length or 0) * 3 // 4
     if room < 3:
         raise ContextLengthError(
-            f"{merged.get('max_new_tokens', merged.get('max_length'))} new tokens leave no room for a prompt "
+            f"{config.max_new_tokens or config.max_length} new tokens leave no room for a prompt "
             f"in {n_positions} positions; ask for fewer"
         )
     mode = preferred_mode(model.config) if mode == "auto" else mode
     prompt = build_prompt(tokenizer, prefix, suffix, mode=mode, extra_files=extra_files, repo_name=repo_name, max_tokens=room)
-    ends = model.resolve_options(None, merged).eos_token_ids
-    merged["eos_token_id"] = sorted({*ends, *stop_token_ids(tokenizer)})
-    return Fill(prompt, merged | call, mode)
+    asked["eos_token_id"] = sorted({*config.eos_token_ids, *stop_token_ids(tokenizer)})
+    return Fill(prompt, asked | call, mode)
 
 
 class FillMixin:
@@ -157,10 +157,8 @@ class FillMixin:
         **options: Any,
     ) -> Iterator[str]:
         """`fill`, piece by piece. Errors are raised by the call; closing the iterator stops the work."""
-        if generation_config is not None:
-            if not isinstance(generation_config, GenerationConfig):
-                raise InputError(f"generation_config must be a GenerationConfig, not {type(generation_config).__name__}")
-            options = merged_options(generation_config.set_options(), options)
+        if (config := given_config(generation_config)) is not None:
+            options = merged_options(config.set_options(), by_full_names(options))
         model: Any = self
         plan = plan_fill(
             model,

@@ -107,8 +107,7 @@ class ModelDrafter:
     def _catch_up(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """Run what the draft model has not seen of the rows; the logits after their last tokens."""
         caches = [self._writers[row.index].cache for row in rows]
-        new = [row.tokens[len(cache) :] for row, cache in zip(rows, caches, strict=True)]
-        return [logits for _, logits in prefill(self._core, new, caches)]
+        return [logits for _, logits in prefill(self._core, [row.tokens for row in rows], caches)]
 
     def _guess(self, row: Row, logits: NDArray[np.float32]) -> bool:
         """Add a token to the draft, or not, if it is too improbable."""

@@ -49,11 +49,13 @@ class BeamResult:
         sequences: int64 ``[prompts * num_return_sequences, tokens]``, with padding and prompt.
         scores: Their log-probabilities over their lengths to the power of `length_penalty`, float32 ``[rows]``.
         beam_indices: The row of each step's scores that a token comes from, int32 ``[rows, new tokens]``, -1 at the end.
+        caches: Of the beams that would be continued, ``prompts * num_beams``, without their last tokens.
     """
 
     sequences: NDArray[np.int64]
     scores: Floats
     beam_indices: NDArray[np.int32]
+    caches: list[_core.KVCache]
 
 
 class _Beams:
@@ -178,6 +180,7 @@ def beam_search(
     width: int = 0,
     first_row: int = 0,
     record: Record | None = None,
+    caches: Sequence[_core.KVCache] | None = None,
 ) -> BeamResult:
     """The most probable continuations of several prompts.
 
@@ -190,6 +193,7 @@ def beam_search(
         width: Tokens of padding and prompt; default: the longest prompt.
         first_row: Number of the first row, for its seed.
         record: Collects scores and logits, ``[prompts * num_beams, vocab]`` per step.
+        caches: Of the prompts' first tokens, as in `token_steps`.
 
     Raises:
         InputError: An argument is wrong, or speculation is asked for.
@@ -203,25 +207,25 @@ def beam_search(
     seeds = [row_seed(seed, first_row + i) for i in range(len(prompts))]
     groups = [_Beams(i, prompt, width - len(prompt), limit, config, rules, seeds[i]) for i, prompt in enumerate(prompts)]
     n_beams = groups[0].n_beams
-    caches: dict[int, list[_core.KVCache]] = {}
+    beams: dict[int, list[_core.KVCache]] = {}
     logits = []
-    for i, (cache, last) in enumerate(prefill(core, prompts)):
-        caches[i] = [cache, *(cache.fork() for _ in range(n_beams - 1))]
+    for i, (cache, last) in enumerate(prefill(core, prompts, caches)):
+        beams[i] = [cache, *(cache.fork() for _ in range(n_beams - 1))]
         logits.append(np.repeat(last[None], n_beams, axis=0))
     active, all_logits = groups, np.concatenate(logits)
     while True:
         parents = _step(active, all_logits, rules, record, config)
+        for group in active:
+            beams[group.number] = _continued(beams[group.number], parents[group.number])
         # Functions of the caller, and the scores that are returned, have a row for every beam until all are done.
         if rules.needs_whole_batch:
             active = [] if all(group.done for group in groups) else groups
         else:
             active = [group for group in active if not group.done]
         if not active:
-            return _result(groups, config)
-        for group in active:
-            caches[group.number] = _continued(caches[group.number], parents[group.number])
+            return _result(groups, config, [cache for group in groups for cache in beams[group.number]])
         tokens = [group.running[beam, group.length - 1 : group.length] for group in active for beam in range(n_beams)]
-        in_order = [cache for group in active for cache in caches[group.number]]
+        in_order = [cache for group in active for cache in beams[group.number]]
         all_logits = core.forward(in_order, [token.astype(np.int32) for token in tokens], [1] * len(in_order))
 
 
@@ -252,7 +256,7 @@ def _continued(caches: Sequence[_core.KVCache], parents: NDArray[np.int64]) -> l
     return new
 
 
-def _result(groups: Sequence[_Beams], config: GenerationConfig) -> BeamResult:
+def _result(groups: Sequence[_Beams], config: GenerationConfig, caches: list[_core.KVCache]) -> BeamResult:
     n = int(config.num_return_sequences or 1)
     indices = np.concatenate([group.indices[:n] for group in groups])
     new_tokens = int((indices >= 0).sum(axis=1).max())
@@ -261,6 +265,7 @@ def _result(groups: Sequence[_Beams], config: GenerationConfig) -> BeamResult:
         sequences[:, : groups[0].prompt_length + new_tokens],
         np.concatenate([group.scores[:n] for group in groups]),
         indices[:, :new_tokens],
+        caches,
     )
 
 

@@ -9,21 +9,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from gptbigcode_cpu.errors import InputError, ModelNotFoundError
 
-from gptbigcode_cpu.errors import ConfigError, InputError, ModelNotFoundError
-from gptbigcode_cpu.json_files import read_object
-
-from .options import RULES, UNSUPPORTED, check_value, refuse
+from .options import RULES, by_full_names, checked, idle_options
+from .unsupported import CHANGE_TOKENS, refuse
 
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "generation_config.json"
-# Only the choice of a token at random reads these.
-_SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "top_h": None, "typical_p": 1.0}
-_SAMPLING |= {"epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
-_BEAMS = {"early_stopping": False, "length_penalty": 1.0}
-_OUTPUTS = {"output_scores": False, "output_logits": False}
 
 
 @dataclass(init=False)
@@ -41,7 +34,7 @@ class GenerationConfig:
         early_stopping: For beams. True: stop at `num_beams` finished ones; False: when better ones are unlikely; ``"never"``:
             when there cannot be better ones.
         max_time: Seconds after which no further token is begun.
-        stop_strings: A text or texts that end a sequence; needs ``tokenizer=``.
+        stop_strings: A text or texts that end a sequence; needs ``tokenizer=``. Other names: ``stop``, ``stop_sequence``.
         do_sample: Draw tokens at random instead of taking the most probable one.
         num_beams: Beams of a beam search; 1 = none.
         length_penalty: A beam's log-probability is divided by its new tokens to this power.
@@ -72,6 +65,7 @@ class GenerationConfig:
         return_dict_in_generate: Return an object with the sequences and what `output_scores` and `output_logits` ask for.
         output_scores: Return the processed scores of every step.
         output_logits: Return the logits of every step.
+        use_cache: Return the cache, as ``past_key_values``, with `return_dict_in_generate` (the default).
         pad_token_id: What fills finished rows; default: the first end token.
         bos_token_id: The prompt where none is given; other prompts are used as they are.
         eos_token_id: Token id or ids that end a sequence; -1 or an empty list: none.
@@ -124,6 +118,7 @@ class GenerationConfig:
     return_dict_in_generate: bool | None
     output_scores: bool | None
     output_logits: bool | None
+    use_cache: bool | None
     pad_token_id: int | None
     bos_token_id: int | None
     eos_token_id: int | Sequence[int] | None
@@ -137,17 +132,16 @@ class GenerationConfig:
     def __init__(self, **options: Any) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, None)
-        # What a file holds besides: metadata, and options that only matter if somebody generates with them.
         self.__dict__["carried"] = {}
-        for name, value in options.items():
+        for name, value in by_full_names(options).items():
             setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in RULES:
             refuse(name, value)
             return
-        check_value(name, value)
-        object.__setattr__(self, name, value)
+        object.__setattr__(self, name, checked(name, value))
+        self.carried.pop(name, None)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -166,9 +160,16 @@ class GenerationConfig:
         Raises:
             InputError: They do not, or it is.
         """
-        for name, value in self.carried.items():
-            if name in UNSUPPORTED:
-                refuse(name, value)
+        for name, reason in self.refused().items():
+            raise InputError(f"{name} comes from a file or an object of transformers, and cannot be used: {reason}")
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Check that the options do not contradict each other.
+
+        Raises:
+            InputError: They do.
+        """
         beams, copies = self.num_beams or 1, self.num_return_sequences or 1
         if 1 < beams < copies:
             raise InputError(f"num_return_sequences is {copies}, more than the {beams} beams of num_beams")
@@ -196,19 +197,25 @@ class GenerationConfig:
 
     def idle_options(self) -> dict[str, str]:
         """Options that are set and do nothing because of others, each with the reason."""
-        cases = (
-            (not self.do_sample, _SAMPLING, "without do_sample=True"),
-            ((self.num_beams or 1) == 1, _BEAMS, "with num_beams=1"),
-            (not self.return_dict_in_generate, _OUTPUTS, "without return_dict_in_generate=True"),
-        )
         given = self.set_options()
-        return {
-            name: reason
-            for idle, neutral, reason in cases
-            if idle
-            for name, value in neutral.items()
-            if name in given and given[name] != value
-        }
+        idle = idle_options(given)
+        return {name: reason for name, (neutral, reason) in idle.items() if name in given and given[name] != neutral}
+
+    def refused(self) -> dict[str, str]:
+        """What is carried along, would change the tokens and is not possible, each with the reason."""
+        idle = idle_options(self.set_options())
+        reasons = {}
+        for name, value in self.carried.items():
+            if name in idle or not (name in RULES or name in CHANGE_TOKENS):
+                continue
+            try:
+                if name in RULES:
+                    checked(name, value)
+                else:
+                    refuse(name, value)
+            except InputError as error:
+                reasons[name] = str(error)
+        return reasons
 
     def update(self, defaults_only: bool = False, **options: Any) -> dict[str, Any]:
         """Set those of `options` that are options of generation, and return the others.
@@ -220,9 +227,8 @@ class GenerationConfig:
         Raises:
             InputError: A value is wrong; then nothing is set.
         """
-        known = {name: value for name, value in options.items() if name in RULES}
-        for name, value in known.items():
-            check_value(name, value)
+        options = by_full_names(options)
+        known = {name: checked(name, value) for name, value in options.items() if name in RULES}
         for name, value in known.items():
             if not defaults_only or getattr(self, name) is None:
                 setattr(self, name, value)
@@ -240,13 +246,16 @@ class GenerationConfig:
 
     @property
     def carried(self) -> dict[str, Any]:
-        """Content of a file that is no supported option; kept for saving, and refused by `check` if it asks for something."""
+        """What a file holds besides: metadata, and options that are unsupported or have a value that an argument may not have.
+
+        It is kept for saving; `check` refuses what would change the tokens.
+        """
         carried: dict[str, Any] = self.__dict__["carried"]
         return carried
 
     def to_dict(self) -> dict[str, Any]:
         """All options, also those that are None, and what else the file held that they come from."""
-        return {**self.carried, **{field.name: getattr(self, field.name) for field in fields(self)}}
+        return {**{field.name: getattr(self, field.name) for field in fields(self)}, **self.carried}
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Like `to_dict`, without what is None."""
@@ -254,47 +263,48 @@ class GenerationConfig:
 
     def to_json_string(self) -> str:
         """The text of a ``generation_config.json``."""
+        return json.dumps(self.file_content(), indent=2, sort_keys=True) + "\n"
+
+    def file_content(self) -> dict[str, Any]:
+        """What a ``generation_config.json`` holds."""
         content = self.to_diff_dict()
         if isinstance(self.sequence_bias, Mapping):  # JSON has no tuples as keys; transformers' other form has none
             content["sequence_bias"] = [[list(ids), bias] for ids, bias in self.sequence_bias.items()]
-        return json.dumps(content, indent=2, sort_keys=True, default=_plain) + "\n"
+        return content
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any], **options: Any) -> GenerationConfig:
-        """Read the content of a ``generation_config.json``.
+        """Read the content of a ``generation_config.json``, as transformers does.
+
+        What says nothing, such as null or ``min_length: -1``, is left out. A value that an argument may not have, such as
+        ``temperature: 0.0``, is carried along, and is an error only for what would use it.
 
         Args:
             config_dict: Options and other content, which is carried along.
             **options: Win over `config_dict`.
 
         Raises:
-            ConfigError: A value in `config_dict` is wrong.
             InputError: One of `options` is unknown or wrong.
         """
-        # Checkpoints without such a token write null or -1; JSON has strings where logit_bias has ids.
-        absent = {name for name in ("pad_token_id", "bos_token_id") if config_dict.get(name) == -1}
-        known = {name: value for name, value in config_dict.items() if name in RULES and name not in absent}
-        if isinstance(bias := known.get("logit_bias"), Mapping):
-            known["logit_bias"] = {int(key) if str(key).isdecimal() else key: value for key, value in bias.items()}
-        try:
-            config = cls(**known)
-        except InputError as error:
-            raise ConfigError(str(error)) from error
-        config.carried.update({name: value for name, value in config_dict.items() if name not in RULES})
-        for name, value in options.items():
+        from .files import sorted_content
+
+        known, carried = sorted_content(config_dict)
+        config = cls(**known)
+        config.carried.update(carried)
+        for name, value in by_full_names(options).items():
             setattr(config, name, value)
         return config
 
     @classmethod
     def from_model_config(cls, model_config: Any) -> GenerationConfig:
-        """The options that a model's ``config.json`` sets: which tokens begin, fill and end a text.
+        """The options in a model's ``config.json``, where older checkpoints have them.
 
         Args:
             model_config: A `GPTBigCodeConfig`, or its content as a dict.
         """
-        content = model_config if isinstance(model_config, Mapping) else model_config.to_dict()
-        names = ("bos_token_id", "eos_token_id", "pad_token_id")
-        return cls.from_dict({name: content[name] for name in names if content.get(name) is not None})
+        from .files import options_of_model
+
+        return cls.from_dict(options_of_model(model_config if isinstance(model_config, Mapping) else model_config.to_dict()))
 
     @classmethod
     def from_pretrained(
@@ -318,10 +328,12 @@ class GenerationConfig:
 
         Raises:
             ModelNotFoundError: There is no such file.
-            ConfigError: It is damaged or a value is out of range.
+            ConfigError: It is damaged.
             InputError: One of `options` is unknown or wrong.
         """
         from gptbigcode_cpu import hub
+
+        from .files import read_config
 
         directory = hub.resolve(
             pretrained_model_name,
@@ -350,21 +362,6 @@ class GenerationConfig:
         (directory / config_file_name).write_text(self.to_json_string(), encoding="utf-8")
 
 
-def read_config(path: Path) -> GenerationConfig | None:
-    """Read a ``generation_config.json``; None if there is none.
-
-    Raises:
-        ConfigError: It is damaged or a value is out of range; the message names the file.
-    """
-    content = read_object(path, ConfigError)
-    if content is None:
-        return None
-    try:
-        return GenerationConfig.from_dict(content)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
 def merged_options(*sources: Mapping[str, Any]) -> dict[str, Any]:
     """Options of several sources, later ones win; a `max_length` replaces the `max_new_tokens` of an earlier source."""
     merged: dict[str, Any] = {}
@@ -373,24 +370,3 @@ def merged_options(*sources: Mapping[str, Any]) -> dict[str, Any]:
             merged.pop("max_new_tokens", None)
         merged |= source
     return merged
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (np.integer, np.floating, np.bool_)):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
-
-
-# What transformers uses where nothing else is set; the length is decided with the prompt.
-DEFAULTS: dict[str, Any] = {
-    "do_sample": False,
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "temperature": 1.0,
-    "top_k": 50,
-    "length_penalty": 1.0,
-    "early_stopping": False,
-    "num_assistant_tokens": 20,
-    "num_assistant_tokens_schedule": "constant",
-    "assistant_confidence_threshold": 0.4,
-}

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +65,7 @@ class Record:
     logits: list[Logits] = field(default_factory=list)
 
 
-def record_parts(record: Record | None, config: GenerationConfig) -> dict[str, tuple[Logits, ...]]:
+def record_parts(record: Record | None, config: GenerationConfig) -> dict[str, Any]:
     """What was asked for, by the names of the outputs."""
     if record is None:
         return {}
@@ -84,6 +84,8 @@ def token_steps(
     first_row: int = 0,
     max_rows: int | None = None,
     record: Record | None = None,
+    caches: Sequence[_core.KVCache] | None = None,
+    kept: dict[int, _core.KVCache] | None = None,
 ) -> Iterator[dict[int, list[int]]]:
     """Continue several prompts in one ragged batch; rows that are finished leave it.
 
@@ -99,6 +101,8 @@ def token_steps(
         first_row: Number of the first row, for its seed.
         max_rows: Rows that run together; the others wait for a place. Default: all.
         record: Collects scores and logits.
+        caches: Of the prompts' first tokens, for each fewer than it has; they grow. Default: nothing has been run yet.
+        kept: Collects the cache of every row, which grows with it.
 
     Yields:
         Per step the new tokens, usually one, of each row that is not finished yet; row ``i * num_return_sequences + j`` is
@@ -110,11 +114,18 @@ def token_steps(
     """
     copies = config.num_return_sequences or 1
     run = _Run(core, config, call or Call(), len(prompts) * copies, record)  # a mistake shows at the call
-    return _steps(run, prompts, limits, width, first_row, max_rows)
+    return _steps(run, prompts, limits, width, first_row, max_rows, caches, {} if kept is None else kept)
 
 
 def _steps(
-    run: _Run, prompts: Sequence[NDArray[np.int32]], limits: Sequence[int], width: int, first_row: int, max_rows: int | None
+    run: _Run,
+    prompts: Sequence[NDArray[np.int32]],
+    limits: Sequence[int],
+    width: int,
+    first_row: int,
+    max_rows: int | None,
+    caches: Sequence[_core.KVCache] | None,
+    kept: dict[int, _core.KVCache],
 ) -> Iterator[dict[int, list[int]]]:
     config, copies = run.config, run.config.num_return_sequences or 1
     seed = int.from_bytes(os.urandom(8), "little") if config.seed is None else int(config.seed)
@@ -125,11 +136,13 @@ def _steps(
         room = len(waiting) * copies if max_rows is None else max_rows - len(rows)
         admitted = waiting[: max(room // copies, int(not rows))]
         del waiting[: len(admitted)]
-        for i, (cache, last) in zip(admitted, prefill(run.core, [prompts[i] for i in admitted]), strict=True):
+        begun = None if caches is None else [caches[i] for i in admitted]
+        for i, (cache, last) in zip(admitted, prefill(run.core, [prompts[i] for i in admitted], begun), strict=True):
             for copy in range(copies):
                 index = i * copies + copy
                 own_seed = row_seed(seed, first_row + index)
-                rows.append(run.row(index, cache.fork() if copy else cache, prompts[i], width, limits[i], own_seed))
+                kept[index] = cache.fork() if copy else cache
+                rows.append(run.row(index, kept[index], prompts[i], width, limits[i], own_seed))
                 logits.append(last[None])
         yield run.advance(rows, logits)
         rows = run.remaining(rows)

@@ -11,24 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptbigcode_cpu.arrays import is_torch, to_torch
+from gptbigcode_cpu.cache import DynamicCache, given_cache
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import ContextLengthError, InputError
 from gptbigcode_cpu.streamers import BaseStreamer, Streamer
 
 from .call import Call
-from .config import DEFAULTS, GenerationConfig, logger, merged_options
-from .options import RULES, check_token_ids, refuse
+from .config import GenerationConfig
+from .resolving import new_token_limit, resolved
+from .unsupported import refuse
 
 # The loops and what they need take milliseconds to import: they are loaded by the first call.
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
     from gptbigcode_cpu.modeling import _Batch
-    from gptbigcode_cpu.outputs import ModelOutput
-
-    from .loop import Record
-
-# Tokens generated when nothing says how many, as in transformers.
-DEFAULT_NEW_TOKENS = 20
 
 
 class GenerationMixin:
@@ -44,7 +40,9 @@ class GenerationMixin:
     generation_config: GenerationConfig
     core: _core.Model
 
-    def _batch(self, input_ids: Any, attention_mask: Any, padding_token: int | None = None) -> _Batch:
+    def _batch(
+        self, input_ids: Any, attention_mask: Any, padding_token: int | None = None, past: DynamicCache | None = None
+    ) -> _Batch:
         raise NotImplementedError
 
     def prompt(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
@@ -67,6 +65,8 @@ class GenerationMixin:
         input_ids: Any = None,
         attention_mask: Any = None,
         token_type_ids: Any = None,
+        past_key_values: DynamicCache | None = None,
+        cache: DynamicCache | None = None,
         tokenizer: Any = None,
         json_schema: Any = None,
         regex: str | None = None,
@@ -92,9 +92,12 @@ class GenerationMixin:
             negative_prompt_ids: For `guidance_scale`: a prompt for every row, or one for all.
             negative_prompt_attention_mask: Its mask, as `attention_mask`.
             input_ids: Another name for `inputs`.
-            attention_mask: ``[batch, tokens]``, 0 for padding (or False), on either side. Without one, pad tokens are taken for
-                padding if the pad token is no end token, as in transformers.
+            attention_mask: ``[batch, tokens]``, 1 for tokens and 0 for padding (also as bool or float), on either side. Without
+                one, pad tokens are taken for padding if the pad token is no end token, as in transformers.
             token_type_ids: Ignored; some tokenizers produce them.
+            past_key_values: What the rows have seen before: the first columns of the prompt, which is passed whole, are not
+                run again. It grows by the rest of the prompt and by the new tokens but the last. An empty one is filled.
+            cache: Another name for `past_key_values`.
             tokenizer: Needed by `stop_strings` and the next three.
             json_schema: Write JSON that follows this schema, a dict or its text; True: any JSON.
             regex: Write a text that matches this regular expression.
@@ -125,26 +128,31 @@ class GenerationMixin:
             grammar=grammar,
             torch=is_torch(prompt),
         )
+        from .decoding import decode_beams, decode_rows
         from .loop import Record
 
         with _informed(streamer):
             refuse("synced_gpus", synced_gpus)
             config = self.resolve_options(generation_config, options)
+            past = given_cache(past_key_values, cache)
             if prompt is None:
                 prompt = self._first_token(config)
-            batch = self._batch(prompt, attention_mask, self._padding_token(config))
-            call = self._checked(call)
+            batch = self._batch(prompt, attention_mask, self._padding_token(config), past)
+            call = self.checked_call(call)
             call = replace(call, negative_prompts=self._negative(negative_prompt_ids, negative_prompt_attention_mask, batch))
             # As in transformers, max_length counts padding; what must fit into the context are the tokens.
             limit = self.new_token_limit(config, batch.ids.shape[1], max(map(len, batch.rows)), call.max_length)
+            self._check_negative(call, limit)
             record = Record() if config.return_dict_in_generate and (config.output_scores or config.output_logits) else None
-            decode = self._rows if config.num_beams == 1 else self._beams
-            result = decode(batch, limit, config, call, record, streamer)
+            decode = decode_rows if config.num_beams == 1 else decode_beams
+            result = decode(self.core, batch, limit, config, call, record=record, streamer=streamer, past=past)
         if not call.torch:
             return result if config.return_dict_in_generate else result["sequences"]
-        for name in result:
-            value = getattr(result, name)
-            setattr(result, name, tuple(map(to_torch, value)) if isinstance(value, tuple) else to_torch(value))
+        for name, value in result.items():
+            if isinstance(value, tuple):
+                setattr(result, name, tuple(map(to_torch, value)))
+            elif isinstance(value, np.ndarray):
+                setattr(result, name, to_torch(value))
         return result if config.return_dict_in_generate else result["sequences"]
 
     def stream(
@@ -154,6 +162,8 @@ class GenerationMixin:
         *,
         attention_mask: Any = None,
         token_type_ids: Any = None,
+        past_key_values: DynamicCache | None = None,
+        cache: DynamicCache | None = None,
         **options: Any,
     ) -> Iterator[int]:
         """The new tokens of one sequence, one by one, an end token included; the same tokens as `generate`.
@@ -161,75 +171,38 @@ class GenerationMixin:
         Arguments and errors are those of `generate`; the errors are raised by the call, not by the first step. Closing the
         iterator stops the work.
         """
-        from .loop import token_steps
+        from .decoding import stream_row
 
         call, options = Call.taken_from(options)
-        call = self._checked(replace(call, torch=is_torch(input_ids)))
+        call = self.checked_call(replace(call, torch=is_torch(input_ids)))
         config = self.resolve_options(generation_config, options)
-        batch = self._batch(input_ids, attention_mask, self._padding_token(config))
-        if len(batch.rows) != 1 or config.num_return_sequences != 1 or config.num_beams != 1:
+        past = given_cache(past_key_values, cache)
+        batch = self._batch(input_ids, attention_mask, self._padding_token(config), past)
+        if len(batch.rows) != 1:
+            raise InputError("stream writes one sequence; use generate for several")
+        self.check_stream(config)
+        limit = self.new_token_limit(config, batch.ids.shape[1], len(batch.rows[0]), call.max_length)
+        return stream_row(self.core, batch, limit, config, call, past)
+
+    @staticmethod
+    def check_stream(config: GenerationConfig) -> None:
+        """Refuse options that do not fit one sequence that arrives token by token.
+
+        Raises:
+            InputError: There is one.
+        """
+        if config.num_return_sequences != 1 or config.num_beams != 1:
             raise InputError("stream writes one sequence; use generate for several and for beams")
         if config.return_dict_in_generate:
             raise InputError("stream returns tokens only; use generate with return_dict_in_generate")
-        limit = self.new_token_limit(config, batch.ids.shape[1], len(batch.rows[0]), call.max_length)
-        steps = token_steps(self.core, batch.rows, [limit], config, call, width=batch.ids.shape[1])
-        return (token for step in steps for token in step[0])
 
     def resolve_options(self, config: Any, options: Mapping[str, Any]) -> GenerationConfig:
-        """All options of a call: `options` over `config` over the model's own over the defaults.
-
-        Raises:
-            InputError: An unknown option or a bad value, or options that contradict each other.
-        """
-        if config is not None and not isinstance(config, GenerationConfig):
-            if type(config).__name__ != "GenerationConfig":
-                raise InputError(f"generation_config must be a GenerationConfig, not {type(config).__name__}")
-            given = config.to_dict().items()  # that of transformers
-            config = GenerationConfig.from_dict({name: value for name, value in given if value is not None})
-        sources = [it for it in (self.generation_config, config) if it is not None]
-        for name, value in options.items():
-            if name not in RULES:
-                refuse(name, value)
-        known = {name: value for name, value in options.items() if name in RULES}
-        resolved = GenerationConfig(**merged_options(DEFAULTS, *(it.set_options() for it in sources), known))
-        for source in sources:
-            resolved.carried.update(source.carried)
-        resolved.check()
-        idle = {name: why for name, why in resolved.idle_options().items() if known.get(name) is not None}
-        for name, why in idle.items():
-            logger.warning("%s has no effect %s", name, why)
-        check_token_ids(resolved.set_options(), self.config.vocab_size)
-        return resolved
+        """All options of a call: `options` over `config` over the model's own over the defaults; see `resolving.resolved`."""
+        return resolved(self.generation_config, config, options, self.config.vocab_size)
 
     def new_token_limit(self, config: GenerationConfig, width: int, longest: int, max_length: int | None = None) -> int:
-        """How many tokens may be generated after prompts of `width` tokens with padding and `longest` without.
-
-        Args:
-            config: All options.
-            width: Tokens with padding.
-            longest: Tokens without.
-            max_length: Wins over the options; that of a stopping criterion.
-
-        Raises:
-            InputError: The prompt alone fills max_length.
-            ContextLengthError: The requested tokens do not fit into the context.
-        """
-        n_positions = self.config.n_positions
-        allowed = config.max_length if max_length is None else max_length
-        if config.max_new_tokens is not None and max_length is None:
-            limit = config.max_new_tokens
-        elif allowed is not None:
-            limit = allowed - width
-            if limit < 1:
-                raise InputError(f"the prompt has {width} tokens and max_length is {allowed}; raise it or set max_new_tokens")
-        else:
-            limit = max(1, min(DEFAULT_NEW_TOKENS, n_positions - longest))
-        if longest + limit > n_positions:
-            raise ContextLengthError(
-                f"{longest} prompt tokens and {limit} new ones exceed the model's {n_positions} positions; "
-                "shorten the prompt or ask for fewer tokens"
-            )
-        return limit
+        """How many tokens a call may generate; see `resolving.new_token_limit`."""
+        return new_token_limit(self.config, config, width, longest, max_length)
 
     def continuations(
         self,
@@ -253,7 +226,7 @@ class GenerationMixin:
         """
         from .loop import token_steps
 
-        call = self._checked(call or Call())
+        call = self.checked_call(call or Call())
         copies = config.num_return_sequences or 1
         together = [(0, len(prompts))]
         # Beams, and functions of the caller, which see a rectangular batch, get one prompt at a time.
@@ -297,69 +270,7 @@ class GenerationMixin:
 
         return score(self, texts, tokenizer, top_logprobs, prefix_token_id, add_special_tokens)
 
-    def _rows(
-        self,
-        batch: _Batch,
-        limit: int,
-        config: GenerationConfig,
-        call: Call,
-        record: Record | None,
-        streamer: Streamer | None,
-    ) -> ModelOutput:
-        """Decode without beams."""
-        from .loop import record_parts, token_steps
-        from .outputs import GenerateDecoderOnlyOutput
-
-        prompts = np.repeat(batch.ids, config.num_return_sequences or 1, axis=0)
-        fill = config.pad_token_id if config.pad_token_id is not None else next(iter(config.eos_token_ids), 0)
-        if streamer is not None:
-            streamer.put(prompts)
-        written: list[list[int]] = [[] for _ in prompts]
-        shown = 0
-        limits = [limit] * len(batch.rows)
-        for step in token_steps(self.core, batch.rows, limits, config, call, width=batch.ids.shape[1], record=record):
-            for row, tokens in step.items():
-                written[row] += tokens
-            # With speculation a row may be ahead; a streamer is given a token of every row at a time.
-            complete = min(len(written[row]) for row in step)
-            while streamer is not None and shown < complete:
-                streamer.put(_column(written, shown, fill))
-                shown += 1
-        width = max(map(len, written))
-        if streamer is not None:
-            for place in range(shown, width):
-                streamer.put(_column(written, place, fill))
-        new = np.full((len(written), width), fill, dtype=np.int64)
-        for row, tokens in enumerate(written):
-            new[row, : len(tokens)] = tokens
-        return GenerateDecoderOnlyOutput(np.concatenate([prompts, new], axis=1), **record_parts(record, config))
-
-    def _beams(
-        self,
-        batch: _Batch,
-        limit: int,
-        config: GenerationConfig,
-        call: Call,
-        record: Record | None,
-        streamer: Streamer | None,
-    ) -> ModelOutput:
-        """Decode with beams."""
-        if streamer is not None:
-            raise InputError("a streamer cannot be used with num_beams: what is written first may be given up later")
-        from .beam import beam_search
-        from .loop import record_parts
-        from .outputs import GenerateBeamDecoderOnlyOutput
-
-        width = batch.ids.shape[1]
-        result = beam_search(self.core, batch.rows, limit, config, call, width=width, record=record)
-        result.sequences[:, :width] = np.repeat(batch.ids, config.num_return_sequences or 1, axis=0)
-        output = GenerateBeamDecoderOnlyOutput(result.sequences, **record_parts(record, config))
-        output.beam_indices = result.beam_indices.astype(np.int64)
-        if config.output_scores:
-            output.sequences_scores = result.scores
-        return output
-
-    def _checked(self, call: Call) -> Call:
+    def checked_call(self, call: Call) -> Call:
         """The arguments, after a look at the draft model.
 
         Raises:
@@ -383,6 +294,14 @@ class GenerationMixin:
             raise InputError(f"negative_prompt_ids has {len(rows)} rows and the prompt {len(batch.rows)}; pass as many, or one")
         return rows if len(rows) == len(batch.rows) else rows * len(batch.rows)
 
+    def _check_negative(self, call: Call, limit: int) -> None:
+        longest = max((len(prompt) for prompt in call.negative_prompts or ()), default=0)
+        if longest + limit - 1 > self.config.n_positions:
+            raise ContextLengthError(
+                f"negative_prompt_ids has {longest} tokens; with {limit} new ones they exceed the model's "
+                f"{self.config.n_positions} positions"
+            )
+
     def _first_token(self, config: GenerationConfig) -> list[list[int]]:
         if config.bos_token_id is None:
             raise InputError("there is no prompt and no bos_token_id to begin with; pass inputs")
@@ -405,8 +324,3 @@ def _informed(streamer: Streamer | None) -> Iterator[None]:
         raise
     if streamer is not None:
         streamer.end()
-
-
-def _column(written: Sequence[Sequence[int]], place: int, fill: int) -> NDArray[np.int64]:
-    """The token of every row at a place of the output."""
-    return np.array([row[place] if place < len(row) else fill for row in written], dtype=np.int64)

@@ -4,113 +4,122 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
+from gptbigcode_cpu.arrays import plain
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.suggest import nearest
+from gptbigcode_cpu.suggest import shown
 
-# Whether a value is acceptable, and how to say what is expected.
+# Whether a plain value is acceptable, and how to say what is expected.
 Rule = tuple[Callable[[Any], bool], str]
 
 SCHEDULES = ("constant", "heuristic", "heuristic_transient")
+# Counts and token ids are int32 in the core, scores are float32.
+_LARGEST_INT = 2**31 - 1
+_FLOAT = np.finfo(np.float32)
+_SMALLEST, _LARGEST = float(_FLOAT.tiny), float(_FLOAT.max)
+# Rows of one prompt, each of which takes the memory of a cache.
+_MOST_ROWS = 1 << 16
+
+
+def is_flag(value: object) -> bool:
+    """Whether `value` is True or False."""
+    return isinstance(value, bool)
 
 
 def is_int(value: object) -> bool:
-    """Whether `value` is an integer, numpy's included, and no bool."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    """Whether `value` is an integer, and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_real(value: object) -> bool:
-    """Whether `value` is a number, numpy's included, and no bool."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+    """Whether `value` is a number, and no bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return isinstance(value, (list, tuple))
 
 
-def _integer(low: int, high: int | None = None) -> Rule:
-    bound = f"of at least {low}" if high is None else f"from {low} to {high}"
-    return lambda value: is_int(value) and value >= low and (high is None or value <= high), f"an integer {bound}"
+def _within(value: Any, low: float, high: float) -> bool:
+    return is_real(value) and low <= value <= high  # Python compares integers of any size with floats; NaN is never within
+
+
+def _integer(low: int, high: int = _LARGEST_INT) -> Rule:
+    return lambda value: is_int(value) and low <= value <= high, f"an integer from {low} to {high}"
 
 
 def _number(low: float, high: float, expected: str, *, above: bool = False, below: bool = False) -> Rule:
     def accepts(value: Any) -> bool:
-        number = float(value) if is_real(value) else math.nan
-        inside = low < number if above else low <= number
-        return inside and (number < high if below else number <= high) and math.isfinite(number)
+        return _within(value, low, high) and not (above and value == low) and not (below and value == high)
 
     return accepts, expected
 
 
-def _flag(value: Any) -> bool:
-    return isinstance(value, (bool, np.bool_))
-
-
 def _ids(value: Any, low: int = 0) -> bool:
-    return _is_list(value) and all(is_int(token_id) and token_id >= low for token_id in value)
+    return _is_list(value) and all(is_int(token_id) and low <= token_id <= _LARGEST_INT for token_id in value)
+
+
+def _is_bias(value: Any) -> bool:
+    return _within(value, -_LARGEST, _LARGEST) or (is_real(value) and value == -math.inf)
 
 
 def _is_sequence_bias(value: Any) -> bool:
-    try:
-        return bool(sequence_biases(value))
-    except (TypeError, ValueError):
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not _is_list(pairs) or not pairs:
         return False
+    return all(_is_list(pair) and len(pair) == 2 and _ids(pair[0]) and len(pair[0]) > 0 and _is_bias(pair[1]) for pair in pairs)
 
 
 def sequence_biases(value: Any) -> dict[tuple[int, ...], float]:
     """`sequence_bias` in either of its forms, ``{(id, ...): bias}`` or ``[[[id, ...], bias], ...]``, as a dict.
 
     Raises:
-        TypeError, ValueError: It is neither.
+        InputError: It is neither.
     """
+    value = checked("sequence_bias", value)
     pairs = value.items() if isinstance(value, Mapping) else value
-    biases: dict[tuple[int, ...], float] = {}
-    for ids, bias in pairs:
-        if not ids or not _ids(ids) or not is_real(bias) or math.isnan(bias) or bias == math.inf:
-            raise ValueError(ids)
-        biases[tuple(int(token_id) for token_id in ids)] = float(bias)
-    return biases
+    return {tuple(ids): float(bias) for ids, bias in pairs}
 
 
 def _is_decay(value: Any) -> bool:
-    return _is_list(value) and len(value) == 2 and is_int(value[0]) and value[0] >= 0 and is_real(value[1]) and value[1] > 0
+    if not _is_list(value) or len(value) != 2:
+        return False
+    return is_int(value[0]) and 0 <= value[0] <= _LARGEST_INT and _within(value[1], _SMALLEST, _LARGEST)
 
 
 def _is_logit_bias(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return False
-    return all(is_int(key) and key >= 0 and is_real(bias) and bias < math.inf for key, bias in value.items())
+    return all(is_int(key) and 0 <= key <= _LARGEST_INT and _is_bias(bias) for key, bias in value.items())
 
 
 def _is_stop_strings(value: Any) -> bool:
-    return (isinstance(value, str) and value != "") or (
-        _is_list(value) and len(value) > 0 and all(isinstance(text, str) and text for text in value)
-    )
+    texts = [value] if isinstance(value, str) else value
+    return _is_list(texts) and len(texts) > 0 and all(isinstance(text, str) and text for text in texts)
 
 
-_FLAG: Rule = (_flag, "True or False")
+_FLAG: Rule = (is_flag, "True or False")
 _TOKEN: Rule = _integer(0)
 _TOKENS: Rule = (_ids, "a list of token ids")
 _SHARE: Rule = _number(0, 1, "a number in (0, 1]", above=True)
-_POSITIVE: Rule = _number(0, math.inf, "a positive number", above=True)
+_POSITIVE: Rule = _number(_SMALLEST, _LARGEST, "a positive number, at most 3.4e38")
 
 RULES: dict[str, Rule] = {
     "max_length": _integer(1),
     "max_new_tokens": _integer(1),
     "min_length": _integer(0),
     "min_new_tokens": _integer(0),
-    "early_stopping": (lambda value: _flag(value) or value == "never", "True, False or 'never'"),
-    "max_time": _POSITIVE,
+    "early_stopping": (lambda value: is_flag(value) or (isinstance(value, str) and value == "never"), "True, False or 'never'"),
+    "max_time": _number(0, _LARGEST, "a positive number of seconds", above=True),
     "stop_strings": (_is_stop_strings, "a string or a list of strings, none of them empty"),
     "do_sample": _FLAG,
-    "num_beams": _integer(1),
-    "length_penalty": _number(-math.inf, math.inf, "a number"),
-    "num_return_sequences": _integer(1),
-    "temperature": _number(0, math.inf, "a positive number; for greedy decoding pass do_sample=False", above=True),
+    "num_beams": _integer(1, _MOST_ROWS),
+    "length_penalty": _number(-_LARGEST, _LARGEST, "a number"),
+    "num_return_sequences": _integer(1, _MOST_ROWS),
+    "temperature": _number(_SMALLEST, _LARGEST, "a positive number; for greedy decoding pass do_sample=False"),
     "top_k": _integer(0),
     "top_p": _SHARE,
     "min_p": _number(0, 1, "a number in [0, 1]"),
@@ -123,7 +132,7 @@ RULES: dict[str, Rule] = {
     "no_repeat_ngram_size": _integer(0),
     "encoder_no_repeat_ngram_size": _integer(0),
     "bad_words_ids": (
-        lambda value: _is_list(value) and len(value) > 0 and all(ids and _ids(ids) for ids in value),
+        lambda value: _is_list(value) and len(value) > 0 and all(_ids(ids) and len(ids) > 0 for ids in value),
         "a list of lists of token ids",
     ),
     "sequence_bias": (_is_sequence_bias, "a dict of tuples of token ids to finite numbers or -inf, or a list of such pairs"),
@@ -133,7 +142,8 @@ RULES: dict[str, Rule] = {
     "forced_bos_token_id": _TOKEN,
     "forced_eos_token_id": (lambda value: _TOKEN[0](value) or (_ids(value) and len(value) > 0), "a token id or a list of them"),
     "exponential_decay_length_penalty": (_is_decay, "a pair (start, factor) of a count and a positive number"),
-    "guidance_scale": _number(-math.inf, math.inf, "a number"),
+    "guidance_scale": _number(-_LARGEST, _LARGEST, "a number"),
+    "use_cache": _FLAG,
     "remove_invalid_values": _FLAG,
     "renormalize_logits": _FLAG,
     "return_dict_in_generate": _FLAG,
@@ -142,92 +152,84 @@ RULES: dict[str, Rule] = {
     "pad_token_id": _TOKEN,
     "bos_token_id": _TOKEN,
     # -1 is how some checkpoints say that there is none.
-    "eos_token_id": (lambda value: (is_int(value) and value >= -1) or _ids(value, -1), "a token id or a list of them"),
+    "eos_token_id": (lambda value: _ids([value], -1) or _ids(value, -1), "a token id or a list of them"),
     "prompt_lookup_num_tokens": _integer(1),
     "max_matching_ngram_size": _integer(1),
     "num_assistant_tokens": _integer(1),
-    "num_assistant_tokens_schedule": (lambda value: value in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+    "num_assistant_tokens_schedule": (
+        lambda value: isinstance(value, str) and value in SCHEDULES,
+        f"one of {', '.join(SCHEDULES)}",
+    ),
     "assistant_confidence_threshold": _number(0, 1, "a number in [0, 1]"),
     "seed": _integer(0, 2**64 - 1),
 }
 
-_REMOVED = "transformers 5 itself does not have it any more"
-_ENCODER = "it belongs to encoder-decoder models"
-_COMPILED = "nothing is compiled when a model runs"
-_CACHE = "there is one cache, of reference-counted blocks; see kv_dtype of from_pretrained"
-# Options of transformers that are not offered: the values that change nothing, which may be passed, and the reason.
-UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "use_cache": ((True,), "keys and values are always cached"),
-    "cache_implementation": (("dynamic",), _CACHE),
-    "cache_config": ((), _CACHE),
-    "max_cache_len": ((), _CACHE),
-    "prefill_chunk_size": ((), "prompts always run in chunks"),
-    "output_attentions": ((False,), "attention weights are never stored"),
-    "output_hidden_states": ((False,), "generate keeps no hidden states; call the model on the sequences it returns"),
-    "use_mtp": ((False,), "these models predict one token at a time"),
-    "decoder_start_token_id": ((), _ENCODER),
-    "token_healing": ((False,), "cut the prompt at a token boundary instead"),
-    "watermarking_config": ((), "pass a logits_processor"),
-    "is_assistant": ((False,), "pass the draft model as assistant_model"),
-    "assistant_early_exit": ((), "layers cannot be left out"),
-    "assistant_lookbehind": ((10,), "the draft model must share the tokenizer"),
-    "target_lookbehind": ((10,), "the draft model must share the tokenizer"),
-    "assistant_tokenizer": ((), "the draft model must share the tokenizer"),
-    "assistant_ensemble_weight": ((), "speculation never changes the distribution"),
-    "speculation_type": ((), "pass assistant_model or prompt_lookup_num_tokens"),
-    "compile_config": ((), _COMPILED),
-    "disable_compile": ((True, False), _COMPILED),
-    "continuous_batching_config": ((), "finished rows leave a batch by themselves"),
-    "synced_gpus": ((False,), "there is one process and no GPU"),
-    "custom_generate": ((), "pass a logits_processor or stopping_criteria"),
-    "trust_remote_code": ((False,), "no code is ever loaded from a repository"),
-    "low_memory": ((False,), _REMOVED),
-    "penalty_alpha": ((0, 0.0), _REMOVED),
-    "dola_layers": ((), _REMOVED),
-    "diversity_penalty": ((0, 0.0), _REMOVED),
-    "num_beam_groups": ((1,), _REMOVED),
-    "constraints": ((), _REMOVED),
-    "force_words_ids": ((), _REMOVED),
-    "inputs_embeds": ((), "prompts are token ids"),
-    "position_ids": ((), "positions follow from attention_mask"),
-    "past_key_values": ((), "generate starts from the whole prompt"),
-    "cache": ((), "generate starts from the whole prompt"),
+# Other names of options, from pipelines and other engines.
+ALIASES = {"stop": "stop_strings", "stop_sequence": "stop_strings"}
+
+# What transformers uses where nothing else is set; the length is decided with the prompt.
+DEFAULTS: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "temperature": 1.0,
+    "top_k": 50,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "num_assistant_tokens": 20,
+    "num_assistant_tokens_schedule": "constant",
+    "assistant_confidence_threshold": 0.4,
 }
 
 
-def check_value(name: str, value: Any) -> None:
-    """Check the value of a supported option; None, "not set", is always one.
+def checked(name: str, value: Any) -> Any:
+    """The value of a supported option in plain Python; None, "not set", is always one.
 
     Raises:
         InputError: It has the wrong type or is out of range.
     """
     accepts, expected = RULES[name]
-    if value is not None and not accepts(value):
-        raise InputError(f"{name} must be {expected}, not {value!r}")
+    result = plain(value)
+    if result is not None and not accepts(result):
+        raise InputError(f"{name} must be {expected}, not {shown(value)}")
+    return result
 
 
-def is_neutral(name: str, value: Any) -> bool:
-    """Whether an unsupported option has a value that asks for nothing."""
-    return value is None or any(_flag(value) == _flag(neutral) and value == neutral for neutral in UNSUPPORTED[name][0])
-
-
-def refuse(name: str, value: Any, others: Iterable[str] = ()) -> None:
-    """Refuse an option that is no field of `GenerationConfig`, unless it is one of transformers with a neutral value.
-
-    Args:
-        name: The option.
-        value: Its value.
-        others: Further names that could have been meant.
+def by_full_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` without the other names of `ALIASES`.
 
     Raises:
-        InputError: It is unsupported, for the reason given, or unknown.
+        InputError: One option is given under two names.
     """
-    if name not in UNSUPPORTED:
-        raise InputError(f"unknown option {name!r}{nearest(name, [*RULES, *others])}")
-    if not is_neutral(name, value):
-        neutral, reason = UNSUPPORTED[name]
-        allowed = f"; only its neutral value {neutral[0]!r} may be passed" if neutral else ""
-        raise InputError(f"{name} is not supported: {reason}{allowed}")
+    result = {name: value for name, value in options.items() if name not in ALIASES}
+    for alias, name in ALIASES.items():
+        if options.get(alias) is not None:
+            if result.get(name) is not None:
+                raise InputError(f"{alias} is another name of {name}, which is given too; pass one of them")
+            result[name] = options[alias]
+    return result
+
+
+# Only the choice of a token at random reads these, only beams these, only the object that generate returns these.
+SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "top_h": None, "typical_p": 1.0}
+SAMPLING |= {"epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
+_BEAMS = {"early_stopping": False, "length_penalty": 1.0, "num_beam_groups": 1, "diversity_penalty": 0.0}
+_OUTPUTS = {"output_scores": False, "output_logits": False}
+
+
+def idle_options(options: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """The options that do nothing because of others: to each name its neutral value and the reason.
+
+    Args:
+        options: The options that are set.
+    """
+    cases = (
+        (not options.get("do_sample"), SAMPLING, "without do_sample=True"),
+        (bool(options.get("do_sample")), {"penalty_alpha": 0.0}, "with do_sample=True"),
+        ((options.get("num_beams") or 1) == 1, _BEAMS, "with num_beams=1"),
+        (not options.get("return_dict_in_generate"), _OUTPUTS, "without return_dict_in_generate=True"),
+    )
+    return {name: (neutral[name], reason) for idle, neutral, reason in cases if idle for name in neutral}
 
 
 def check_token_ids(options: Mapping[str, Any], vocab_size: int) -> None:

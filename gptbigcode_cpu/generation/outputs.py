@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptbigcode_cpu.outputs import ModelOutput
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu.cache import DynamicCache
 
 
 @dataclass
@@ -18,11 +21,13 @@ class GenerateDecoderOnlyOutput(ModelOutput):
         sequences: int64 ``[batch * num_return_sequences, tokens]``, prompt included.
         scores: With `output_scores` the processed scores of every step, float32 ``[rows, vocab]`` each.
         logits: With `output_logits` the logits of every step, float32 ``[rows, vocab]`` each.
+        past_key_values: Unless ``use_cache=False``, the cache of all tokens but the last column. Other name: ``cache``.
     """
 
     sequences: Any
     scores: tuple[Any, ...] | None = None
     logits: tuple[Any, ...] | None = None
+    past_key_values: DynamicCache | None = None
 
 
 @dataclass
@@ -36,6 +41,8 @@ class GenerateBeamDecoderOnlyOutput(ModelOutput):
         scores: With `output_scores` the processed log-probabilities of every step, float32 ``[batch * num_beams, vocab]`` each.
         logits: With `output_logits` the logits of every step, float32 ``[batch * num_beams, vocab]`` each.
         beam_indices: The row of `scores` that each new token comes from, int64 ``[rows, new tokens]``; -1 after the end.
+        past_key_values: Unless ``use_cache=False``, the cache of the beams that would be continued, ``batch * num_beams`` rows.
+            Other name: ``cache``.
     """
 
     sequences: Any
@@ -43,3 +50,4 @@ class GenerateBeamDecoderOnlyOutput(ModelOutput):
     scores: tuple[Any, ...] | None = None
     logits: tuple[Any, ...] | None = None
     beam_indices: Any = None
+    past_key_values: DynamicCache | None = None

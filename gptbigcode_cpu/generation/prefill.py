@@ -44,11 +44,12 @@ def prefill(
     Args:
         core: The model.
         prompts: int32 ``[t_i]``, none of them empty.
-        caches: What comes before each; default: nothing.
+        caches: The first tokens of each, fewer than it has; default: none.
     """
     from gptbigcode_cpu import _core
 
     caches = caches or [_core.KVCache(core) for _ in prompts]
+    prompts = [prompt[len(cache) :] for prompt, cache in zip(prompts, caches, strict=True)]
     last_logits: dict[int, NDArray[np.float32]] = {}
     for parts in _chunks([len(prompt) for prompt in prompts]):
         ends = [i for i, _, stop in parts if stop == len(prompts[i])]

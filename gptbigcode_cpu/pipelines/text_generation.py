@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from gptbigcode_cpu.errors import ContextLengthError, InputError
-from gptbigcode_cpu.generation import Call, GenerationConfig, merged_options
+from gptbigcode_cpu.generation import Call, GenerationConfig, by_full_names, given_config, merged_options
 from gptbigcode_cpu.incremental import IncrementalDecoder
 from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size
 from gptbigcode_cpu.suggest import check_choice
@@ -27,7 +27,6 @@ class TextGenerationOptions:
         return_tensors: Return ``generated_token_ids``, prompt included, instead of texts.
         batch_size: Prompts that run together; faster, needs more memory, changes no result.
         prefix: Stands before every prompt and is not returned.
-        stop_sequence: A text or several; an output ends with the first that it contains.
         handle_long_generation: ``"hole"`` cuts the beginning of a prompt that leaves no room for the new tokens.
         continue_final_message: Go on with the last message of a chat; default: if it is the assistant's.
         add_special_tokens: As in a call of the tokenizer, as is `truncation`.
@@ -43,7 +42,6 @@ class TextGenerationOptions:
     return_tensors: bool | None = None
     batch_size: int = 1
     prefix: str = ""
-    stop_sequence: str | Sequence[str] | None = None
     handle_long_generation: str | None = None
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None
@@ -75,6 +73,16 @@ class _Prompt:
     continues: bool
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What a call asks for: the pipeline's own options, those of generation, other arguments, and whether a length is given."""
+
+    own: TextGenerationOptions
+    config: GenerationConfig
+    call: Call
+    has_length: bool
+
+
 OWN_OPTIONS = frozenset(item.name for item in fields(TextGenerationOptions))
 
 
@@ -90,8 +98,7 @@ class TextGenerationPipeline(Pipeline):
     task: ClassVar[str] = "text-generation"
 
     def _check_options(self, options: Mapping[str, Any]) -> None:
-        _, generation, _ = self._split(options)
-        self._config(generation)
+        self._plan({}, options)
 
     def __call__(self, text_inputs: Any, **options: Any) -> Any:
         """Complete one prompt or several, or answer in one chat or several.
@@ -99,7 +106,9 @@ class TextGenerationPipeline(Pipeline):
         Args:
             text_inputs: A text, a list of texts, a chat (a list of ``{"role": ..., "content": ...}``) or a list of chats.
             **options: Fields of `TextGenerationOptions` and of `GenerationConfig`, and `generate`'s `json_schema`, `regex`,
-                `grammar`, `logits_processor`, `stopping_criteria`, `prefix_allowed_tokens_fn` and `assistant_model`.
+                `grammar`, `logits_processor`, `stopping_criteria`, `prefix_allowed_tokens_fn` and `assistant_model`. A
+                `generation_config` takes the place of the options that the pipeline was made with. ``stop_sequence`` and
+                ``stop`` are other names of `stop_strings`.
 
         Returns:
             ``[{"generated_text": ...}]`` with `num_return_sequences` texts, or for several prompts a list of these; for a
@@ -111,11 +120,11 @@ class TextGenerationPipeline(Pipeline):
             TokenizerError: A chat, and the tokenizer has no chat template.
         """
         inputs, several = _inputs(text_inputs)
-        own, generation, call = self._split(self._merged(options))
-        config = self._config(generation)
+        plan = self._plan(self.options, options)
+        own, config, call = plan.own, plan.config, plan.call
         prompts = [self._prompt(item, own, config) for item in inputs]
         ids = [self.model.prompt(prompt.ids) for prompt in prompts]
-        limits = [self._limit(config, generation, prompt) for prompt in prompts]
+        limits = [self._limit(plan, prompt) for prompt in prompts]
         copies = config.num_return_sequences or 1
         rows = self.model.continuations(ids, limits, config, call, own.batch_size * copies)
         results = [
@@ -131,18 +140,17 @@ class TextGenerationPipeline(Pipeline):
         inputs, several = _inputs(text)
         if several:
             raise InputError("a stream is one text; call the pipeline for several")
-        own, generation, call = self._split(self._merged(options))
-        config = self._config(generation)
-        if config.num_return_sequences != 1 or config.num_beams != 1:
-            raise InputError("a stream is one text; call the pipeline for several and for beams")
-        prompt = self._prompt(inputs[0], own, config)
+        plan = self._plan(self.options, options)
+        self.model.check_stream(plan.config)
+        prompt = self._prompt(inputs[0], plan.own, plan.config)
         from gptbigcode_cpu.generation.loop import token_steps
 
-        ids, limit = self.model.prompt(prompt.ids), self._limit(config, generation, prompt)
-        decoder = IncrementalDecoder(self.tokenizer, own.skip_special_tokens)
+        ids, limit = self.model.prompt(prompt.ids), self._limit(plan, prompt)
+        decoder = IncrementalDecoder(self.tokenizer, plan.own.skip_special_tokens)
+        steps = token_steps(self.model.core, [ids], [limit], plan.config, plan.call)  # a mistake shows at the call
 
         def pieces() -> Iterator[str]:
-            for step in token_steps(self.model.core, [ids], [limit], config, call):
+            for step in steps:
                 for piece in map(decoder.push, step[0]):
                     if piece:
                         yield piece
@@ -159,35 +167,36 @@ class TextGenerationPipeline(Pipeline):
         """`fill`, piece by piece."""
         shared = {name: value for name, value in self.options.items() if name not in OWN_OPTIONS}
         pieces: Iterator[str] = self.model.stream_fill(
-            prefix, suffix, tokenizer=self.tokenizer, **merged_options(shared, options)
+            prefix, suffix, tokenizer=self.tokenizer, **merged_options(by_full_names(shared), by_full_names(options))
         )
         return pieces
 
-    def _merged(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The pipeline's options, then those of a `generation_config`, then the call's."""
-        config = options.get("generation_config")
-        if config is not None and not isinstance(config, GenerationConfig):
-            raise InputError(f"generation_config must be a GenerationConfig, not {type(config).__name__}")
-        explicit = {name: value for name, value in options.items() if name != "generation_config"}
-        return merged_options(self.options, config.set_options() if config else {}, explicit)
+    def _plan(self, shared: Mapping[str, Any], options: Mapping[str, Any]) -> _Plan:
+        """What a call asks for.
 
-    def _split(self, options: Mapping[str, Any]) -> tuple[TextGenerationOptions, dict[str, Any], Call]:
-        """The pipeline's own options, those of generation over the model's, and the arguments that are no options."""
-        own = TextGenerationOptions(**{name: value for name, value in options.items() if name in OWN_OPTIONS})
-        rest = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
+        Args:
+            shared: Options for all calls.
+            options: Those of this call.
+        """
+        shared, options = by_full_names(shared), by_full_names(options)
+        given = options.pop("generation_config", None)
+        if given is not None:  # it takes the place of all that the pipeline was made with
+            shared = {name: value for name, value in shared.items() if name in OWN_OPTIONS}
+        given = given_config(shared.pop("generation_config", None) if given is None else given)
+        merged = merged_options(shared, options)
+        own = TextGenerationOptions(**{name: value for name, value in merged.items() if name in OWN_OPTIONS})
+        rest = {name: value for name, value in merged.items() if name not in OWN_OPTIONS}
         call, generation = Call.taken_from({"tokenizer": self.tokenizer, **rest})
-        if own.stop_sequence is not None:
-            generation["stop_strings"] = own.stop_sequence
-        return own, merged_options(self.model.generation_config.set_options(), generation), call
-
-    def _config(self, given: Mapping[str, Any]) -> GenerationConfig:
-        merged = {**DEFAULTS, **given}
-        if "max_length" in given and "max_new_tokens" not in given:
-            del merged["max_new_tokens"]
-        if not merged["do_sample"] and "temperature" not in given:
-            merged.pop("temperature", None)
-        config: GenerationConfig = self.model.resolve_options(None, merged)
-        return config
+        sources = [self.model.generation_config] if given is None else [self.model.generation_config, given]
+        said = {name: value for source in sources for name, value in source.to_diff_dict().items()} | generation
+        added = {name: value for name, value in DEFAULTS.items() if name not in said}
+        if "max_length" in said:
+            added.pop("max_new_tokens", None)
+        if not {**said, **added}["do_sample"]:
+            added.pop("temperature", None)
+        has_length = said.get("max_new_tokens") is not None or said.get("max_length") is not None
+        config = self.model.resolve_options(given, added | generation)
+        return _Plan(own, config, self.model.checked_call(call), has_length)
 
     def _prompt(self, item: Any, own: TextGenerationOptions, config: GenerationConfig) -> _Prompt:
         given = {"truncation": own.truncation, **own.tokenizer_encode_kwargs}
@@ -228,12 +237,12 @@ class TextGenerationPipeline(Pipeline):
             raise ContextLengthError(f"{new} new tokens fill all {context} positions; ask for fewer")
         return ids[-(context - new) :]
 
-    def _limit(self, config: GenerationConfig, given: Mapping[str, Any], prompt: _Prompt) -> int:
-        length = len(prompt.ids)
-        if given.get("max_new_tokens") is None and given.get("max_length") is None:
-            room = max(1, self.model.config.n_positions - length)
+    def _limit(self, plan: _Plan, prompt: _Prompt) -> int:
+        length, config, criterion = len(prompt.ids), plan.config, plan.call.max_length
+        if not plan.has_length and criterion is None:
+            room = max(1, self.model.config.n_positions + 1 - length)
             config = config.updated({"max_new_tokens": min(DEFAULTS["max_new_tokens"], room)})
-        limit: int = self.model.new_token_limit(config, length - prompt.prefix_length, length)
+        limit: int = self.model.new_token_limit(config, length - prompt.prefix_length, length, criterion)
         return limit
 
     def _record(self, prompt: _Prompt, new_ids: list[int], own: TextGenerationOptions) -> dict[str, Any]:

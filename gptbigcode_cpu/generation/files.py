@@ -1,0 +1,169 @@
+"""Options in files and in objects of transformers, read as transformers reads them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gptbigcode_cpu.arrays import plain
+from gptbigcode_cpu.errors import ConfigError, InputError
+from gptbigcode_cpu.json_files import JSONError, parse_object, read_object
+
+from .config import GenerationConfig
+from .options import RULES, SAMPLING, checked, is_real
+from .unsupported import UNSUPPORTED, is_neutral
+
+logger = logging.getLogger(__name__)
+
+# Options of this package, which transformers does not know: in a config.json they are something else.
+_OURS = frozenset({"seed", "logit_bias"})
+# They decide how fast the same tokens are written.
+_SPEED = frozenset(
+    {
+        "prompt_lookup_num_tokens",
+        "max_matching_ngram_size",
+        "num_assistant_tokens",
+        "num_assistant_tokens_schedule",
+        "assistant_confidence_threshold",
+    }
+)
+
+
+def _at_most_zero(value: Any) -> bool:
+    return is_real(value) and value <= 0
+
+
+def _at_least_one(value: Any) -> bool:
+    return is_real(value) and value >= 1
+
+
+def _no_cutoff(value: Any) -> bool:
+    return is_real(value) and not 0 < value < 1
+
+
+def _empty(value: Any) -> bool:
+    return isinstance(value, (list, tuple, dict)) and not value
+
+
+def _minus_one(value: Any) -> bool:
+    return is_real(value) and value == -1
+
+
+# Values with which files say "off", where an argument must not have them.
+_OFF: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("min_length", "min_new_tokens", "num_return_sequences"), _at_most_zero),
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), _at_most_zero),
+    **dict.fromkeys(("top_p", "typical_p"), _at_least_one),
+    **dict.fromkeys(("epsilon_cutoff", "eta_cutoff"), _no_cutoff),
+    **dict.fromkeys(("bad_words_ids", "sequence_bias", "stop_strings"), _empty),
+    **dict.fromkeys(("pad_token_id", "bos_token_id"), _minus_one),
+}
+
+
+def sorted_content(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options in the content of a file, and what else there is.
+
+    Args:
+        content: Of a ``generation_config.json``, or the attributes of an object of transformers.
+
+    Returns:
+        Options with values that `GenerationConfig` takes; everything else that says something.
+    """
+    known: dict[str, Any] = {}
+    carried: dict[str, Any] = {}
+    for name, value in content.items():
+        if name not in RULES:
+            carried[name] = value
+            continue
+        value = plain(value)
+        if name == "logit_bias" and isinstance(value, dict):  # JSON has strings where it has ids
+            value = {int(key) if str(key).isdecimal() and len(str(key)) < 12 else key: bias for key, bias in value.items()}
+        if value is None or (name in _OFF and _OFF[name](value)):
+            continue
+        try:
+            known[name] = checked(name, value)
+        except InputError as error:
+            if name in _SPEED:
+                logger.debug("ignored, because it changes no token: %s", error)
+            else:
+                carried[name] = value
+    return known, carried
+
+
+def options_of_model(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of generation among the keys of a ``config.json``."""
+    names = {*RULES, *UNSUPPORTED} - _OURS
+    found = {name: value for name, value in content.items() if name in names and value is not None}
+    return {name: value for name, value in found.items() if name in RULES or not is_neutral(name, value)}
+
+
+def of_transformers(config: Any) -> GenerationConfig:
+    """A `GenerationConfig` with what an object of that name in transformers says.
+
+    Args:
+        config: The object. Attributes that are None, or that equal those of a new object, say nothing.
+    """
+    defaults = type(config)().to_dict()
+    given = {name: value for name, value in config.to_dict().items() if value is not None}
+    return GenerationConfig.from_dict({name: value for name, value in given.items() if defaults.get(name) != value})
+
+
+def given_config(config: Any) -> GenerationConfig | None:
+    """The checked form of a ``generation_config`` argument.
+
+    Raises:
+        InputError: It is no `GenerationConfig`, of this package or of transformers.
+    """
+    if config is None or isinstance(config, GenerationConfig):
+        return config
+    if "GenerationConfig" not in {base.__name__ for base in type(config).__mro__}:
+        raise InputError(f"generation_config must be a GenerationConfig, not {type(config).__name__}")
+    return of_transformers(config)
+
+
+def read_config(path: Path) -> GenerationConfig | None:
+    """Read a ``generation_config.json``; None if there is none.
+
+    Raises:
+        ConfigError: It is damaged; the message names the file.
+    """
+    content = read_object(path, ConfigError)
+    return None if content is None else GenerationConfig.from_dict(content)
+
+
+def read_content(content: bytes, path: Path) -> GenerationConfig:
+    """Read the bytes of a ``generation_config.json``.
+
+    Args:
+        content: The bytes.
+        path: Where they come from, for messages.
+
+    Raises:
+        ConfigError: They are damaged.
+    """
+    try:
+        return GenerationConfig.from_dict(parse_object(content))
+    except JSONError as error:
+        raise ConfigError(f"{path} {error}") from error
+
+
+def check_stored(config: GenerationConfig, path: Path) -> None:
+    """Refuse options of a checkpoint that no call of the converted model could follow, before it is converted.
+
+    Args:
+        config: Its options.
+        path: The file that they come from, for the message.
+
+    Raises:
+        ConfigError: There is such an option. A bad value of an option that only sampling reads is none: calls that do not
+            sample, or that say otherwise, are possible.
+    """
+    for name, reason in config.refused().items():
+        if name not in SAMPLING:
+            raise ConfigError(f"{path}: {reason}; remove {name} from the file")
+    try:
+        config.check_together()
+    except InputError as error:
+        raise ConfigError(f"{path}: {error}") from error
