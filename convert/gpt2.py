@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.convert.derived import Values, derived, to_float32
+from gptbigcode_cpu.convert.derived import Values, derived
+from gptbigcode_cpu.convert.floats import FLOATS, to_float32
 from gptbigcode_cpu.convert.read import Rows, SourceTensor
 
 _CONV1D = re.compile(r"(?:transformer\.)?h\.\d+\.(?:attn\.(?:c_attn|q_attn|kv_attn|c_proj)|mlp\.(?:c_fc|c_proj))\.weight")
 _ATTENTION = re.compile(
     r"(?P<stem>(?:transformer\.)?h\.(?P<layer>\d{1,6})\.attn\.)(?P<part>c_attn|q_attn)\.(?P<kind>weight|bias)"
 )
-_FLOATS = ("F32", "F16", "BF16")
 
 
 def transposed(tensors: Mapping[str, SourceTensor]) -> dict[str, SourceTensor]:
@@ -76,7 +76,7 @@ def _attention(name: str, parts: tuple[SourceTensor, ...], config: GPTBigCodeCon
 def _joined(name: str, parts: tuple[SourceTensor, ...], n_queries: int, divisor: int) -> SourceTensor:
     """The rows of several tensors as float32, with the first ones divided."""
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-    dtype = next((part.dtype for part in parts if part.dtype not in _FLOATS), "F32")  # an unsupported one shows
+    dtype = next((part.dtype for part in parts if part.dtype not in FLOATS), "F32")  # an unsupported one shows
 
     def compute(*views: Values) -> Rows:
         def read(rows: NDArray[np.intp]) -> NDArray[Any]:

@@ -18,56 +18,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.convert.floats import FLOATS, to_float32
+from gptbigcode_cpu.convert.gptq_config import Method
 from gptbigcode_cpu.convert.read import Rows, Shard, SourceTensor
-from gptbigcode_cpu.errors import CheckpointError, ConfigError
+from gptbigcode_cpu.errors import CheckpointError
 
 # Which of eight neighbouring outputs is at each place of a word, from the lowest bits on.
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-_GPTQ_BITS = (2, 3, 4, 8)
-_GPTQ_FORMATS = {"gptq": 1, "gptq_v2": 0}
-_PARTS = ("qweight", "qzeros", "scales", "g_idx")
-_FLOATS = ("F16", "BF16", "F32")
+# The parts of a layer -> the types that they may have.
+_PARTS = {"qweight": ("I32", "U32"), "qzeros": ("I32", "U32"), "scales": FLOATS, "g_idx": ("I32", "I64")}
 # AWQ divides the activations of a block by these; the layer that takes them in was multiplied by them.
 _ACTIVATION_SCALES = re.compile(r"(?P<block>.*\bh\.\d+\.mlp\.)act\.scales")
 
 
-@dataclass(frozen=True)
-class _Method:
-    """How a checkpoint was quantised.
-
-    Attributes:
-        awq: AWQ and not GPTQ.
-        bits: Of a code.
-        group_size: Inputs of a group; -1 = all.
-        zero_offset: What is added to a stored zero.
-        needs_g_idx: Groups are not of neighbouring inputs.
-    """
-
-    awq: bool
-    bits: int
-    group_size: int
-    zero_offset: int
-    needs_g_idx: bool
-
-
-def dequantised(tensors: Mapping[str, SourceTensor], quantization: Mapping[str, Any]) -> dict[str, SourceTensor]:
+def dequantised(tensors: Mapping[str, SourceTensor], method: Method) -> dict[str, SourceTensor]:
     """The tensors of a checkpoint with a ``weight``, dequantised to float32 when it is read, for every quantised layer.
 
     Args:
         tensors: As they are in the files; what is not quantised is passed on.
-        quantization: The ``quantization_config`` of its ``config.json``.
+        method: How they were quantised.
 
     Raises:
-        ConfigError: It was quantised in a way that is not supported.
         CheckpointError: Tensors of a layer are missing, do not fit together, or are of the wrong type; all of them are listed.
     """
-    method = _method(quantization)
     sources = dict(tensors)
     problems: list[str] = []
     layers: dict[str, _Layer] = {}
@@ -83,7 +61,7 @@ def dequantised(tensors: Mapping[str, SourceTensor], quantization: Mapping[str, 
         target, scales = name.removesuffix("act.scales") + "c_proj.weight", sources.pop(name)
         if target not in layers:
             problems.append(f"{name} scales the inputs of {target}, which is not quantised")
-        elif not problems and (scales.dtype not in _FLOATS or scales.shape != layers[target].shape[1:]):
+        elif not problems and (scales.dtype not in FLOATS or scales.shape != layers[target].shape[1:]):
             inputs = layers[target].shape[1]
             problems.append(f"{name} {list(scales.shape)} must be numbers for the {inputs} inputs of {target}")
         else:
@@ -95,40 +73,10 @@ def dequantised(tensors: Mapping[str, SourceTensor], quantization: Mapping[str, 
     return sources | {name: SourceTensor(name, dtype, shape, shard) for name, (dtype, shape) in shard.signatures().items()}
 
 
-def _method(config: Mapping[str, Any]) -> _Method:
-    name = config.get("quant_method")
-    if name not in ("gptq", "awq"):
-        raise ConfigError(
-            f"the checkpoint is quantised with {name!r:.40}; supported are 'gptq' and 'awq', "
-            "anything else is converted from the unquantised checkpoint"
-        )
-    bits, group_size = config.get("bits", config.get("w_bit")), config.get("group_size", config.get("q_group_size", 128))
-    if type(group_size) is not int or not (group_size == -1 or group_size > 0):
-        raise ConfigError(f"quantization_config: group_size must be -1 or positive, not {group_size!r:.40}")
-    if name == "awq":
-        version = config.get("version", "gemm")
-        if str(version).lower() != "gemm":
-            raise ConfigError(f"the checkpoint is in AWQ's version {version!r:.40}, which packs otherwise; supported is 'gemm'")
-        if bits != 4 or config.get("zero_point", True) is not True:
-            raise ConfigError(f"AWQ is supported with 4 bits and zero points, not with bits {bits!r:.40}")
-        return _Method(True, 4, group_size, 0, False)
-    given = config.get("checkpoint_format") or config.get("format") or "gptq"
-    if config.get("is_marlin_format"):
-        given = "marlin"
-    if not isinstance(given, str) or given not in _GPTQ_FORMATS:
-        raise ConfigError(f"the checkpoint is in GPTQ's format {given!r:.40}; supported are {', '.join(_GPTQ_FORMATS)}")
-    if type(bits) is not int or bits not in _GPTQ_BITS:
-        raise ConfigError(f"GPTQ is supported with {', '.join(map(str, _GPTQ_BITS))} bits, not with {bits!r:.40}")
-    dynamic = config.get("dynamic") or {}
-    if not isinstance(dynamic, Mapping) or any(not str(pattern).startswith("-:") for pattern in dynamic):
-        raise ConfigError("quantization_config: dynamic gives layers settings of their own, which is not supported")
-    return _Method(False, bits, group_size, _GPTQ_FORMATS[given], config.get("desc_act") is True)
-
-
 class _Layer:
     """One quantised layer of K inputs and N outputs."""
 
-    def __init__(self, method: _Method, parts: Mapping[str, SourceTensor]) -> None:
+    def __init__(self, method: Method, parts: Mapping[str, SourceTensor]) -> None:
         self._method = method
         self._parts = parts
         self.divisors: SourceTensor | None = None
@@ -148,7 +96,7 @@ class _Layer:
             yield f"missing: {', '.join(missing)}"
             return
         for part, tensor in parts.items():
-            types, rank = (_FLOATS, 2) if part == "scales" else (("I32",), 1 if part == "g_idx" else 2)
+            types, rank = _PARTS[part], 1 if part == "g_idx" else 2
             if tensor.dtype not in types or len(tensor.shape) != rank:
                 yield f"{part} is {tensor.dtype} {list(tensor.shape)}, it must be {' or '.join(types)} of rank {rank}"
                 return
@@ -211,9 +159,7 @@ def _values(tensor: SourceTensor) -> NDArray[Any]:
     """A small tensor, as a copy; floats as float32."""
     with tensor.open() as view:
         values = view[:].copy()
-    if tensor.dtype == "BF16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32) if tensor.dtype in _FLOATS else values
+    return to_float32(values, tensor.dtype) if tensor.dtype in FLOATS else values
 
 
 def _words(tensor: SourceTensor) -> NDArray[np.uint32]:

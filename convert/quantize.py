@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gptbigcode_cpu import _core
 from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.convert.floats import finite_float32
 from gptbigcode_cpu.convert.read import SourceTensor
 from gptbigcode_cpu.errors import CheckpointError
 from gptbigcode_cpu.tensors import EMBEDDING, LM_HEAD, StoredTensor
@@ -17,6 +18,8 @@ from gptbigcode_cpu.tensors import EMBEDDING, LM_HEAD, StoredTensor
 # Source bytes packed at once: enough to keep every thread busy, little against the memory that a conversion may use.
 _CHUNK_BYTES = 16 << 20
 _TILE_ROWS = 16
+_PACKABLE = ("F32", "F16", "BF16")  # what the core reads as it is
+_LARGEST = np.float32(2.0**127)  # the core's bound for integer types
 # How far the scale of a column may be from the typical one: columns that the head does not use are still looked up.
 _COLUMN_RANGE = 64.0
 
@@ -91,8 +94,7 @@ def _column_magnitudes(source: SourceTensor) -> NDArray[np.float64]:
     """Root mean square of every column."""
     squares = np.zeros(source.shape[1])
     for begin, rows in _row_chunks(source, 0, source.shape[0], None):
-        values = _to_float32(rows, source.dtype)
-        _require_finite(values, source.name, begin)
+        values = finite_float32(rows, source.dtype, source.name, begin)
         squares += np.einsum("ij,ij->j", values, values, dtype=np.float64)
     return np.sqrt(squares / source.shape[0])
 
@@ -104,9 +106,7 @@ def read_rows(source: SourceTensor, rows: NDArray[np.intp]) -> NDArray[np.float3
         CheckpointError: A value is NaN or infinite.
     """
     with source.open() as values:
-        found = _to_float32(values[rows], source.dtype)
-    _require_finite(found, source.name, 0)
-    return found
+        return finite_float32(values[rows], source.dtype, source.name)
 
 
 def read_vector(config: GPTBigCodeConfig, source: SourceTensor) -> NDArray[np.float32]:
@@ -162,20 +162,23 @@ def _pack(
     column_scale: NDArray[np.float32] | None,
     feedback: NDArray[np.float32] | None,
 ) -> NDArray[Any]:
-    if column_scale is not None:
-        chunk = _to_float32(chunk, source_type) / column_scale
-        source_type = "F32"
+    values = chunk
+    if column_scale is not None or source_type not in _PACKABLE:
+        values = finite_float32(chunk, source_type, name, begin)
     try:
-        return _core.pack_weight(chunk, packing, num_threads, feedback=feedback)
-    except ValueError:
-        # The core saw a chunk; the message shall give the row in the tensor.
-        _require_finite(_to_float32(chunk, source_type), name, begin)
-        raise
+        if column_scale is not None:
+            if np.abs(values).max() > _LARGEST:  # the product with the scale may be infinite
+                raise ValueError
+            with np.errstate(over="ignore"):
+                values = values / column_scale
+        return _core.pack_weight(values, packing, num_threads, feedback=feedback)
+    except ValueError as error:
+        largest = float(np.abs(finite_float32(chunk, source_type, name, begin)).max())
+        raise CheckpointError(f"tensor {name} has the value {largest:g}, too large for {packing}; use dtype float32") from error
 
 
 def _convert(chunk: NDArray[Any], name: str, source_type: str, begin: int, stored_type: str) -> NDArray[Any]:
-    values = _to_float32(chunk, source_type)
-    _require_finite(values, name, begin)
+    values = finite_float32(chunk, source_type, name, begin)
     if stored_type == "F32":
         return values
     if stored_type == "BF16":
@@ -191,22 +194,7 @@ def _convert(chunk: NDArray[Any], name: str, source_type: str, begin: int, store
     return stored
 
 
-def _to_float32(values: NDArray[Any], source_type: str) -> NDArray[np.float32]:
-    if source_type == "BF16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return np.asarray(values, np.float32)
-
-
 def _to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Round to nearest, ties to even."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     return ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
-def _require_finite(values: NDArray[Any], name: str, begin: int) -> None:
-    if np.isfinite(values).all():
-        return
-    where = np.argwhere(~np.isfinite(values))[0]
-    value = values[tuple(where)]
-    index = [int(where[0]) + begin, *(int(position) for position in where[1:])]
-    raise CheckpointError(f"tensor {name} has the value {value} at {index}; a model with NaN or infinite weights is broken")

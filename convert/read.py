@@ -1,4 +1,4 @@
-"""Source checkpoints: safetensors, ``pytorch_model.bin`` or GGUF, in one file or several, tensor by tensor.
+"""Source checkpoints: safetensors, files of ``torch.save`` or GGUF, in one file or several, tensor by tensor.
 
 A tensor is handed out as a view on a mapped file, and its pages are given back after use: they would otherwise count as memory
 of this process until the last tensor is done. Quantised weights are dequantised some rows at a time.
@@ -18,19 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.checkpoint_files import find_weights
 from gptbigcode_cpu.config import CONFIG_NAME, GPTBigCodeConfig
 from gptbigcode_cpu.config_gpt2 import GPT2, has_layer_factor
-from gptbigcode_cpu.errors import CheckpointError, ConfigError, MissingDependencyError, ModelNotFoundError
+from gptbigcode_cpu.errors import CheckpointError, ConfigError
 from gptbigcode_cpu.hub import is_gguf, read_config
 from gptbigcode_cpu.json_files import one_line, read_object, shown
-from gptbigcode_cpu.regular_files import is_present, open_regular
+from gptbigcode_cpu.regular_files import is_present
 from gptbigcode_cpu.tensor_file import NUMPY_TYPES, TensorFile, TensorFileError, map_tensor_file
-
-SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
-PYTORCH, PYTORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-
-# Mapped bytes of a .bin file that may be touched before it is mapped anew. A mapping costs some 10 ms with hundreds of tensors.
-_BIN_RELOAD_BYTES = 64 << 20
 
 
 class Rows:
@@ -122,29 +117,26 @@ def read_checkpoint(path: Path, config: GPTBigCodeConfig | None = None) -> dict[
 
 
 def _dequantised(path: Path, tensors: dict[str, SourceTensor], config: GPTBigCodeConfig) -> dict[str, SourceTensor]:
-    if config.quantization_config is not None:
-        from gptbigcode_cpu.convert.gptq import dequantised
+    if config.quantization_config is None and not any(name.endswith(".qweight") for name in tensors):
+        return tensors
+    from gptbigcode_cpu.convert.gptq import dequantised
+    from gptbigcode_cpu.convert.gptq_config import read_method
 
-        return dequantised(tensors, config.quantization_config)
-    if any(name.endswith(".qweight") for name in tensors):
-        raise ConfigError(
-            f"{path} holds quantised layers, but its config.json has no quantization_config; put the content of "
-            'quantize_config.json there, with "quant_method": "gptq" or "awq"'
-        )
-    return tensors
+    return dequantised(tensors, read_method(path, config.quantization_config))
 
 
 def _directory_tensors(directory: Path) -> dict[str, SourceTensor]:
-    if is_present(directory / SAFETENSORS):
-        return _tensors({SAFETENSORS: _SafetensorsShard(directory / SAFETENSORS)})
-    if is_present(directory / SAFETENSORS_INDEX):
-        return _sharded(directory / SAFETENSORS_INDEX, _SafetensorsShard)
-    if is_present(directory / PYTORCH):
-        return _tensors({PYTORCH: _PytorchShard(directory / PYTORCH)})
-    if is_present(directory / PYTORCH_INDEX):
-        return _sharded(directory / PYTORCH_INDEX, _PytorchShard)
-    wanted = ", ".join((SAFETENSORS, SAFETENSORS_INDEX, PYTORCH, PYTORCH_INDEX))
-    raise ModelNotFoundError(f"{directory} holds no checkpoint: none of {wanted}")
+    weights = find_weights(directory)
+    names = _shard_names(weights) if weights.suffix == ".json" else [weights.name]
+    return _tensors({name: _open_shard(directory / name) for name in names})
+
+
+def _open_shard(path: Path) -> Shard:
+    if path.suffix == ".safetensors":
+        return _SafetensorsShard(path)
+    from gptbigcode_cpu.convert.pytorch_files import PytorchShard
+
+    return PytorchShard(path)
 
 
 class _SafetensorsShard(Shard):
@@ -169,67 +161,12 @@ class _SafetensorsShard(Shard):
             self._file.mapping.madvise(mmap.MADV_DONTNEED, begin, entry.end - begin)
 
 
-class _PytorchShard(Shard):
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._touched = 0
-        self._tensors = self._load()
-        self._signatures = {name: (_torch_dtype(value), tuple(value.shape)) for name, value in self._tensors.items()}
+def _shard_names(index: Path) -> list[str]:
+    """The files that an index names.
 
-    def signatures(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
-        return self._signatures
-
-    def array(self, name: str) -> NDArray[Any]:
-        import torch
-
-        tensor = (self._tensors or self._reload())[name].contiguous()
-        self._touched += tensor.nbytes
-        if tensor.dtype == torch.bfloat16:
-            array: NDArray[Any] = tensor.view(torch.int16).numpy().view(np.uint16)
-        else:
-            array = tensor.numpy()
-        return array
-
-    def release(self, name: str) -> None:
-        # Pages of a private mapping cannot be dropped without unmapping it, which happens with the last tensor.
-        if self._touched > _BIN_RELOAD_BYTES:
-            self._tensors = {}
-            self._touched = 0
-
-    def _reload(self) -> dict[str, Any]:
-        self._tensors = self._load()
-        return self._tensors
-
-    def _load(self) -> dict[str, Any]:
-        try:
-            import torch
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"reading {self._path.name} needs torch: pip install 'gptbigcode-cpu[convert]' (safetensors files need none)"
-            ) from error
-        try:
-            open_regular(self._path).close()
-            content = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)
-        except OSError as error:
-            raise CheckpointError(f"{self._path} cannot be read: {error.strerror or error}") from error
-        except Exception as error:  # on damaged files torch raises errors of many kinds
-            reason = one_line((str(error) or type(error).__name__).splitlines()[0])
-            raise CheckpointError(f"{self._path} cannot be read as weights: {reason}") from error
-        if not isinstance(content, dict) or not all(
-            isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout is torch.strided
-            for name, value in content.items()
-        ):
-            raise CheckpointError(f"{self._path} does not hold a table of tensors by name")
-        return content
-
-
-def _torch_dtype(tensor: Any) -> str:
-    name = str(tensor.dtype).removeprefix("torch.")
-    names = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "uint8": "U8", "bool": "BOOL"}
-    return names.get(name, name)
-
-
-def _sharded(index: Path, open_shard: type[_SafetensorsShard] | type[_PytorchShard]) -> dict[str, SourceTensor]:
+    As in transformers, a tensor that the index names and no file holds is missed only if the model needs it: tools that drop
+    the second name of a tied head from the files leave it in the index.
+    """
     weight_map = (read_object(index, CheckpointError) or {}).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(f"{index}: weight_map must give each tensor a file name, it is {shown(weight_map)}")
@@ -240,12 +177,7 @@ def _sharded(index: Path, open_shard: type[_SafetensorsShard] | type[_PytorchSha
     missing = [one_line(name) for name in names if not is_present(index.parent / name)]
     if missing:
         raise CheckpointError(f"{index.parent} lacks {len(missing)} of {len(names)} files: {', '.join(missing[:8])}")
-
-    tensors = _tensors({name: open_shard(index.parent / name) for name in names})
-    absent = sorted(weight_map.keys() - tensors.keys())
-    if absent:
-        raise CheckpointError(f"{index} promises tensors that its files do not hold: {', '.join(absent)}")
-    return tensors
+    return names
 
 
 def _tensors(shards: Mapping[str, Shard]) -> dict[str, SourceTensor]:

@@ -1,7 +1,8 @@
 """Which tensor of a checkpoint becomes which tensor of the converted model.
 
 The comparison with what the configuration declares is complete: all missing, unexpected and misshapen tensors are listed at
-once, because a checkpoint that is wrong in one place tends to be wrong in several.
+once, because a checkpoint that is wrong in one place tends to be wrong in several. If nothing is missing, tensors that the
+model does not have are ignored, as in transformers.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.convert.read import SourceTensor
+from gptbigcode_cpu.convert.floats import FLOATS, to_float32
+from gptbigcode_cpu.convert.read import Rows, SourceTensor
 from gptbigcode_cpu.errors import CheckpointError
 from gptbigcode_cpu.tensors import (
     EMBEDDING,
@@ -28,8 +32,6 @@ from gptbigcode_cpu.tensors import (
     head_tensors,
     required_heads,
 )
-
-SOURCE_TYPES = ("F32", "F16", "BF16")
 
 # The causal mask and its fill value, which older versions of transformers saved with the weights.
 _BUFFERS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
@@ -86,8 +88,13 @@ def plan(config: GPTBigCodeConfig, checkpoint: Mapping[str, SourceTensor]) -> Pl
     required = expected.keys() | required_heads(config)
     expected |= {name: spec for name, spec in heads.items() if name in required or name in sources}
     problems += _differences(expected, required, sources)
-    if problems:
+    unknown = sorted(sources.keys() - expected.keys())
+    if len(problems) > len(unknown):  # others than that some are unexpected
+        problems += _prefix_hints(expected.keys(), checkpoint.keys())
         raise CheckpointError("the checkpoint does not fit its configuration:\n  " + "\n  ".join(problems))
+    if unknown:
+        shown = ", ".join(unknown[:8]) + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else "")
+        notes.append(f"ignored, as transformers does: tensors that are no part of the model, {shown}")
 
     if config.tie_word_embeddings and LM_HEAD in sources:
         if _equal(sources[LM_HEAD], sources[EMBEDDING]):
@@ -116,15 +123,23 @@ def _differences(expected: Mapping[str, TensorSpec], required: set[str], sources
         if source.shape != spec.shape:
             hint = "; set vocab_size to the rows of the matrix" if spec.role is Role.HEAD else ""
             yield f"misshapen: {name} is {list(source.shape)}, the configuration makes it {list(spec.shape)}{hint}"
-        if source.dtype not in SOURCE_TYPES:
-            yield f"unsupported type: {name} is {source.dtype}, supported are {', '.join(SOURCE_TYPES)}"
+        if source.dtype not in FLOATS:
+            yield f"unsupported type: {name} is {source.dtype}, supported are {', '.join(FLOATS)}"
+
+
+def _prefix_hints(expected: Collection[str], found: Collection[str]) -> Iterator[str]:
+    """Advice for a checkpoint whose names are the expected ones with something in front, such as ``module.``."""
+    for prefix in sorted({name.removesuffix(EMBEDDING) for name in found if name.endswith(f".{EMBEDDING}")}):
+        if sum(name.removeprefix(prefix) in expected for name in found) > 1:
+            yield f"hint: the names in the file begin with {prefix!r:.80}; save the weights without it"
 
 
 def _equal(left: SourceTensor, right: SourceTensor) -> bool:
-    if left.dtype != right.dtype:
-        return False
+    def rows(tensor: SourceTensor, values: NDArray[Any] | Rows, begin: int) -> NDArray[np.float32]:
+        return to_float32(values[begin : begin + _COMPARE_ROWS], tensor.dtype)
+
     with left.open() as left_values, right.open() as right_values:
-        rows = range(0, left.shape[0], _COMPARE_ROWS)
         return all(
-            np.array_equal(left_values[row : row + _COMPARE_ROWS], right_values[row : row + _COMPARE_ROWS]) for row in rows
+            np.array_equal(rows(left, left_values, begin), rows(right, right_values, begin))
+            for begin in range(0, left.shape[0], _COMPARE_ROWS)
         )

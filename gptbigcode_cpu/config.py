@@ -226,7 +226,7 @@ class GPTBigCodeConfig:
         """Read the configuration of a model; no weights are downloaded.
 
         Args:
-            pretrained_model_name_or_path: A directory with a ``config.json``, that file, a Hub id, or ``"demo"``.
+            pretrained_model_name_or_path: A directory with a ``config.json``, that file, a GGUF file, a Hub id, or ``"demo"``.
             **options: ``revision``, ``token``, ``cache_dir``, ``local_files_only`` as for models, ``trust_remote_code``, which
                 changes nothing, and values that replace those of the file.
 
@@ -236,16 +236,17 @@ class GPTBigCodeConfig:
         Raises:
             ModelNotFoundError: The name leads nowhere.
             ConfigError: The file is malformed, or a value is wrong.
+            CheckpointError: A GGUF file is malformed or holds another kind of model.
             InputError: A value is given for a key that the configuration does not have.
         """
         from gptbigcode_cpu import hub
 
         where = {key: options.pop(key) for key in ("revision", "token", "cache_dir", "local_files_only") if key in options}
         options.pop("trust_remote_code", None)  # no code is downloaded
-        path = Path(pretrained_model_name_or_path)
-        if path.name != CONFIG_NAME:
-            path = hub.resolve(pretrained_model_name_or_path, weights=False, **where) / CONFIG_NAME
-        config = cls.from_json_file(path)
+        if Path(pretrained_model_name_or_path).name == CONFIG_NAME:
+            config = cls.from_json_file(pretrained_model_name_or_path)
+        else:
+            config = hub.read_config(hub.resolve(pretrained_model_name_or_path, weights=False, **where))
         config.name_or_path = str(pretrained_model_name_or_path)
         config.update(options)
         return config

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from gptbigcode_cpu.checkpoint_files import AWQ_CONFIG, GPTQ_CONFIG, PYTORCH_PATTERNS, SAFETENSORS_PATTERNS, find_weights
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import CheckpointError, FormatError, InputError, ModelNotFoundError
 from gptbigcode_cpu.names import SHORT_NAMES, not_found
@@ -34,11 +35,9 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-_DESCRIPTIONS = ["config.json", GENERATION_CONFIG, *TOKENIZER_FILES]
-_SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
-_PYTORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
+_DESCRIPTIONS = ["config.json", GPTQ_CONFIG, AWQ_CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES]
 
-_GGUF = ".gguf"
+_GGUF, _GGUF_MAGIC = ".gguf", b"GGUF"
 _GGUF_PART = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -87,8 +86,14 @@ def resolve(
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether what `resolve` found is a GGUF file; it is a directory otherwise."""
-    return path.suffix == _GGUF and not path.is_dir()
+    """Whether a path is that of a GGUF file: by its name, or by its first bytes, as Ollama's ``blobs/sha256-...`` have none."""
+    return not path.is_dir() and (path.suffix == _GGUF or _begins_as_gguf(path))
+
+
+def _begins_as_gguf(path: Path) -> bool:
+    with suppress(OSError), open_regular(path) as file:
+        return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
+    return False
 
 
 def gguf_parts(path: Path) -> list[Path]:
@@ -111,12 +116,16 @@ def gguf_parts(path: Path) -> list[Path]:
 
 def _gguf_in(directory: Path) -> Path | None:
     """The GGUF file of a directory that holds one model and in no other form."""
-    names = sorted(path.name for path in directory.glob(f"*{_GGUF}") if path.is_file())
-    if not names or any(any(directory.glob(pattern)) for pattern in _SAFETENSORS + _PYTORCH):
+    if any(any(directory.glob(pattern)) for pattern in SAFETENSORS_PATTERNS + PYTORCH_PATTERNS):
         return None
+    files = [path for path in directory.iterdir() if path.is_file()]
+    found = [path for path in files if path.suffix == _GGUF]
+    if not found and not (directory / "config.json").exists():
+        found = [path for path in files if _begins_as_gguf(path)]
+    names = sorted(path.name for path in found)
     if len({_GGUF_PART.sub(r"\g<name>", name) for name in names}) > 1:
         raise ModelNotFoundError(f"{directory} holds several GGUF models; name the file of one: {', '.join(names[:8])}")
-    return directory / names[0]
+    return directory / names[0] if names else None
 
 
 def read_config(path: Path) -> GPTBigCodeConfig:
@@ -172,9 +181,9 @@ def _download(
 
     where = f"{name!r}" + (f" at revision {revision!r}" if revision else "")
     try:
-        directory = fetch(_DESCRIPTIONS + (_SAFETENSORS if weights else []))
+        directory = fetch([*_DESCRIPTIONS, *(SAFETENSORS_PATTERNS if weights else ())])
         if weights and not any(directory.glob("*.safetensors")):
-            directory = fetch(_DESCRIPTIONS + _PYTORCH)
+            directory = fetch([*_DESCRIPTIONS, *PYTORCH_PATTERNS])
     except hub_errors.HFValidationError as error:
         raise ModelNotFoundError(f"{not_found(name)}; nor is it a valid id on the Hub") from error
     except hub_errors.GatedRepoError as error:
@@ -300,7 +309,8 @@ def _content_key(source: Path, cache: Path) -> str:
     if is_gguf(source):
         paths = {*gguf_parts(source)}
     else:
-        paths = {path for pattern in _DESCRIPTIONS + _SAFETENSORS + _PYTORCH for path in source.glob(pattern)}
+        patterns = (*_DESCRIPTIONS, *SAFETENSORS_PATTERNS, *PYTORCH_PATTERNS)
+        paths = {find_weights(source), *(path for pattern in patterns for path in source.glob(pattern))}
     digest = hashlib.sha256(f"format {FORMAT_VERSION}\n".encode())
     for path in sorted(paths):
         digest.update(f"{path.name} {_file_digest(path, cache / 'digests')}\n".encode())

@@ -26,11 +26,12 @@ MAX_HEADER_BYTES = 16 << 20
 MAX_RANK = 8
 MAX_DIMENSION = 1 << 48
 
-# bfloat16 has no numpy type; its bits are handed out as uint16.
+# bfloat16 and floats of 8 bits have no numpy type; their bits are handed out as unsigned integers.
 NUMPY_TYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
     "U8": np.dtype(np.uint8),
     "I8": np.dtype(np.int8),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0"), np.dtype(np.uint8)),
     "U16": np.dtype("<u2"),
     "I16": np.dtype("<i2"),
     "F16": np.dtype("<f2"),
@@ -41,6 +42,7 @@ NUMPY_TYPES: Mapping[str, np.dtype[Any]] = {
     "U64": np.dtype("<u8"),
     "I64": np.dtype("<i8"),
     "F64": np.dtype("<f8"),
+    "C64": np.dtype("<c8"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from oracle.random_models import full_config, random_state
 
 from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.convert.read import read_checkpoint
-from gptbigcode_cpu.errors import CheckpointError, MissingDependencyError
+from gptbigcode_cpu.errors import CheckpointError, MissingDependencyError, ModelNotFoundError
 
 MakeCheckpoint = Callable[..., Path]
 SMALL: dict[str, Any] = {"n_embd": 36, "n_head": 3, "n_inner": 50, "n_positions": 7, "vocab_size": 270, "n_layer": 2}
@@ -74,7 +75,7 @@ def test_bin_files_are_mapped_anew_to_bound_the_memory(
     source = make_checkpoint(tmp_path / "source", **SMALL)
     expected = converted_bytes(source, tmp_path / "expected")
     write_bin(source, torch_state("float32"))
-    monkeypatch.setattr("gptbigcode_cpu.convert.read._BIN_RELOAD_BYTES", 5000)
+    monkeypatch.setattr("gptbigcode_cpu.convert.pytorch_files._RELOAD_BYTES", 5000)
     assert converted_bytes(source, tmp_path / "out") == expected
 
 
@@ -133,19 +134,81 @@ def test_truncated_bin_files(tmp_path: Path, make_checkpoint: MakeCheckpoint) ->
             convert(source, tmp_path / "out")
 
 
-@pytest.mark.parametrize("content", ["a tensor", "a list", "nested", "sparse"])
-def test_bin_files_without_a_table_of_tensors(tmp_path: Path, make_checkpoint: MakeCheckpoint, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a tensor", "holds a Tensor instead of a table of tensors by name"),
+        ("a list", "holds a list instead"),
+        ("nested", "its entries are 'state_dict', 'epoch'; save what is in 'state_dict' alone"),
+        ("empty", "its entries are none"),
+    ],
+)
+def test_bin_files_without_a_table_of_tensors(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, content: str, message: str
+) -> None:
     torch = pytest.importorskip("torch")
     source = make_checkpoint(tmp_path / "source", **SMALL)
     tensor = torch.zeros(3)
-    values = {
-        "a tensor": tensor,
-        "a list": [tensor],
-        "nested": {"model": {"a": tensor}},
-        "sparse": {"a": torch.eye(3).to_sparse()},
-    }
+    values = {"a tensor": tensor, "a list": [tensor], "nested": {"state_dict": {"a": tensor}, "epoch": 3}, "empty": {}}
     write_bin(source, values[content])
-    with pytest.raises(CheckpointError, match="table of tensors"):
+    with pytest.raises(CheckpointError, match=message):
+        convert(source, tmp_path / "out")
+
+
+def test_parameters_and_entries_that_are_no_tensors(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    """transformers takes what a Parameter holds, and ignores the rest."""
+    torch = pytest.importorskip("torch")
+    source = make_checkpoint(tmp_path / "source", **SMALL)
+    expected = converted_bytes(source, tmp_path / "expected")
+    state = {name: torch.nn.Parameter(value) for name, value in torch_state("float32").items()}
+    state["transformer.ln_f.bias"].note = "an attribute of its own"
+    others = {"epoch": 3, "note": None, "optimizer": {"state": [torch.zeros(2)]}, "type": torch.float16, 7: torch.zeros(2)}
+    write_bin(source, others | state)
+    assert converted_bytes(source, tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("parameters", [False, True])
+def test_bin_files_from_before_torch_1_6(tmp_path: Path, make_checkpoint: MakeCheckpoint, parameters: bool) -> None:
+    torch = pytest.importorskip("torch")
+    source = make_checkpoint(tmp_path / "source", **SMALL)
+    expected = converted_bytes(source, tmp_path / "expected")
+    state = torch_state("float32")
+    if parameters:
+        state = {name: torch.nn.Parameter(value) for name, value in state.items()}
+    write_bin(source, state)
+    torch.save(state, source / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert converted_bytes(source, tmp_path / "out") == expected
+    write_bin(source, state | {"evil": Hostile(tmp_path / "touched")})
+    torch.save(
+        state | {"evil": Hostile(tmp_path / "touched")}, source / "pytorch_model.bin", _use_new_zipfile_serialization=False
+    )
+    with pytest.raises(CheckpointError, match="may run code when read"):
+        convert(source, tmp_path / "out2")
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "float16", "int64"])
+def test_buffers_and_tensors_of_no_part_of_the_model(tmp_path: Path, make_checkpoint: MakeCheckpoint, dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    source = make_checkpoint(tmp_path / "source", **SMALL)
+    expected = converted_bytes(source, tmp_path / "expected")
+    state = torch_state("float32")
+    state["transformer.h.0.attn.bias"] = torch.ones(1, 1, 7, 7).to(getattr(torch, dtype))
+    state["transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4).to(getattr(torch, dtype))
+    state["v_head.summary.weight"] = torch.zeros(1, 36, dtype=torch.complex64)
+    state["sparse"] = torch.eye(3).to_sparse()
+    write_bin(source, state)
+    report = convert(source, tmp_path / "out")
+    assert report.notes == (
+        "ignored, as transformers does: tensors that are no part of the model, sparse, v_head.summary.weight",
+    )
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == expected
+
+
+def test_names_with_a_prefix(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    """transformers finds no weight under such a name, and fills the model with random numbers."""
+    source = make_checkpoint(tmp_path / "source", prefix="module.transformer.", **SMALL)
+    with pytest.raises(CheckpointError, match=r"(?s)missing: transformer\.wte.*the names in the file begin with 'module\.'"):
         convert(source, tmp_path / "out")
 
 
@@ -153,10 +216,12 @@ def test_types_that_are_no_weights(tmp_path: Path, make_checkpoint: MakeCheckpoi
     torch = pytest.importorskip("torch")
     source = make_checkpoint(tmp_path / "source", **SMALL)
     state = torch_state("float32")
-    state["transformer.ln_f.bias"] = state["transformer.ln_f.bias"].double()
+    state["transformer.wte.weight"] = state["transformer.wte.weight"].to_sparse()
     state["transformer.ln_f.weight"] = state["transformer.ln_f.weight"].to(torch.int64)
+    state["transformer.ln_f.bias"] = state["transformer.ln_f.bias"].to(torch.complex64)
     write_bin(source, state)
-    with pytest.raises(CheckpointError, match=r"(?s)ln_f\.weight is int64, supported are F32.*ln_f\.bias is F64"):
+    message = r"(?s)wte\.weight is sparse float32, supported are F64, F32.*ln_f\.weight is I64.*ln_f\.bias is complex64"
+    with pytest.raises(CheckpointError, match=message):
         convert(source, tmp_path / "out")
 
 
@@ -193,6 +258,38 @@ def sharded(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> Path:
     return make_checkpoint(tmp_path / "source", shards=3, **SMALL)
 
 
+def test_a_file_counts_before_an_index_and_safetensors_before_bin(
+    sharded: Path, tmp_path: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    other = make_checkpoint(tmp_path / "other", seed=1, **SMALL)
+    (sharded / "pytorch_model.bin").write_bytes(b"not read")
+    expected = converted_bytes(sharded, tmp_path / "expected")
+    assert expected != converted_bytes(other, tmp_path / "out-other")
+    shutil.copy(other / "model.safetensors", sharded)
+    assert converted_bytes(sharded, tmp_path / "out") == (tmp_path / "out-other" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["model.fp16.safetensors", "gptq_model-4bit-128g.safetensors", "weights.safetensors"])
+def test_weights_under_another_name(tmp_path: Path, make_checkpoint: MakeCheckpoint, name: str) -> None:
+    source = make_checkpoint(tmp_path / "source", **SMALL)
+    expected = converted_bytes(source, tmp_path / "expected")
+    (source / "model.safetensors").rename(source / name)
+    (source / "training_args.bin").write_bytes(b"no weights")
+    (source / "adapter_model.safetensors").write_bytes(b"no weights of a model")
+    assert converted_bytes(source, tmp_path / "out") == expected
+    (source / f"a-{name}").write_bytes(b"which one?")
+    with pytest.raises(ModelNotFoundError, match=rf"several weights files.*rename the one that you mean: a-{name}, {name}"):
+        convert(source, tmp_path / "out2")
+
+
+def test_a_directory_in_the_place_of_the_weights(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    source = make_checkpoint(tmp_path / "source", **SMALL)
+    (source / "model.safetensors").unlink()
+    (source / "model.safetensors").mkdir()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read: Is a directory"):
+        convert(source, tmp_path / "out")
+
+
 def test_missing_shards_are_all_named(sharded: Path, tmp_path: Path) -> None:
     (sharded / "model-00001-of-00003.safetensors").unlink()
     (sharded / "model-00003-of-00003.safetensors").unlink()
@@ -208,9 +305,13 @@ def test_shards_outside_the_directory(sharded: Path, tmp_path: Path, name: str) 
 
 
 def test_an_index_that_promises_too_much(sharded: Path, tmp_path: Path) -> None:
-    rewrite_index(sharded, lambda index: index["weight_map"].update({"extra": "model-00001-of-00003.safetensors"}))
-    with pytest.raises(CheckpointError, match=r"promises tensors.*extra"):
-        convert(sharded, tmp_path / "out")
+    """Tools that drop the second name of a tied head from the files leave it in the index."""
+    expected = converted_bytes(sharded, tmp_path / "expected")
+    promised = dict.fromkeys(("extra", "lm_head.weight"), "model-00001-of-00003.safetensors")
+    rewrite_index(sharded, lambda index: (index["weight_map"].update(promised), index.update(metadata={"total_size": "?"})))
+    assert converted_bytes(sharded, tmp_path / "out") == expected
+    rewrite_index(sharded, lambda index: [index["weight_map"].pop(name) for name in list(index["weight_map"])[::2]])
+    assert converted_bytes(sharded, tmp_path / "fewer") == expected
 
 
 def test_a_tensor_in_two_shards(sharded: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from oracle.random_models import full_config, random_state, to_bfloat16
 from gptbigcode_cpu import AutoModelForCausalLM
 from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.convert.gptq import dequantised
+from gptbigcode_cpu.convert.gptq_config import Method, method_of
 from gptbigcode_cpu.convert.read import SourceTensor, read_checkpoint
 from gptbigcode_cpu.errors import CheckpointError, ConfigError
 
@@ -304,7 +305,7 @@ def test_from_pretrained(tmp_path: Path, make_checkpoint: MakeCheckpoint, monkey
 )
 def test_quantisations_that_are_not_supported(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        dequantised({}, {"quant_method": "gptq", "bits": 4, "group_size": 128} | change)
+        method_of([("config.json", {"quant_method": "gptq", "bits": 4, "group_size": 128} | change)])
 
 
 def tensor(name: str, values: NDArray[Any] | None, dtype: str = "I32", shape: tuple[int, ...] = ()) -> SourceTensor:
@@ -324,9 +325,9 @@ def tensor(name: str, values: NDArray[Any] | None, dtype: str = "I32", shape: tu
     [
         ({"scales": None, "qzeros": None}, "a.b: missing: qzeros, scales"),
         ({"g_idx": None}, "a.b: missing: g_idx"),
-        ({"qweight": ("I64", (8, 32))}, r"qweight is I64 \[8, 32\], it must be I32 of rank 2"),
+        ({"qweight": ("I64", (8, 32))}, r"qweight is I64 \[8, 32\], it must be I32 or U32 of rank 2"),
         ({"qweight": ("I32", (8,))}, r"qweight is I32 \[8\]"),
-        ({"scales": ("I32", (4, 32))}, "scales is I32 .*, it must be F16 or BF16 or F32"),
+        ({"scales": ("I32", (4, 32))}, "scales is I32 .*, it must be F64 or F32 or F16 or BF16"),
         ({"qweight": ("I32", (8, 31))}, "does not hold whole words"),
         ({"qweight": ("I32", (0, 32))}, "does not hold whole words"),
         ({"qweight": ("I32", (9, 32))}, r"qzeros is \[4, 4\], with groups of 16 it must be \[5, 4\]"),
@@ -347,7 +348,7 @@ def test_parts_that_do_not_fit_together(change: dict[str, Any], message: str) ->
         elif value is not None:
             tensors[f"a.b.{part}"] = tensor(f"a.b.{part}", None, *value)
     with pytest.raises(CheckpointError, match=message):
-        dequantised(tensors, {"quant_method": "gptq", "bits": 4, "group_size": 16, "desc_act": True})
+        dequantised(tensors, Method(awq=False, bits=4, group_size=16, zero_offset=1, needs_g_idx=True))
 
 
 def test_a_checkpoint_that_is_not_quantised_after_all(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:

@@ -40,6 +40,15 @@ void quantize_int8(const float* x, int8_t* q, uint16_t* scale) {
   }
 }
 
+// The largest magnitude that a weight may have: what is larger is infinite in bfloat16, or may be once it was rounded to steps.
+float largest_weight(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32: return std::numeric_limits<float>::max();
+    case DType::kBFloat16: return 0x1.fefffep127f;
+    default: return 0x1p127f;
+  }
+}
+
 bool has_row_scales(DType dtype) { return dtype == DType::kInt4 || dtype == DType::kInt6; }
 
 // Sixteen rows, x: [k][16], for integer types padded with zeros to whole blocks.
@@ -101,7 +110,8 @@ void pack(const PackTask& task, ThreadPool& pool) {
   std::vector<AlignedBuffer<float>> buffers(static_cast<size_t>(pool.size()));  // a tile's weights, then scratch
   for (auto& buffer : buffers) buffer.reserve(static_cast<size_t>((kTileRows + 1) * padded_k));
   constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
-  std::atomic<int64_t> next{0}, bad{kNone};  // bad: the first element that is not finite
+  const float largest = largest_weight(task.dtype);
+  std::atomic<int64_t> next{0}, bad{kNone};  // bad: the first element that is not finite, or too large
   pool.run_items(pool.size(), [&](int64_t, int thread) {
     float* x = buffers[static_cast<size_t>(thread)].data();
     for (int64_t tile = next.fetch_add(1); tile < tiles; tile = next.fetch_add(1)) {
@@ -112,7 +122,7 @@ void pack(const PackTask& task, ThreadPool& pool) {
           const int64_t index = (tile * kTileRows + r) * task.k + i;
           const float value = read_source(task, index);
           x[i * kTileRows + r] = value;
-          if (!std::isfinite(value)) {
+          if (!(std::fabs(value) <= largest)) {
             int64_t seen = bad.load();
             while (index < seen && !bad.compare_exchange_weak(seen, index)) {
             }
@@ -126,7 +136,9 @@ void pack(const PackTask& task, ThreadPool& pool) {
   });
   if (bad != kNone) {
     const int64_t index = bad;
-    throw std::invalid_argument(std::string(std::isnan(read_source(task, index)) ? "NaN" : "infinite") + " element at row " +
+    const float value = read_source(task, index);
+    throw std::invalid_argument(std::string(std::isnan(value) ? "NaN" : std::isinf(value) ? "infinite" : "too large an") +
+                                " element at row " +
                                 std::to_string(index / task.k) + ", column " + std::to_string(index % task.k));
   }
 }
