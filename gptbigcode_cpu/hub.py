@@ -1,23 +1,21 @@
-"""From a model name to its local files: paths, Hub ids, the packaged demo, and the cache of conversions."""
+"""From a model name to its local files: paths, Hub ids and the packaged demo."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from gptbigcode_cpu.checkpoint_files import AWQ_CONFIG, GPTQ_CONFIG, PYTORCH_PATTERNS, SAFETENSORS_PATTERNS, find_weights
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.errors import CheckpointError, FormatError, InputError, ModelNotFoundError
+from gptbigcode_cpu.errors import CheckpointError, InputError, ModelNotFoundError
 from gptbigcode_cpu.names import SHORT_NAMES, not_found
 from gptbigcode_cpu.progress import Progress
 from gptbigcode_cpu.regular_files import open_regular
 from gptbigcode_cpu.tensors import DTYPES
-from gptbigcode_cpu.weights import FORMAT_VERSION, is_packed, open_packed, packed_scheme
+from gptbigcode_cpu.weights import FORMAT_VERSION, is_packed, packed_scheme
 
 DEMO = "demo"
 DEMO_DIRECTORY = Path(__file__).parent / "demo"
@@ -238,10 +236,10 @@ def packed_dir(
         name_or_path: See `resolve`.
         dtype: ``auto`` = as stored, or int8 for a plain checkpoint; else one of `tensors.DTYPES`.
         num_threads: Threads that convert; 0 = default.
-        progress: Called during a conversion with tensor name, bytes done and bytes in all.
+        progress: Called during a conversion, see `Progress`.
         revision: See `resolve`.
         token: See `resolve`.
-        cache_dir: See `resolve`; conversions are kept in `conversion_cache`.
+        cache_dir: See `resolve`; conversions are kept in `conversions.cache_directory`.
         local_files_only: See `resolve`.
 
     Raises:
@@ -258,48 +256,10 @@ def packed_dir(
         if dtype not in ("auto", stored):
             raise InputError(f"{directory} is stored as {stored}; for {dtype} convert the original checkpoint")
         return directory
-    return _cached_conversion(directory, DEFAULT_DTYPE if dtype == "auto" else dtype, num_threads, progress)
+    from gptbigcode_cpu import conversions
 
-
-def conversion_cache() -> Path:
-    """Where conversions are kept: ``GPTBIGCODE_CPU_CACHE``, else ``gptbigcode-cpu`` in the user's cache directory."""
-    if chosen := os.environ.get("GPTBIGCODE_CPU_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gptbigcode-cpu"
-
-
-def _cached_conversion(source: Path, dtype: str, num_threads: int, progress: Progress | None) -> Path:
-    from gptbigcode_cpu.convert import convert
-
-    cache = conversion_cache()
-    target = cache / f"{dtype}-{_content_key(source, cache)}"
-    if not _opens(target):
-        with _locked(cache / f"{target.name}.lock"):
-            if not _opens(target):
-                convert(source, target, dtype=dtype, overwrite=True, num_threads=num_threads, progress=progress)
-    return target
-
-
-def _opens(directory: Path) -> bool:
-    try:
-        open_packed(directory)
-    except (FormatError, ModelNotFoundError):
-        return False
-    return True
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock; a second process waits here for the conversion of the first."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        reason = f"the cache of conversions cannot be written ({error.strerror}); GPTBIGCODE_CPU_CACHE names another directory"
-        raise OSError(error.errno, reason, str(path.parent)) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    key = _content_key(directory, conversions.cache_directory())
+    return conversions.converted(directory, key, DEFAULT_DTYPE if dtype == "auto" else dtype, num_threads, progress)
 
 
 def _content_key(source: Path, cache: Path) -> str:

@@ -22,8 +22,8 @@ import pytest
 from gptbigcode_cpu import errors
 from gptbigcode_cpu.cli import exit_codes, run
 from gptbigcode_cpu.cli.generate import until_stop
-from gptbigcode_cpu.cli.options import human_bytes
 from gptbigcode_cpu.names import SHORT_NAMES
+from gptbigcode_cpu.sizes import human_bytes
 
 PROGRAM = [sys.executable, "-m", "gptbigcode_cpu"]
 PROMPT = "def fibonacci(n):"
@@ -46,7 +46,7 @@ def model(converted: Callable[..., Path]) -> Path:
 def test_help_teaches_every_command() -> None:
     top = cli("--help")
     assert top.returncode == 0
-    for command in ("convert", "generate", "info", "bench", "evaluate", "completion"):
+    for command in ("convert", "generate", "info", "cache", "bench", "evaluate", "completion"):
         assert f"\n  {command} " in top.stdout
         shown = cli(command, "--help")
         assert shown.returncode == 0

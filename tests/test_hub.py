@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, hub
+from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, conversions, hub
 from gptbigcode_cpu.errors import InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import packed_dir, resolve
 from gptbigcode_cpu.names import SHORT_NAMES
@@ -357,7 +357,7 @@ def test_a_read_only_cache_serves_what_it_holds(source: Path, cache: Path, monke
     first = packed_dir(source)
     (cache / "digests").rename(cache / "other")
     (cache / "digests").touch()  # digests can neither be read nor written, not even by root
-    monkeypatch.setattr("gptbigcode_cpu.hub._locked", None)  # locking would write
+    monkeypatch.setattr(conversions, "_locked", None)  # locking would write
     assert packed_dir(source) == first
 
 
@@ -407,8 +407,8 @@ def test_the_place_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("GPTBIGCODE_CPU_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert hub.conversion_cache() == tmp_path / ".cache" / "gptbigcode-cpu"
+    assert conversions.cache_directory() == tmp_path / ".cache" / "gptbigcode-cpu"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert hub.conversion_cache() == tmp_path / "xdg" / "gptbigcode-cpu"
+    assert conversions.cache_directory() == tmp_path / "xdg" / "gptbigcode-cpu"
     monkeypatch.setenv("GPTBIGCODE_CPU_CACHE", "~/here")
-    assert hub.conversion_cache() == tmp_path / "here"
+    assert conversions.cache_directory() == tmp_path / "here"

@@ -1,4 +1,4 @@
-"""The ``gptbigcode-cpu`` command: convert, generate, info, bench, evaluate and completion.
+"""The ``gptbigcode-cpu`` command: generate, convert, info, cache, bench, evaluate and completion.
 
 Every command imports the library, and what else is slow to import and only it needs, inside its body: ``--help`` and shell
 completion answer without loading numpy, and `generate` starts without what other commands need.
@@ -6,15 +6,18 @@ completion answer without loading numpy, and `generate` starts without what othe
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 import click
 
 from gptbigcode_cpu.cli.bench import bench
+from gptbigcode_cpu.cli.cache import cache
 from gptbigcode_cpu.cli.completion import COMPLETE_VARIABLE, PROGRAM, completion
 from gptbigcode_cpu.cli.convert import convert
 from gptbigcode_cpu.cli.evaluate import evaluate
@@ -76,8 +79,28 @@ def cli() -> None:
     """
 
 
-for _command in (generate, convert, info, bench, evaluate, completion):
+for _command in (generate, convert, info, cache, bench, evaluate, completion):
     cli.add_command(_command)
+
+
+class _Notes(logging.Handler):
+    """What the library has to say, as the commands say it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"{'note: ' if record.levelno >= logging.WARNING else ''}{record.getMessage()}", err=True)
+
+
+@contextmanager
+def _notes_on_stderr() -> Iterator[None]:
+    logger, notes = logging.getLogger("gptbigcode_cpu"), _Notes()
+    level = logger.level
+    logger.addHandler(notes)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(notes)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -92,7 +115,7 @@ def run(arguments: Sequence[str]) -> int:
     settings = Settings()
     try:
         try:
-            with cli.make_context(PROGRAM, list(arguments) or ["--help"], obj=settings) as ctx:
+            with _notes_on_stderr(), cli.make_context(PROGRAM, list(arguments) or ["--help"], obj=settings) as ctx:
                 cli.invoke(ctx)
         finally:
             sys.stdout.flush()

@@ -13,7 +13,6 @@ import click
 
 from gptbigcode_cpu.cli.options import (
     debug_option,
-    human_bytes,
     json_option,
     kv_dtype_option,
     load_dtype_option,
@@ -21,6 +20,7 @@ from gptbigcode_cpu.cli.options import (
     prefill_threads_option,
     threads_option,
 )
+from gptbigcode_cpu.sizes import human_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

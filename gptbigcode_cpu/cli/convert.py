@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gptbigcode_cpu.cli.options import DTYPES, debug_option, hub_options, human_bytes, threads_option
+from gptbigcode_cpu.cli.options import DTYPES, debug_option, hub_options, threads_option
+from gptbigcode_cpu.sizes import human_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from gptbigcode_cpu.convert import Calibrate
@@ -42,11 +42,10 @@ def _sample_text(files: tuple[str, ...], more: tuple[str, ...]) -> Calibrate | N
 def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
     if value is None:
         return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)(i?)b?\s*", value, re.IGNORECASE)
-    if match is None or (match[3] and not match[2]):
-        raise click.BadParameter(f"{value!r} is no size; write 620MB, 1.2GB, 600MiB or a number of bytes.")
-    unit = 1024 if match[3] else 1000
-    return int(float(match[1]) * unit ** " kmg".index(match[2].lower() or " "))
+    try:
+        return parse_bytes(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from error
 
 
 @click.command(options_metavar="", short_help="Quantise a checkpoint and keep the result.")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gptbigcode_cpu.cli.options import DTYPES, debug_option, human_bytes, json_option
+from gptbigcode_cpu.cli.options import DTYPES, debug_option, json_option
 from gptbigcode_cpu.errors import ContextLengthError, KernelError
+from gptbigcode_cpu.sizes import human_bytes
 
 if TYPE_CHECKING:
     from gptbigcode_cpu.config import GPTBigCodeConfig

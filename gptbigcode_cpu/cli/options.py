@@ -103,14 +103,3 @@ def hub_options(function: _F) -> _F:
     ):
         function = option(function)
     return function
-
-
-def human_bytes(count: float) -> str:
-    """A byte count for people, in powers of 1000: ``1.23 GB``."""
-    if count < 1000:
-        return f"{count:.0f} bytes"
-    for unit in ("kB", "MB", "GB", "TB"):
-        count /= 1000
-        if count < 999.5 or unit == "TB":
-            break
-    return f"{count:.3g} {unit}"

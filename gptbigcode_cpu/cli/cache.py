@@ -1,0 +1,116 @@
+"""``gptbigcode-cpu cache``: list and delete the conversions that first uses of plain checkpoints left."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gptbigcode_cpu.cli.options import debug_option, json_option
+from gptbigcode_cpu.names import SHORT_NAMES
+from gptbigcode_cpu.sizes import human_bytes
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu.conversions import Conversion
+
+
+@click.group(invoke_without_command=True, short_help="List and delete what first uses of checkpoints left.")
+@json_option
+@debug_option
+@click.pass_context
+def cache(ctx: click.Context, as_json: bool) -> None:
+    """List the conversions that were made when plain checkpoints were first used.
+
+    They are in GPTBIGCODE_CPU_CACHE (default: ~/.cache/gptbigcode-cpu). Together they have at most the size that
+    GPTBIGCODE_CPU_CACHE_SIZE says (default: 50GB; "unlimited" is possible): where a new one leaves no room, those of an
+    older format are removed, then those that were used longest ago, but none that a process is using.
+
+    \b
+    Examples:
+      gptbigcode-cpu cache
+      gptbigcode-cpu cache delete bigcode/starcoderbase-1b
+      gptbigcode-cpu cache delete --all --yes
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from gptbigcode_cpu import conversions
+
+    found = conversions.conversions()
+    if as_json:
+        click.echo(json.dumps([{**asdict(each), "path": str(each.path)} for each in found]))
+        return
+    _list(found)
+    limit = conversions.size_limit()
+    count = f"{len(found)} conversion{'' if len(found) == 1 else 's'}" if found else "no conversions"
+    size = f", {human_bytes(sum(each.nbytes for each in found))}" if found else ""
+    room = "" if limit is None else f" of at most {human_bytes(limit)}"
+    click.echo(f"{count}{size}{room if found else ''} in {conversions.cache_directory()}")
+
+
+@cache.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Delete all of them.")
+@click.option("--dtype", help="Only conversions to this type.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@debug_option
+def delete(names: tuple[str, ...], everything: bool, dtype: str | None, yes: bool) -> None:
+    """Delete the conversions of NAMES, as the list shows them.
+
+    The checkpoints they were made of stay where they are. The next use of one converts it again.
+
+    \b
+    Examples:
+      gptbigcode-cpu cache delete bigcode/starcoderbase-1b --dtype int8
+      gptbigcode-cpu cache delete --all
+    """
+    if everything == bool(names):
+        raise click.UsageError("Name what to delete, or pass --all.")
+    from gptbigcode_cpu import conversions
+    from gptbigcode_cpu.errors import ModelNotFoundError
+
+    found = [each for each in conversions.conversions() if dtype in (None, each.dtype)]
+    chosen = found if everything else [each for each in found if any(_is_called(each, name) for name in names)]
+    for name in names:
+        if not any(_is_called(each, name) for each in chosen):
+            raise ModelNotFoundError(f"the cache holds no conversion of {name}; gptbigcode-cpu cache lists them")
+    if not chosen:
+        click.echo("there is nothing to delete")
+        return
+    size = human_bytes(sum(each.nbytes for each in chosen))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("Deleting asks on a terminal; here pass --yes.")
+        _list(chosen)
+        click.confirm(f"delete {'this' if len(chosen) == 1 else 'these'} ({size})?", abort=True, err=True)
+    for each in chosen:
+        used = conversions.in_use(each)
+        conversions.remove(each)
+        if used:
+            click.echo(f"note: a process is using {each.name} ({each.dtype}); its room is free when that ends", err=True)
+    click.echo(f"deleted {len(chosen)} conversion{'' if len(chosen) == 1 else 's'}, {size}")
+
+
+def _is_called(conversion: Conversion, name: str) -> bool:
+    names = (conversion.name, conversion.path.name)
+    return name in names or SHORT_NAMES.get(name) in names or str(Path(name).expanduser().absolute()) in names
+
+
+def _list(found: Sequence[Conversion]) -> None:
+    if not found:
+        return
+    from gptbigcode_cpu.weights import FORMAT_VERSION
+
+    rows = [("name", "dtype", "size", "last used")]
+    for each in found:
+        old = "" if each.format_version == FORMAT_VERSION else "  (another format; cannot be used)"
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.last_used))
+        rows.append((each.name, each.dtype, human_bytes(each.nbytes), used + old))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
