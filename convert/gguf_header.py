@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gptbigcode_cpu.json_files import shown
 from gptbigcode_cpu.regular_files import open_regular
 
 MAGIC = b"GGUF"
@@ -88,7 +89,7 @@ def map_gguf(path: Path) -> GGUFFile:
     tensors = {}
     for name, (type_number, shape, offset) in described.items():
         if offset % alignment:
-            raise GGUFError(f"tensor {name!r} begins at offset {offset}, which is not a multiple of {alignment}")
+            raise GGUFError(f"tensor {shown(name)} begins at offset {offset}, which is not a multiple of {alignment}")
         tensors[name] = GGUFTensor(type_number, shape, data_begin + offset)
     return GGUFFile(path, metadata, tensors, mapping)
 
@@ -158,9 +159,9 @@ def _pairs(cursor: _Cursor, count: int) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for i in range(count):
         key = cursor.string(f"key {i}")
-        what = f"the value of {key!r:.80}"
+        what = f"the value of {shown(key)}"
         if key in metadata:
-            raise GGUFError(f"the key {key!r:.80} is there twice")
+            raise GGUFError(f"the key {shown(key)} is there twice")
         metadata[key] = _value(cursor, cursor.number(_U32, what), what)
     return metadata
 
@@ -185,14 +186,14 @@ def _descriptions(cursor: _Cursor, count: int) -> dict[str, tuple[int, tuple[int
     tensors: dict[str, tuple[int, tuple[int, ...], int]] = {}
     for i in range(count):
         name = cursor.string(f"the name of tensor {i}")
-        what = f"the description of tensor {name!r:.80}"
+        what = f"the description of tensor {shown(name)}"
         if name in tensors:
-            raise GGUFError(f"tensor {name!r:.80} is there twice")
+            raise GGUFError(f"tensor {shown(name)} is there twice")
         rank = cursor.number(_U32, what)
         if not 1 <= rank <= MAX_RANK:
-            raise GGUFError(f"tensor {name!r:.80} has {rank} dimensions, it must have 1 to {MAX_RANK}")
+            raise GGUFError(f"tensor {shown(name)} has {rank} dimensions, it must have 1 to {MAX_RANK}")
         sizes = [cursor.number(_U64, what) for _ in range(rank)]
         if not all(1 <= size <= MAX_DIMENSION for size in sizes):
-            raise GGUFError(f"tensor {name!r:.80} has sizes outside 1..2**48: {sizes}")
+            raise GGUFError(f"tensor {shown(name)} has sizes outside 1..2**48: {sizes}")
         tensors[name] = cursor.number(_U32, what), tuple(reversed(sizes)), cursor.number(_U64, what)
     return tensors

@@ -27,6 +27,7 @@ from gptbigcode_cpu.convert.floats import FLOATS, to_float32
 from gptbigcode_cpu.convert.gptq_config import Method
 from gptbigcode_cpu.convert.read import Rows, Shard, SourceTensor
 from gptbigcode_cpu.errors import CheckpointError
+from gptbigcode_cpu.json_files import listed
 
 # Which of eight neighbouring outputs is at each place of a word, from the lowest bits on.
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -67,8 +68,8 @@ def dequantised(tensors: Mapping[str, SourceTensor], method: Method) -> dict[str
         else:
             layers[target].divisors = scales
     if problems or not layers:
-        found = "\n  ".join(problems) or "no tensor is called qweight"
-        raise CheckpointError(f"the checkpoint does not fit its quantization_config:\n  {found}")
+        found = listed(problems) or "no tensor is called qweight"
+        raise CheckpointError(f"the checkpoint does not fit its quantization_config: {found}")
     shard = _DequantisedShard(layers)
     return sources | {name: SourceTensor(name, dtype, shape, shard) for name, (dtype, shape) in shard.signatures().items()}
 

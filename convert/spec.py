@@ -1,6 +1,6 @@
 """Which tensor of a checkpoint becomes which tensor of the converted model.
 
-The comparison with what the configuration declares is complete: all missing, unexpected and misshapen tensors are listed at
+The comparison with what the configuration declares is complete: missing, unexpected and misshapen tensors are listed at
 once, because a checkpoint that is wrong in one place tends to be wrong in several. If nothing is missing, tensors that the
 model does not have are ignored, as in transformers.
 """
@@ -21,6 +21,7 @@ from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert.floats import FLOATS, to_float32
 from gptbigcode_cpu.convert.read import Rows, SourceTensor
 from gptbigcode_cpu.errors import CheckpointError
+from gptbigcode_cpu.json_files import listed, shown
 from gptbigcode_cpu.tensors import (
     EMBEDDING,
     LM_HEAD,
@@ -66,7 +67,7 @@ def plan(config: GPTBigCodeConfig, checkpoint: Mapping[str, SourceTensor]) -> Pl
     """Match a checkpoint with its configuration.
 
     Raises:
-        CheckpointError: Tensors are missing, unexpected, misshapen or of an unsupported type; all of them are listed.
+        CheckpointError: Tensors are missing, unexpected, misshapen or of an unsupported type; eight of them are listed.
     """
     problems: list[str] = []
     sources: dict[str, SourceTensor] = {}
@@ -90,11 +91,10 @@ def plan(config: GPTBigCodeConfig, checkpoint: Mapping[str, SourceTensor]) -> Pl
     problems += _differences(expected, required, sources)
     unknown = sorted(sources.keys() - expected.keys())
     if len(problems) > len(unknown):  # others than that some are unexpected
-        problems += _prefix_hints(expected.keys(), checkpoint.keys())
-        raise CheckpointError("the checkpoint does not fit its configuration:\n  " + "\n  ".join(problems))
+        hints = "".join(f"; {hint}" for hint in _prefix_hints(expected.keys(), checkpoint.keys()))
+        raise CheckpointError(f"the checkpoint does not fit its configuration: {listed(problems)}{hints}")
     if unknown:
-        shown = ", ".join(unknown[:8]) + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else "")
-        notes.append(f"ignored, as transformers does: tensors that are no part of the model, {shown}")
+        notes.append(f"ignored, as transformers does: tensors that are no part of the model, {listed(unknown)}")
 
     if config.tie_word_embeddings and LM_HEAD in sources:
         if _equal(sources[LM_HEAD], sources[EMBEDDING]):
@@ -131,7 +131,7 @@ def _prefix_hints(expected: Collection[str], found: Collection[str]) -> Iterator
     """Advice for a checkpoint whose names are the expected ones with something in front, such as ``module.``."""
     for prefix in sorted({name.removesuffix(EMBEDDING) for name in found if name.endswith(f".{EMBEDDING}")}):
         if sum(name.removeprefix(prefix) in expected for name in found) > 1:
-            yield f"hint: the names in the file begin with {prefix!r:.80}; save the weights without it"
+            yield f"the names in the file begin with {shown(prefix)}, save the weights without it"
 
 
 def _equal(left: SourceTensor, right: SourceTensor) -> bool:

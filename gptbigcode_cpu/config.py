@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from gptbigcode_cpu.config_checks import CHECKS, label_count
 from gptbigcode_cpu.config_gpt2 import GPT2, gpt_bigcode_content
 from gptbigcode_cpu.errors import ConfigError, InputError, ModelNotFoundError
-from gptbigcode_cpu.json_files import read_object
+from gptbigcode_cpu.json_files import read_object, shown
 from gptbigcode_cpu.suggest import nearest
 
 MODEL_TYPE = "gpt_bigcode"
@@ -144,7 +144,7 @@ class GPTBigCodeConfig:
             if alias in given:
                 value = given.pop(alias)
                 if given.setdefault(key, value) != value:
-                    raise ConfigError(f"{key} is {given[key]!r}, but its other name {alias} says {value!r}")
+                    raise ConfigError(f"{key} is {shown(given[key])}, but its other name {alias} says {shown(value)}")
         given = DEFAULTS | given
         if given["architectures"] is None:
             given["architectures"] = DEFAULTS["architectures"]
@@ -158,7 +158,7 @@ class GPTBigCodeConfig:
         else:
             self.id2label = labels
             if count not in (None, len(self.id2label)):
-                raise ConfigError(f"num_labels is {count!r}, but id2label names {len(self.id2label)} labels")
+                raise ConfigError(f"num_labels is {shown(count)}, but id2label names {len(self.id2label)} labels")
             self.label2id = {name: label for label, name in self.id2label.items()}
         if inverse is not None:
             self.label2id = inverse
@@ -166,7 +166,7 @@ class GPTBigCodeConfig:
             if isinstance(getattr(type(self), key, None), property):
                 continue  # follows from the other values, such as num_key_value_heads
             if hasattr(type(self), key):
-                raise ConfigError(f"{key!r} cannot be a key of a configuration")
+                raise ConfigError(f"{shown(key)} cannot be a key of a configuration")
             setattr(self, key, value)
         if self.n_embd % self.n_head:
             raise ConfigError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
@@ -295,7 +295,7 @@ class GPTBigCodeConfig:
         known = {*vars(self), *self.attribute_map, "num_labels"}
         for key, value in config_dict.items():
             if key not in known:
-                raise InputError(f"unknown option {key!r}{nearest(key, known)}")
+                raise InputError(f"unknown option {shown(key)}{nearest(key, known)}")
             setattr(self, key, value)
 
     def to_dict(self) -> dict[str, Any]:
@@ -333,4 +333,4 @@ class GPTBigCodeConfig:
 
 def _other_model_type(model_type: object) -> str:
     hint = "; StarCoder2 is another architecture" if model_type == "starcoder2" else ""
-    return f"model_type is {model_type!r}, this package runs {MODEL_TYPE!r} and {GPT2!r} models{hint}"
+    return f"model_type is {shown(model_type)}, this package runs {MODEL_TYPE!r} and {GPT2!r} models{hint}"

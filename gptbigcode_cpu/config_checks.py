@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gptbigcode_cpu.errors import ConfigError
+from gptbigcode_cpu.json_files import shown
 
 # Largest sizes accepted. Each is far above the largest published model (n_embd 6144, vocabulary 49k, 8k positions) and low
 # enough for any product of two of them to stay an ordinary number of bytes.
@@ -20,22 +21,23 @@ LIMITS = {
     "n_head": 1 << 12,
     "n_inner": 1 << 20,
 }
+MAX_LABELS = 1 << 18  # each has a name, twice
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
 def size(key: str, value: object) -> int:
     """A whole number from 1 to its limit."""
     if type(value) is not int:
-        raise ConfigError(f"{key} must be a whole number, not {value!r}")
+        raise ConfigError(f"{key} must be a whole number, not {shown(value)}")
     if not 1 <= value <= LIMITS[key]:
-        raise ConfigError(f"{key} is {value}, it must be between 1 and {LIMITS[key]}")
+        raise ConfigError(f"{key} is {shown(value)}, it must be between 1 and {LIMITS[key]}")
     return value
 
 
 def switch(key: str, value: object) -> bool:
     """True or false."""
     if not isinstance(value, bool):
-        raise ConfigError(f"{key} must be true or false, not {value!r}")
+        raise ConfigError(f"{key} must be true or false, not {shown(value)}")
     return value
 
 
@@ -52,17 +54,17 @@ def activation(key: str, value: object) -> str:
     from gptbigcode_cpu import _core
 
     if not isinstance(value, str):
-        raise ConfigError(f"{key} must be a name, not {value!r}")
+        raise ConfigError(f"{key} must be a name, not {shown(value)}")
     supported = _core.activation_names()
     if value not in supported:
-        raise ConfigError(f"{key} {value!r} is not supported; supported are {', '.join(sorted(supported))}")
+        raise ConfigError(f"{key} {shown(value)} is not supported; supported are {', '.join(sorted(supported))}")
     return value
 
 
 def epsilon(key: str, value: object) -> float:
     """A number between 0 and 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-        raise ConfigError(f"{key} must be a number between 0 and 1, not {value!r}")
+        raise ConfigError(f"{key} must be a number between 0 and 1, not {shown(value)}")
     return float(value)
 
 
@@ -81,48 +83,48 @@ def end_token_ids(key: str, value: object) -> int | list[int] | None:
 def names(key: str, value: object) -> list[str]:
     """A list of names."""
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise ConfigError(f"{key} must be a list of names, not {value!r}")
+        raise ConfigError(f"{key} must be a list of names, not {shown(value)}")
     return list(value)
 
 
 def id2label(key: str, value: object) -> dict[int, str]:
     """Label number -> name."""
     if not isinstance(value, Mapping) or not value:
-        raise ConfigError(f"{key} must be an object that gives each label number a name, not {value!r}")
+        raise ConfigError(f"{key} must be an object that gives each label number a name, not {shown(value)}")
     try:
         return {int(label): str(name) for label, name in value.items()}
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{key} must have numbers as keys: {error}") from error
+        raise ConfigError(f"{key} must have numbers as keys, it is {shown(value)}") from error
 
 
 def label2id(key: str, value: object) -> dict[str, int]:
     """Name -> label number."""
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{key} must be an object that gives each label name a number, not {value!r}")
+        raise ConfigError(f"{key} must be an object that gives each label name a number, not {shown(value)}")
     try:
         return {str(name): int(label) for name, label in value.items()}
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{key} must have numbers as values: {error}") from error
+        raise ConfigError(f"{key} must have numbers as values, it is {shown(value)}") from error
 
 
 def label_count(key: str, value: object) -> int:
     """A positive number of labels."""
-    if type(value) is not int or not 1 <= value <= LIMITS["vocab_size"]:
-        raise ConfigError(f"{key} must be a positive whole number, not {value!r}")
+    if type(value) is not int or not 1 <= value <= MAX_LABELS:
+        raise ConfigError(f"{key} must be a whole number from 1 to {MAX_LABELS}, not {shown(value)}")
     return value
 
 
 def problem_type(key: str, value: object) -> str | None:
     """One of `PROBLEM_TYPES`, or None: the labels of a call decide."""
     if value is not None and value not in PROBLEM_TYPES:
-        raise ConfigError(f"{key} must be one of {', '.join(PROBLEM_TYPES)}, not {value!r}")
+        raise ConfigError(f"{key} must be one of {', '.join(PROBLEM_TYPES)}, not {shown(value)}")
     return value
 
 
 def quantization(key: str, value: object) -> dict[str, Any] | None:
     """How the weights are stored, or None."""
     if value is not None and not isinstance(value, Mapping):
-        raise ConfigError(f"{key} must be an object, not {value!r}")
+        raise ConfigError(f"{key} must be an object, not {shown(value)}")
     return None if value is None else dict(value)
 
 
@@ -140,7 +142,7 @@ def dtype(key: str, value: object) -> str | None:
 
 def _given_token_id(key: str, value: object) -> int:
     if type(value) is not int or not -1 <= value <= LIMITS["vocab_size"]:
-        raise ConfigError(f"{key} must be a token id, not {value!r}")
+        raise ConfigError(f"{key} must be a token id, not {shown(value)}")
     return value
 
 

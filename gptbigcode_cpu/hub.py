@@ -13,7 +13,7 @@ from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import CheckpointError, InputError, ModelNotFoundError
 from gptbigcode_cpu.names import SHORT_NAMES, not_found
 from gptbigcode_cpu.progress import Progress
-from gptbigcode_cpu.regular_files import open_regular
+from gptbigcode_cpu.regular_files import is_present, open_regular
 from gptbigcode_cpu.tensors import DTYPES
 from gptbigcode_cpu.weights import FORMAT_VERSION, is_packed, packed_scheme
 
@@ -77,6 +77,8 @@ def resolve(
         if is_gguf(path):
             return path
         raise ModelNotFoundError(f"{name} is a file; a model is a directory with config.json and weights, or a GGUF file")
+    if is_present(path):
+        raise ModelNotFoundError(f"{name} is neither a directory nor a regular file")
     name = SHORT_NAMES.get(name, name)
     if isinstance(name_or_path, Path) or name.startswith(("/", ".", "~")) or name.count("/") != 1 or len(name) >= 200:
         raise ModelNotFoundError(not_found(str(name_or_path)))

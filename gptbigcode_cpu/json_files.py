@@ -11,7 +11,7 @@ import json
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,12 @@ def one_line(text: object, limit: int = 200) -> str:
     line = " ".join(str(text)[: 4 * limit].split())
     line = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
     return line if len(line) <= limit else f"{line[:limit]}..."
+
+
+def listed(problems: Sequence[str], limit: int = 8) -> str:
+    """Several problems in one line: the first of them, and how many more there are."""
+    more = [f"and {len(problems) - limit} more"] if len(problems) > limit else []
+    return "; ".join([*map(one_line, problems[:limit]), *more])
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

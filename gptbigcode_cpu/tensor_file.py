@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.json_files import JSONError, parse_object
+from gptbigcode_cpu.json_files import JSONError, parse_object, shown
 from gptbigcode_cpu.regular_files import open_regular
 
 # The largest published checkpoint of this family needs 100 kB; parsing takes many times the memory of the text.
@@ -121,7 +121,7 @@ def parse_header(header: bytes, data_begin: int, file_size: int) -> dict[str, Te
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != position:
             kind = "overlaps the one before" if entry.begin < position else f"leaves a hole of {entry.begin - position} bytes"
-            raise TensorFileError(f"tensor {name!r} {kind}: it begins at byte {entry.begin}, expected {position}")
+            raise TensorFileError(f"tensor {shown(name)} {kind}: it begins at byte {entry.begin}, expected {position}")
         position = entry.end
     if position != file_size:
         kind = "truncated" if position > file_size else "followed by bytes that belong to no tensor"
@@ -131,17 +131,19 @@ def parse_header(header: bytes, data_begin: int, file_size: int) -> dict[str, Te
 
 def _entry(name: str, value: object, data_begin: int) -> TensorEntry:
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise TensorFileError(f"tensor {name!r} must have dtype, shape and data_offsets and nothing else")
+        raise TensorFileError(f"tensor {shown(name)} must have dtype, shape and data_offsets and nothing else")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in NUMPY_TYPES:
-        raise TensorFileError(f"tensor {name!r} has the unknown dtype {dtype!r:.40}")
+        raise TensorFileError(f"tensor {shown(name)} has the unknown dtype {shown(dtype)}")
     if not _are_sizes(shape, MAX_DIMENSION) or len(shape) > MAX_RANK:
-        raise TensorFileError(f"tensor {name!r} has a shape that is not a list of at most {MAX_RANK} sizes")
+        raise TensorFileError(f"tensor {shown(name)} has a shape that is not a list of at most {MAX_RANK} sizes")
     if not _are_sizes(offsets, 1 << 62) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise TensorFileError(f"tensor {name!r} has data_offsets that are not a begin and an end")
+        raise TensorFileError(f"tensor {shown(name)} has data_offsets that are not a begin and an end")
     begin, end = offsets
     if math.prod(shape) * NUMPY_TYPES[dtype].itemsize != end - begin:
-        raise TensorFileError(f"tensor {name!r} of type {dtype} and shape {shape} does not fill its {end - begin} bytes")
+        raise TensorFileError(
+            f"tensor {shown(name)} of type {dtype} and shape {shown(shape)} does not fill its {end - begin} bytes"
+        )
     return TensorEntry(dtype, tuple(shape), data_begin + begin, data_begin + end)
 
 

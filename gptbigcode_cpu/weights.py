@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import FormatError, InputError, KernelError, ModelNotFoundError
+from gptbigcode_cpu.json_files import listed, shown
 from gptbigcode_cpu.tensor_file import TensorEntry, TensorFileError, map_tensor_file
 from gptbigcode_cpu.tensors import (
     DTYPES,
@@ -82,8 +83,7 @@ def open_packed(path: Path) -> PackedModel:
         raise FormatError(f"{path / WEIGHTS_NAME}: {error}; convert the checkpoint again") from error
     problems = list(_problems(config, scheme, file.entries))
     if problems:
-        shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
-        raise FormatError(f"{path / WEIGHTS_NAME} does not fit its config.json: {'; '.join(shown)}")
+        raise FormatError(f"{path / WEIGHTS_NAME} does not fit its config.json: {listed(problems)}")
     file.prefer_huge_pages()
     tensors = {name: file.array(entry) for name, entry in file.entries.items() if not name.startswith(PAD_PREFIX)}
     return PackedModel(path, config, scheme, tensors, sum(array.nbytes for array in tensors.values()))
@@ -104,12 +104,12 @@ def packed_scheme(config: GPTBigCodeConfig, path: Path) -> Scheme:
         raise FormatError(f"{path} is not a converted model: its config.json has no quantization_config of {QUANT_METHOD}")
     version, dtype, overrides = (config.quantization_config.get(key) for key in ("format_version", "dtype", "overrides"))
     if version != FORMAT_VERSION:
-        raise FormatError(f"{path} has format version {version!r}, this package reads {FORMAT_VERSION}; convert it again")
+        raise FormatError(f"{path} has format version {shown(version)}, this package reads {FORMAT_VERSION}; convert it again")
     if not isinstance(overrides, Mapping):
-        raise FormatError(f"{path} has overrides that are no object of tensor names and dtypes: {overrides!r}")
+        raise FormatError(f"{path} has overrides that are no object of tensor names and dtypes: {shown(overrides)}")
     for name in (dtype, *overrides.values()):
         if not isinstance(name, str) or name not in DTYPES:
-            raise FormatError(f"{path} has the unknown dtype {name!r}; known are {', '.join(DTYPES)}")
+            raise FormatError(f"{path} has the unknown dtype {shown(name)}; known are {', '.join(DTYPES)}")
     return Scheme(str(dtype), dict(overrides))
 
 
@@ -129,13 +129,13 @@ def _problems(config: GPTBigCodeConfig, scheme: Scheme, entries: Mapping[str, Te
                 yield f"{part} is missing"
     for name in sorted(scheme.overrides.keys() - {name for name, stored in expected.items() if stored.dtype is not None}):
         if name != LM_HEAD:  # which not every classifier has
-            yield f"{name[:80]!r} has an override, but is no packed tensor"
+            yield f"{shown(name)} has an override, but is no packed tensor"
     for name in sorted(entries.keys() - expected.keys()):
         filler = entries[name]
         if not name.startswith(PAD_PREFIX):
-            yield f"{name[:80]!r} is unexpected"
+            yield f"{shown(name)} is unexpected"
         elif filler.dtype != "U8" or filler.end - filler.begin >= ALIGNMENT:
-            yield f"{name[:80]!r} is {filler.dtype} {list(filler.shape)}, which is not a gap between tensors"
+            yield f"{shown(name)} is {filler.dtype} {list(filler.shape)}, which is not a gap between tensors"
     for name, tensor in expected.items():
         if (entry := entries.get(name)) is None:
             continue

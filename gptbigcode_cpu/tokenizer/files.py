@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from gptbigcode_cpu.config_checks import LIMITS
 from gptbigcode_cpu.errors import InputError, TokenizerError
-from gptbigcode_cpu.json_files import BOM, one_line, parse_object, read_object
+from gptbigcode_cpu.json_files import BOM, one_line, parse_object, read_object, shown
 from gptbigcode_cpu.regular_files import read_regular
 from gptbigcode_cpu.tokenizer.special_tokens import EXTRA_NAMES, SPECIAL_NAMES
 
@@ -22,6 +24,7 @@ SETTINGS = (
 )  # fmt: skip
 # That of 256,000 tokens has 33 MB. The Rust library takes some ten times the memory.
 MAX_TOKENIZER_BYTES = 64 << 20
+_LARGE_NUMBER = re.compile(rb":\s*\d{8}")
 TOKENIZER, CONFIG, CHAT_TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 
 
@@ -63,11 +66,23 @@ def parse_backend(content: bytes, path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_buffer(content.removeprefix(BOM))
+        backend = Tokenizer.from_buffer(content.removeprefix(BOM))
+        if _LARGE_NUMBER.search(content):
+            _check_ids(backend)
+        return backend
+    except TokenizerError as error:
+        raise TokenizerError(f"{path} {error}") from error
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the library raises bare Exception; a panic of its Rust code is a BaseException
         raise TokenizerError(f"{path} is damaged: {one_line(error)}") from error
+
+
+def _check_ids(backend: Tokenizer) -> None:
+    """The library makes a table up to the largest id whenever it copies or writes a tokenizer."""
+    token, largest = max(backend.get_vocab().items(), key=lambda item: item[1])
+    if largest > LIMITS["vocab_size"]:
+        raise TokenizerError(f"gives {shown(token)} the id {largest}, which is no token id of a model")
 
 
 def _read_gguf(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
@@ -107,7 +122,7 @@ def side(settings: Mapping[str, Any], name: str) -> Literal["left", "right"]:
         case "right" | None:
             return "right"
         case value:
-            raise TokenizerError(f"{name} must be 'left' or 'right', not {value!r}")
+            raise TokenizerError(f"{name} must be 'left' or 'right', not {shown(value)}")
 
 
 def chat_template(settings: Mapping[str, Any]) -> str | dict[str, str] | None:

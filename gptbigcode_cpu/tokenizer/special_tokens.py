@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from gptbigcode_cpu.errors import InputError, TokenizerError
+from gptbigcode_cpu.json_files import shown
 from gptbigcode_cpu.suggest import check_choice
 
 if TYPE_CHECKING:
@@ -216,5 +217,5 @@ def _added_token(token: Any, name: str) -> AddedToken:
         try:
             return AddedToken(token["content"], **{"normalized": False, **flags})
         except TypeError as error:
-            raise TokenizerError(f"{name} has a flag that is neither true nor false: {token!r}") from error
-    raise TokenizerError(f"{name} must be a string, not {token!r}")
+            raise TokenizerError(f"{name} has a flag that is neither true nor false: {shown(token)}") from error
+    raise TokenizerError(f"{name} must be a string, not {shown(token)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.errors import InputError, TokenizerError
 from gptbigcode_cpu.suggest import refuse_unknown
 from gptbigcode_cpu.tokenizer import files
 
@@ -78,7 +78,10 @@ class StoredTokenizer:
             weights=False,
         )
         backend, stored = files.read(directory)
-        return cls(backend, stored | settings, str(pretrained_model_name_or_path))
+        try:
+            return cls(backend, stored | settings, str(pretrained_model_name_or_path))
+        except TokenizerError as error:
+            raise TokenizerError(f"{directory}: {error}") from error
 
     def save_pretrained(
         self, save_directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **options: Any

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 from gptbigcode_cpu.arrays import is_torch
+from gptbigcode_cpu.config_checks import LIMITS
 from gptbigcode_cpu.errors import InputError, TokenizerError
 from gptbigcode_cpu.suggest import check_choice, refuse_unknown
 from gptbigcode_cpu.tokenizer import files
@@ -18,6 +19,7 @@ from gptbigcode_cpu.tokenizer.batch_encoding import BatchEncoding, ReturnTensors
 from gptbigcode_cpu.tokenizer.chat import ChatTemplates, recognise
 from gptbigcode_cpu.tokenizer.inputs import check_lengths, rows
 from gptbigcode_cpu.tokenizer.padding import Padding, pad_encodings, pad_values
+from gptbigcode_cpu.tokenizer.setting_checks import check_settings, length_limit
 from gptbigcode_cpu.tokenizer.stored import StoredTokenizer
 from gptbigcode_cpu.tokenizer.vocabulary import Vocabulary
 
@@ -28,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 Side = Literal["left", "right"]
 UNLIMITED = 10**30  # what transformers reports as model_max_length when nothing bounds it
-_BOUNDED = 10**20  # above this, a limit is none
+_BOUNDED = LIMITS["n_positions"]  # above what a model can have, a limit is none
 TRUNCATIONS = (None, False, True, "longest_first", "only_first", "only_second", "do_not_truncate")
 
 _with_lock: WeakSet[GPTBigCodeTokenizer] = WeakSet()
@@ -72,11 +74,11 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
         """
         self.backend = backend
         self.settings = dict(settings or {})
+        check_settings(self.settings)
         self.name_or_path = name_or_path
         self.padding_side: Side = files.side(self.settings, "padding_side")
         self.truncation_side: Side = files.side(self.settings, "truncation_side")
-        limit = self.settings.get("model_max_length")
-        self.model_max_length: int = UNLIMITED if limit is None else int(limit)
+        self.model_max_length: int = length_limit(self.settings.get("model_max_length"), UNLIMITED)
         self.model_input_names: list[str] = list(self.settings.get("model_input_names") or ("input_ids", "attention_mask"))
         self.split_special_tokens: bool = bool(self.settings.get("split_special_tokens", False))
         self.backend.no_padding()
