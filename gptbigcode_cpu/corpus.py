@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .errors import InputError
+from .json_files import JSONError, parse
 from .regular_files import open_regular
 
 
@@ -29,16 +29,16 @@ def _texts(path: Path) -> Iterator[str]:
     if not content.strip():
         raise InputError(f"{path} holds no text")
     if path.suffix != ".jsonl":
-        yield _decoded(content, path, 1)
+        yield _decoded(content, path)
         return
     # Bytes are split, not text: str.splitlines would cut at line separators inside of strings, too.
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(_decoded(line, path, number))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number} is not JSON: {error.msg} at column {error.colno}") from error
+            row = parse(line)
+        except JSONError as error:
+            raise InputError(f"{path}, line {number} {error}") from error
         text = row.get("text") if isinstance(row, dict) else None
         if not isinstance(text, str) or not text:
             found = "an empty text" if text == "" else 'no field "text" that is a string'
@@ -51,10 +51,10 @@ def _content(path: Path) -> bytes:
         return file.read()
 
 
-def _decoded(content: bytes, path: Path, first_line: int) -> str:
+def _decoded(content: bytes, path: Path) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        number = first_line + content.count(b"\n", 0, error.start)
+        number = 1 + content.count(b"\n", 0, error.start)
         wrong = content[error.start]
         raise InputError(f"{path}, line {number} is not UTF-8 (byte 0x{wrong:02x}); convert the file to UTF-8") from error

@@ -31,7 +31,19 @@ class JSONError(ValueError):
 
 
 def parse_object(content: bytes, *, unique: bool = False) -> dict[str, Any]:
-    """A JSON object.
+    """A JSON object; arguments and errors are those of `parse`.
+
+    Raises:
+        JSONError: It is not JSON, or not an object.
+    """
+    value = parse(content, unique=unique)
+    if not isinstance(value, dict):
+        raise JSONError(f"must hold a JSON object, not {_name(value)}")
+    return value
+
+
+def parse(content: bytes, *, unique: bool = False) -> Any:
+    """A JSON value.
 
     Args:
         content: UTF-8, with or without a byte order mark.
@@ -50,16 +62,15 @@ def parse_object(content: bytes, *, unique: bool = False) -> dict[str, Any]:
     except JSONError:
         raise
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise JSONError(f"is not UTF-8 (byte 0x{content[error.start]:02x} in line {line}); save it as UTF-8") from error
+        where = _line(content.count(b"\n", 0, error.start) + 1, content)
+        raise JSONError(f"is not UTF-8 ({where}byte 0x{content[error.start]:02x}); save it as UTF-8") from error
     except json.JSONDecodeError as error:
-        raise JSONError(f"is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from error
+        where = _line(error.lineno, content)
+        raise JSONError(f"is not JSON: {error.msg} ({where}column {error.colno})") from error
     except RecursionError as error:
         raise JSONError(f"is nested more than {MAX_DEPTH} deep") from error
     except ValueError as error:  # Python parses integers of up to 4,300 digits
         raise JSONError("holds a number of thousands of digits") from error
-    if not isinstance(value, dict):
-        raise JSONError(f"must hold a JSON object, not {_name(value)}")
     _check_depth(value)
     if _SURROGATE.search(content):
         _check_surrogates(value)
@@ -121,9 +132,9 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _check_depth(value: dict[str, Any]) -> None:
-    level: list[Any] = [value]
-    for _ in range(MAX_DEPTH):
+def _check_depth(value: Any) -> None:
+    level: list[Any] = [[value]]
+    for _ in range(MAX_DEPTH + 1):
         inner: list[Any] = []
         for item in level:
             inner += [part for part in (item.values() if isinstance(item, dict) else item) if isinstance(part, dict | list)]
@@ -133,12 +144,16 @@ def _check_depth(value: dict[str, Any]) -> None:
     raise JSONError(f"is nested more than {MAX_DEPTH} deep")
 
 
-def _check_surrogates(value: dict[str, Any]) -> None:
+def _check_surrogates(value: Any) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         code = ord(error.object[error.start])
         raise JSONError(f"holds the lone surrogate \\u{code:04x}, which is no character") from error
+
+
+def _line(number: int, content: bytes) -> str:
+    return f"line {number}, " if b"\n" in content.strip() else ""
 
 
 def _name(value: object) -> str:

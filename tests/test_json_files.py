@@ -26,7 +26,7 @@ NO_OBJECTS = [
     (b"\0\0\0\0", "is not UTF-8"),
     ('{"a": 1}'.encode("utf-16"), "looks like UTF-16; save it as UTF-8"),
     ('{"a": 1}'.encode("utf-32"), "looks like UTF-32; save it as UTF-8"),
-    (b'{"a":\n "\xff"}', r"is not UTF-8 \(byte 0xff in line 2\)"),
+    (b'{"a":\n "\xff"}', r"is not UTF-8 \(line 2, byte 0xff\)"),
     (b'{"a":\n 1,}', r"is not JSON: .* \(line 2, column \d+\)"),
     (b'{"a": 1} {}', "is not JSON: Extra data"),
     (b"[]", "must hold a JSON object, not a list"),
