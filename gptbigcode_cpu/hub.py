@@ -77,7 +77,7 @@ def resolve(
         if is_gguf(path):
             return path
         raise ModelNotFoundError(f"{name} is a file; a model is a directory with config.json and weights, or a GGUF file")
-    if is_present(path):
+    if name and is_present(path):
         raise ModelNotFoundError(f"{name} is neither a directory nor a regular file")
     name = SHORT_NAMES.get(name, name)
     if isinstance(name_or_path, Path) or name.startswith(("/", ".", "~")) or name.count("/") != 1 or len(name) >= 200:
