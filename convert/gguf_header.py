@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gptbigcode_cpu.json_files import shown
+from gptbigcode_cpu.messages import shown
 from gptbigcode_cpu.regular_files import open_regular
 
 MAGIC = b"GGUF"

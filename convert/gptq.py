@@ -27,7 +27,7 @@ from gptbigcode_cpu.convert.floats import FLOATS, to_float32
 from gptbigcode_cpu.convert.gptq_config import Method
 from gptbigcode_cpu.convert.read import Rows, Shard, SourceTensor
 from gptbigcode_cpu.errors import CheckpointError
-from gptbigcode_cpu.json_files import listed
+from gptbigcode_cpu.messages import listed
 
 # Which of eight neighbouring outputs is at each place of a word, from the lowest bits on.
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gptbigcode_cpu.convert.read import Shard
 from gptbigcode_cpu.errors import CheckpointError, MissingDependencyError
-from gptbigcode_cpu.json_files import one_line, shown
+from gptbigcode_cpu.messages import one_line, shown
 from gptbigcode_cpu.regular_files import open_regular
 
 logger = getLogger(__name__)

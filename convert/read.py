@@ -23,7 +23,8 @@ from gptbigcode_cpu.config import CONFIG_NAME, GPTBigCodeConfig
 from gptbigcode_cpu.config_gpt2 import GPT2, has_layer_factor
 from gptbigcode_cpu.errors import CheckpointError, ConfigError
 from gptbigcode_cpu.hub import is_gguf, read_config
-from gptbigcode_cpu.json_files import one_line, read_object, shown
+from gptbigcode_cpu.json_files import read_object
+from gptbigcode_cpu.messages import one_line, shown
 from gptbigcode_cpu.regular_files import is_present
 from gptbigcode_cpu.tensor_file import NUMPY_TYPES, TensorFile, TensorFileError, map_tensor_file
 

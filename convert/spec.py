@@ -21,7 +21,7 @@ from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert.floats import FLOATS, to_float32
 from gptbigcode_cpu.convert.read import Rows, SourceTensor
 from gptbigcode_cpu.errors import CheckpointError
-from gptbigcode_cpu.json_files import listed, shown
+from gptbigcode_cpu.messages import listed, shown
 from gptbigcode_cpu.tensors import (
     EMBEDDING,
     LM_HEAD,
@@ -94,7 +94,7 @@ def plan(config: GPTBigCodeConfig, checkpoint: Mapping[str, SourceTensor]) -> Pl
         hints = "".join(f"; {hint}" for hint in _prefix_hints(expected.keys(), checkpoint.keys()))
         raise CheckpointError(f"the checkpoint does not fit its configuration: {listed(problems)}{hints}")
     if unknown:
-        notes.append(f"ignored, as transformers does: tensors that are no part of the model, {listed(unknown)}")
+        notes.append(f"ignored, as transformers does: tensors that are no part of the model, {listed(unknown, ', ')}")
 
     if config.tie_word_embeddings and LM_HEAD in sources:
         if _equal(sources[LM_HEAD], sources[EMBEDDING]):

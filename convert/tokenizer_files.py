@@ -12,7 +12,8 @@ from gptbigcode_cpu.config_checks import LIMITS
 from gptbigcode_cpu.errors import CheckpointError
 from gptbigcode_cpu.generation import GenerationConfig, check_stored, read_content
 from gptbigcode_cpu.hub import GENERATION_CONFIG, TOKENIZER_FILES, is_gguf
-from gptbigcode_cpu.json_files import one_line, read_object, shown
+from gptbigcode_cpu.json_files import read_object
+from gptbigcode_cpu.messages import one_line, shown
 from gptbigcode_cpu.regular_files import read_regular
 from gptbigcode_cpu.tokenizer.files import MAX_TOKENIZER_BYTES
 

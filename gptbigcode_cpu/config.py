@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 from gptbigcode_cpu.config_checks import CHECKS, label_count
 from gptbigcode_cpu.config_gpt2 import GPT2, gpt_bigcode_content
 from gptbigcode_cpu.errors import ConfigError, InputError, ModelNotFoundError
-from gptbigcode_cpu.json_files import read_object, shown
+from gptbigcode_cpu.json_files import read_object
+from gptbigcode_cpu.messages import shown
 from gptbigcode_cpu.suggest import nearest
 
 MODEL_TYPE = "gpt_bigcode"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gptbigcode_cpu.errors import ConfigError
-from gptbigcode_cpu.json_files import shown
+from gptbigcode_cpu.messages import shown
 
 # Largest sizes accepted. Each is far above the largest published model (n_embd 6144, vocabulary 49k, 8k positions) and low
 # enough for any product of two of them to stay an ordinary number of bytes.

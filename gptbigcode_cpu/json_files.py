@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-import reprlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gptbigcode_cpu.messages import shown
 from gptbigcode_cpu.regular_files import read_regular
 
 # The vocab.json of 256,000 tokens has 8 MB. Parsed, JSON takes up to thirty times its size.
@@ -98,30 +98,6 @@ def read_object(
         raise (unreadable or error)(f"{path} cannot be read: {reason.strerror}") from reason
     except JSONError as reason:
         raise error(f"{path} {reason}") from reason
-
-
-def shown(value: object, limit: int = 80) -> str:
-    """A value as an error message shows it: on one line, cut to about `limit` characters."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = limit
-    try:
-        text = short.repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits; a nesting that Python cannot walk
-        return f"a very large {type(value).__name__}"
-    return one_line(text, 2 * limit)
-
-
-def one_line(text: object, limit: int = 200) -> str:
-    """Foreign text as a part of an error message: on one line, printable, cut to about `limit` characters."""
-    line = " ".join(str(text)[: 4 * limit].split())
-    line = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
-    return line if len(line) <= limit else f"{line[:limit]}..."
-
-
-def listed(problems: Sequence[str], limit: int = 8) -> str:
-    """Several problems in one line: the first of them, and how many more there are."""
-    more = [f"and {len(problems) - limit} more"] if len(problems) > limit else []
-    return "; ".join([*map(one_line, problems[:limit]), *more])
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -35,12 +35,3 @@ def check_choice(what: str, value: object, choices: Iterable[Any]) -> None:
         return
     near = nearest(value, [choice for choice in choices if isinstance(choice, str)]) if isinstance(value, str) else ""
     raise InputError(f"{what} must be one of {', '.join(map(repr, choices))}, not {value!r}{near}")
-
-
-def shown(value: object) -> str:
-    """A value in an error message: its `repr` in one line, cut if it is long."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # such as that of an integer with more digits than Python writes
-        return f"this {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.json_files import JSONError, parse_object, shown
+from gptbigcode_cpu.json_files import JSONError, parse_object
+from gptbigcode_cpu.messages import shown
 from gptbigcode_cpu.regular_files import open_regular
 
 # The largest published checkpoint of this family needs 100 kB; parsing takes many times the memory of the text.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import FormatError, InputError, KernelError, ModelNotFoundError
-from gptbigcode_cpu.json_files import listed, shown
+from gptbigcode_cpu.messages import listed, shown
 from gptbigcode_cpu.tensor_file import TensorEntry, TensorFileError, map_tensor_file
 from gptbigcode_cpu.tensors import (
     DTYPES,

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptbigcode_cpu.errors import ConfigError, ModelNotFoundError
-from gptbigcode_cpu.json_files import MAX_BYTES, MAX_DEPTH, JSONError, one_line, parse_object, read_object, shown
+from gptbigcode_cpu.json_files import MAX_BYTES, MAX_DEPTH, JSONError, parse_object, read_object
+from gptbigcode_cpu.messages import one_line, shown
 from gptbigcode_cpu.regular_files import is_present, open_regular, read_regular
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from gptbigcode_cpu.arrays import plain
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.suggest import shown
+from gptbigcode_cpu.messages import shown
 
 # Whether a plain value is acceptable, and how to say what is expected.
 Rule = tuple[Callable[[Any], bool], str]

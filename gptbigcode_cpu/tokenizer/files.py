@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gptbigcode_cpu.config_checks import LIMITS
 from gptbigcode_cpu.errors import InputError, TokenizerError
-from gptbigcode_cpu.json_files import BOM, one_line, parse_object, read_object, shown
+from gptbigcode_cpu.json_files import BOM, parse_object, read_object
+from gptbigcode_cpu.messages import one_line, shown
 from gptbigcode_cpu.regular_files import read_regular
 from gptbigcode_cpu.tokenizer.special_tokens import EXTRA_NAMES, SPECIAL_NAMES
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from gptbigcode_cpu.errors import InputError, TokenizerError
-from gptbigcode_cpu.json_files import shown
+from gptbigcode_cpu.messages import shown
 from gptbigcode_cpu.suggest import check_choice
 
 if TYPE_CHECKING:

@@ -175,7 +175,7 @@ def _damaged_gguf(content: bytes, choose: Choose) -> bytes:
 
 def damage(directory: Path, choose: Choose) -> None:
     """Damage one or two files of a model."""
-    paths = sorted(path for path in directory.iterdir() if path.name != "generation_config.json")
+    paths = sorted(path for path in directory.iterdir())
     for path in choose.sample(paths, min(len(paths), choose.choice([1, 1, 1, 2]))):
         content = path.read_bytes()
         path.unlink()
@@ -266,7 +266,7 @@ def prepared(source: Path, work: Path, change: Callable[[Path], None]) -> Iterat
     out, model = work / "out", work / "model"
     for directory in (out, model):
         shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir()
+        directory.mkdir(parents=True)
     for path in source.iterdir():
         shutil.copyfile(path, model / path.name)
     change(model)
