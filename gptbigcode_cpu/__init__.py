@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from .cache import DynamicCache
     from .classification import GPTBigCodeForSequenceClassification, GPTBigCodeForTokenClassification
-    from .config import GPTBigCodeConfig
+    from .config import GPTBigCodeConfig, PreTrainedConfig, PretrainedConfig
     from .errors import (
         CheckpointError,
         ConfigError,
@@ -101,12 +101,27 @@ if TYPE_CHECKING:
         TokenClassificationPipeline,
         pipeline,
     )
+    from .precision import BitsAndBytesConfig
     from .pretrained import PreTrainedModel
-    from .streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
+    from .seeding import set_seed
+    from .streamers import AsyncTextIteratorStreamer, BaseStreamer, TextIteratorStreamer, TextStreamer
     from .structured import StructuredLogitsProcessor
-    from .tokenizer import AutoTokenizer, BatchEncoding, CharSpan, GPTBigCodeTokenizer, TokenSpan
+    from .tokenizer import (
+        AutoTokenizer,
+        BatchEncoding,
+        CharSpan,
+        GPT2Tokenizer,
+        GPT2TokenizerFast,
+        GPTBigCodeTokenizer,
+        PreTrainedTokenizer,
+        PreTrainedTokenizerBase,
+        PreTrainedTokenizerFast,
+        TokenSpan,
+    )
+    from .utils import logging
 
 __all__ = [
+    "AsyncTextIteratorStreamer",
     "AutoConfig",
     "AutoModel",
     "AutoModelForCausalLM",
@@ -116,6 +131,7 @@ __all__ = [
     "BaseModelOutputWithPastAndCrossAttentions",
     "BaseStreamer",
     "BatchEncoding",
+    "BitsAndBytesConfig",
     "CausalLMOutputWithCrossAttentions",
     "CharSpan",
     "CheckpointError",
@@ -134,6 +150,8 @@ __all__ = [
     "ForcedEOSTokenLogitsProcessor",
     "ForkError",
     "FormatError",
+    "GPT2Tokenizer",
+    "GPT2TokenizerFast",
     "GPTBigCodeConfig",
     "GPTBigCodeError",
     "GPTBigCodeForCausalLM",
@@ -162,8 +180,13 @@ __all__ = [
     "NoBadWordsLogitsProcessor",
     "NoRepeatNGramLogitsProcessor",
     "PicklingError",
+    "PreTrainedConfig",
     "PreTrainedModel",
+    "PreTrainedTokenizer",
+    "PreTrainedTokenizerBase",
+    "PreTrainedTokenizerFast",
     "PrefixConstrainedLogitsProcessor",
+    "PretrainedConfig",
     "RepetitionPenaltyLogitsProcessor",
     "SequenceBiasLogitsProcessor",
     "SequenceClassifierOutputWithPast",
@@ -191,11 +214,16 @@ __all__ = [
     "TypicalLogitsWarper",
     "UnsupportedError",
     "__version__",
+    "logging",
     "pipeline",
+    "set_seed",
 ]
 
 _MODULE_OF = {
-    "GPTBigCodeConfig": "config",
+    **dict.fromkeys(("GPTBigCodeConfig", "PreTrainedConfig", "PretrainedConfig"), "config"),
+    "BitsAndBytesConfig": "precision",
+    "logging": "utils",
+    "set_seed": "seeding",
     "GenerationConfig": "generation",
     "StructuredLogitsProcessor": "structured",
     "TokenScores": "generation.scoring",
@@ -256,8 +284,9 @@ _MODULE_OF = {
         "generation.warpers",
     ),
     **dict.fromkeys(("GenerateBeamDecoderOnlyOutput", "GenerateDecoderOnlyOutput"), "generation.outputs"),
-    **dict.fromkeys(("BaseStreamer", "TextIteratorStreamer", "TextStreamer"), "streamers"),
-    **dict.fromkeys(("AutoTokenizer", "BatchEncoding", "CharSpan", "GPTBigCodeTokenizer", "TokenSpan"), "tokenizer"),
+    **{name: "streamers" for name in __all__ if name.endswith("Streamer")},
+    **{name: "tokenizer" for name in __all__ if "Tokenizer" in name and not name.endswith("Error")},
+    **dict.fromkeys(("BatchEncoding", "CharSpan", "TokenSpan"), "tokenizer"),
     **{name: "errors" for name in __all__ if name.endswith("Error")},
 }
 

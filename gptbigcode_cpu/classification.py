@@ -73,6 +73,7 @@ class _Classifier(PreTrainedModel):
 class GPTBigCodeForSequenceClassification(_Classifier):
     """A classifier of texts: the head looks at the last token."""
 
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     head = "score"
 
     def forward(
@@ -174,6 +175,7 @@ class GPTBigCodeForSequenceClassification(_Classifier):
 class GPTBigCodeForTokenClassification(_Classifier):
     """A classifier of tokens."""
 
+    auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     head = "classifier"
 
     def forward(

@@ -228,7 +228,7 @@ class GPTBigCodeConfig:
 
         Args:
             pretrained_model_name_or_path: A directory with a ``config.json``, that file, a GGUF file, a Hub id, or ``"demo"``.
-            **options: ``revision``, ``token``, ``cache_dir``, ``local_files_only`` as for models, ``trust_remote_code``, which
+            **options: ``revision``, ``token``, ``cache_dir``, ``gguf_file``, ... as for models, ``trust_remote_code``, which
                 changes nothing, and values that replace those of the file.
 
         Returns:
@@ -241,13 +241,14 @@ class GPTBigCodeConfig:
             InputError: A value is given for a key that the configuration does not have.
         """
         from gptbigcode_cpu import hub
+        from gptbigcode_cpu.source import Source
 
-        where = {key: options.pop(key) for key in ("revision", "token", "cache_dir", "local_files_only") if key in options}
+        source, options = Source.taken_from(options)
         options.pop("trust_remote_code", None)  # no code is downloaded
         if Path(pretrained_model_name_or_path).name == CONFIG_NAME:
             config = cls.from_json_file(pretrained_model_name_or_path)
         else:
-            config = hub.read_config(hub.resolve(pretrained_model_name_or_path, weights=False, **where))
+            config = hub.read_config(hub.resolve(pretrained_model_name_or_path, weights=False, **source.arguments()))
         config.name_or_path = str(pretrained_model_name_or_path)
         config.update(options)
         return config
@@ -330,6 +331,10 @@ class GPTBigCodeConfig:
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / CONFIG_NAME).write_text(self.to_json_string(use_diff=False), encoding="utf-8")
+
+
+# The names of its base class in transformers 5 and before.
+PreTrainedConfig = PretrainedConfig = GPTBigCodeConfig
 
 
 def _other_model_type(model_type: object) -> str:

@@ -176,8 +176,12 @@ def evaluate(
         TokenizerError: Different tokenizers, or one without an end-of-text token.
         FormatError: A model computes NaN.
     """
+    from .tokenizer import own_tokenizer
+
     models = [model] if reference is None else [model, reference]
     context, stride = _window(models, context, stride)
+    tokenizer = own_tokenizer(tokenizer)
+    reference_tokenizer = None if reference_tokenizer is None else own_tokenizer(reference_tokenizer)
     tokens = _tokens(model, tokenizer, texts)
     if reference is not None:
         _require_same_vocabulary(model, reference)

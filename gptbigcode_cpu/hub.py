@@ -7,6 +7,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from gptbigcode_cpu.checkpoint_files import AWQ_CONFIG, GPTQ_CONFIG, PYTORCH_PATTERNS, SAFETENSORS_PATTERNS, find_weights
 from gptbigcode_cpu.config import GPTBigCodeConfig
@@ -46,6 +47,9 @@ def resolve(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    force_download: bool = False,
+    subfolder: str = "",
+    gguf_file: str | None = None,
     weights: bool = True,
 ) -> Path:
     """The local directory of a model, downloaded if need be, or its GGUF file.
@@ -57,6 +61,9 @@ def resolve(
         token: Access token for the Hub; true = the stored one.
         cache_dir: Where the Hub client keeps its downloads.
         local_files_only: Do not connect to the Hub; ``HF_HUB_OFFLINE=1`` does the same.
+        force_download: Download again what is there already.
+        subfolder: Where in the directory or the repository the model is.
+        gguf_file: A GGUF file there, the first if it is split, that holds the model.
         weights: Download the weights as well, not only configuration and tokenizer.
 
     Raises:
@@ -72,7 +79,7 @@ def resolve(
     except (OSError, RuntimeError) as error:  # RuntimeError: no such user after the ~
         raise ModelNotFoundError(f"{not_found(name)} ({error})") from error
     if name and is_directory:
-        return _gguf_in(path) or path
+        return _in_directory(path, subfolder, gguf_file)
     if is_file:
         if is_gguf(path):
             return path
@@ -82,7 +89,27 @@ def resolve(
     name = SHORT_NAMES.get(name, name)
     if isinstance(name_or_path, Path) or name.startswith(("/", ".", "~")) or name.count("/") != 1 or len(name) >= 200:
         raise ModelNotFoundError(not_found(str(name_or_path)))
-    return _download(name, revision, token, cache_dir, local_files_only, weights)
+    options = {
+        "revision": revision,
+        "token": token,
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+        "force_download": force_download,
+    }
+    return _download(name, options, subfolder, gguf_file, weights)
+
+
+def _in_directory(directory: Path, subfolder: str, gguf_file: str | None) -> Path:
+    """The model in a directory that is here."""
+    inside = directory / subfolder
+    if ".." in Path(subfolder).parts or Path(subfolder).is_absolute() or not inside.is_dir():
+        raise ModelNotFoundError(f"{directory} has no subfolder {subfolder!r}")
+    if gguf_file is None:
+        return _gguf_in(inside) or inside
+    file = inside / gguf_file
+    if not is_gguf(file) or not file.is_file():
+        raise ModelNotFoundError(f"{inside} has no GGUF file {gguf_file!r}")
+    return file
 
 
 def is_gguf(path: Path) -> bool:
@@ -156,31 +183,22 @@ def _models_below(directory: Path) -> str:
     return f"; did you mean {' or '.join(found[:3])}?" if found else ""
 
 
-def _download(
-    name: str,
-    revision: str | None,
-    token: str | bool | None,
-    cache_dir: str | Path | None,
-    local_files_only: bool,
-    weights: bool,
-) -> Path:
+def _download(name: str, options: dict[str, Any], subfolder: str, gguf_file: str | None, weights: bool) -> Path:
+    """Download a model; `options` are arguments of ``huggingface_hub.snapshot_download``."""
     import huggingface_hub
     from huggingface_hub import errors as hub_errors
 
     def fetch(patterns: list[str]) -> Path:
-        return Path(
-            huggingface_hub.snapshot_download(
-                name,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                allow_patterns=patterns,
-            )
-        )
+        inside = [f"{subfolder}/{pattern}" if subfolder else pattern for pattern in patterns]
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=inside, **options)) / subfolder
 
+    revision = options["revision"]
     where = f"{name!r}" + (f" at revision {revision!r}" if revision else "")
     try:
+        if gguf_file is not None:
+            part = _GGUF_PART.fullmatch(gguf_file)
+            directory = fetch([gguf_file] if part is None else [f"{part['name']}-*-of-{part['count']}{_GGUF}"])
+            return _in_directory(directory, "", gguf_file)
         directory = fetch([*_DESCRIPTIONS, *(SAFETENSORS_PATTERNS if weights else ())])
         if weights and not any(directory.glob("*.safetensors")):
             directory = fetch([*_DESCRIPTIONS, *PYTORCH_PATTERNS])
@@ -197,12 +215,16 @@ def _download(
             f"{where} is neither a directory here nor a repository on the Hub that this token may read"
         ) from error
     except hub_errors.LocalEntryNotFoundError as error:
-        raise ModelNotFoundError(f"{where} is not in the local cache, and {_not_reached(error, local_files_only)}") from error
+        raise ModelNotFoundError(
+            f"{where} is not in the local cache, and {_not_reached(error, options['local_files_only'])}"
+        ) from error
+    except ModelNotFoundError:
+        raise
     except Exception as error:  # of the HTTP library, which the Hub client has changed more than once
         raise ModelNotFoundError(f"{where} could not be downloaded: {' '.join(str(error).split())}") from error
     if not (directory / "config.json").is_file():
         raise ModelNotFoundError(
-            f"{where} has no config.json; it is not a model (of GGUF files on the Hub, download one and name the file)"
+            f"{where} has no config.json; it is not a model (of GGUF files on the Hub, gguf_file= names one)"
         )
     return directory
 

@@ -18,11 +18,19 @@ class IncrementalDecoder:
     Byte-level tokens are byte strings, so a character may spread over several tokens; it is held back until it is
     complete. The concatenated pieces equal `GPTBigCodeTokenizer.decode` of all the tokens.
 
+    Args:
+        tokenizer: The tokenizer of the model; one of transformers is converted.
+        skip_special_tokens: Leave special tokens out.
+
     Raises:
         TokenizerError: The tokenizer is not byte-level.
+        InputError: It is no tokenizer.
     """
 
     def __init__(self, tokenizer: GPTBigCodeTokenizer, skip_special_tokens: bool = True) -> None:
+        from .tokenizer import own_tokenizer
+
+        tokenizer = own_tokenizer(tokenizer)
         self._backend = tokenizer.backend
         if self._backend.decoder is None or self._backend.decoder.decode(["Ġa"]) != " a":
             raise TokenizerError("GPTBigCode tokenizers are byte-level; this tokenizer.json has another decoder")

@@ -10,37 +10,51 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from . import tensors
 from .config import GPTBigCodeConfig
 from .errors import InputError
+from .precision import OTHER_NAMES, plain_name, storage_dtype
 from .progress import progress_bar
+from .source import SOURCE_NAMES, Source
 from .suggest import nearest
-from .weights import MAX_THREADS, PackedModel, open_packed, resolve_kv_dtype
+from .weights import MAX_THREADS, PackedModel, kernel_name, open_packed, resolve_kv_dtype
 
 logger = logging.getLogger(__name__)
 
-DTYPES = ("auto", *tensors.DTYPES)
 THREADS_VARIABLE = "GPTBIGCODE_CPU_NUM_THREADS"
 
-# Arguments of transformers that change nothing here, with the values for which that is so.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "device_map": (None, "auto", "cpu", {"": "cpu"}),
-    "low_cpu_mem_usage": (None, True, False),
-    "trust_remote_code": (None, True, False),
-    "use_safetensors": (None, True, False),
-    "weights_only": (None, True, False),
-    "attn_implementation": (None, "eager", "sdpa"),
+_ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+# Arguments of transformers that change nothing here, with the values for which that is so; None: any value.
+_NEUTRAL: dict[str, tuple[Any, ...] | None] = {
+    "device_map": (None, "auto", "balanced", "balanced_low_0", "sequential", "cpu"),
+    "attn_implementation": (None, *_ATTENTIONS, *(f"paged|{name}" for name in _ATTENTIONS)),
+    "use_flash_attention_2": None,
+    "trust_remote_code": None,  # no code is downloaded
+    "low_cpu_mem_usage": None,  # weights are mapped: none are in memory twice
+    "use_safetensors": None,
+    "weights_only": None,
+    "disable_mmap": (None, False),
+    "offload_folder": None,  # nothing is moved out of memory
+    "offload_state_dict": None,
+    "offload_buffers": None,
     "max_memory": (None,),
-    "quantization_config": (None,),
-    "load_in_8bit": (None, False),
-    "load_in_4bit": (None, False),
+    "state_dict": (None,),
+    "ignore_mismatched_sizes": (None, False),
+    "output_loading_info": (None, False),
+    "key_mapping": (None,),
+    "adapter_kwargs": (None, {}),
+    "torchscript": (None, False),
+    "from_tf": (None, False),
+    "from_flax": (None, False),
+    "tp_plan": (None,),
+    "use_kernels": (None, False),
 }
 _INSTEAD = {
-    "load_in_8bit": "; pass dtype='int8'",
-    "load_in_4bit": "; pass dtype='int4'",
-    "quantization_config": "; pass dtype='int8' or 'int4'",
     "device_map": ": this package computes on the CPU",
+    "max_memory": ": a model takes what its weights take; dtype='int4' takes least",
+    "state_dict": ": save the weights as a checkpoint and pass its directory",
 }
+LOADING_NAMES = (*OTHER_NAMES, *_NEUTRAL)
+"""Arguments of transformers' `from_pretrained` that this one understands."""
 # Values of a configuration that say what a call does, and not what the weights are.
 _OF_CALLS = (
     "bos_token_id",
@@ -99,7 +113,7 @@ class Loading:
         num_threads: int | None,
         prefill_threads: int | None,
         kv_dtype: Any,
-        config: GPTBigCodeConfig | None,
+        config: Any,
         options: Mapping[str, Any],
     ) -> Self:
         """Check arguments before anything is fetched or converted.
@@ -108,33 +122,18 @@ class Loading:
             InputError: An unknown or unsupported argument, dtype or kv_dtype, or a bad number of threads.
         """
         remaining = dict(options)
-        if (older := remaining.pop("torch_dtype", None)) is not None:
-            if plain_name(dtype) not in ("auto", plain_name(older)):
-                raise InputError(f"dtype is {plain_name(dtype)!r}, but its older name torch_dtype says {plain_name(older)!r}")
-            dtype = older
-        for name in remaining.keys() & _NEUTRAL.keys():
-            value = remaining.pop(name)
-            if value not in _NEUTRAL[name] and str(value) not in _NEUTRAL[name]:  # such as torch.device("cpu")
-                raise InputError(f"{name}={value!r} is not supported{_INSTEAD.get(name, '')}")
+        dtype = storage_dtype(dtype, {name: remaining.pop(name) for name in OTHER_NAMES if name in remaining})
+        for name in [name for name in _NEUTRAL if name in remaining]:
+            check_neutral(name, remaining.pop(name))
         for name in remaining:
             if name in _OF_CALLS:
                 continue
             if name in _OF_WEIGHTS or name in GPTBigCodeConfig.attribute_map:
                 raise InputError(f"{name} is fixed by the checkpoint's weights and cannot be changed")
-            known = (
-                "dtype",
-                "num_threads",
-                "prefill_threads",
-                "kv_dtype",
-                "revision",
-                "token",
-                "cache_dir",
-                "local_files_only",
-            )
-            raise InputError(f"unknown argument {name!r}{nearest(name, (*known, 'config', *_NEUTRAL, *_OF_CALLS))}")
-        if config is not None and not isinstance(config, GPTBigCodeConfig):
-            raise InputError(f"config must be a GPTBigCodeConfig of this package, not {type(config).__name__}")
-        threads, dtype, kv_dtype = given_threads(num_threads), _dtype_name(dtype), plain_name(kv_dtype)
+            known = ("dtype", "num_threads", "prefill_threads", "kv_dtype", "config", *SOURCE_NAMES)
+            raise InputError(f"unknown argument {name!r}{nearest(name, (*known, *OTHER_NAMES, *_NEUTRAL, *_OF_CALLS))}")
+        config = own_config(config)
+        threads, kv_dtype = given_threads(num_threads), plain_name(kv_dtype)
         for_prefill = 0 if prefill_threads is None else _checked_threads("prefill_threads", prefill_threads)
         resolve_kv_dtype(kv_dtype, dtype)
         return cls(dtype, kv_dtype, threads, for_prefill, config, remaining)
@@ -144,33 +143,31 @@ def open_model(
     name_or_path: str | Path,
     loading: Loading,
     check_architecture: Callable[[GPTBigCodeConfig, Path], None],
-    *,
-    revision: str | None,
-    token: str | bool | None,
-    cache_dir: str | Path | None,
-    local_files_only: bool,
+    source: Source,
 ) -> PackedModel:
     """Open a model; a plain checkpoint is converted on first use.
 
+    Whatever can be refused without the weights is refused before they are converted, which takes minutes.
+
     Args:
-        name_or_path: As in `PreTrainedModel.from_pretrained`, like the last four.
+        name_or_path: As in `PreTrainedModel.from_pretrained`.
         loading: Checked arguments.
         check_architecture: Called with the configuration and the directory before anything is converted; raises if the weights
             are those of another class.
-        revision: See there.
-        token: See there.
-        cache_dir: See there.
-        local_files_only: See there.
+        source: Where the files are.
 
     Raises:
         GPTBigCodeError: As `from_pretrained` says.
     """
     from . import hub
 
-    source = hub.resolve(name_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-    check_architecture(hub.read_config(source), source)
+    kernel_name()  # refuses a wrong GPTBIGCODE_CPU_ISA
+    path = hub.resolve(name_or_path, **source.arguments())
+    config = hub.read_config(path)
+    check_architecture(config, path)
+    _replaced(config, loading)
     with progress_bar() as progress:
-        directory = hub.packed_dir(source, loading.dtype, num_threads=loading.num_threads, progress=progress)
+        directory = hub.packed_dir(path, loading.dtype, num_threads=loading.num_threads, progress=progress)
     if name_or_path == hub.DEMO:
         logger.warning("'demo' is a tiny demonstration model: it knows elementary functions, not much else")
     packed = open_packed(directory)
@@ -195,16 +192,33 @@ def _replaced(stored: GPTBigCodeConfig, loading: Loading) -> GPTBigCodeConfig:
     return config
 
 
-def plain_name(dtype: Any) -> str:
-    """The name of a dtype, without torch's prefix."""
-    return str(dtype).removeprefix("torch.")
+def own_config(config: Any) -> GPTBigCodeConfig | None:
+    """A configuration, or the one that a path, a Hub id or one of transformers stands for.
+
+    Raises:
+        InputError: It is none of these.
+        GPTBigCodeError: As `GPTBigCodeConfig.from_pretrained` says.
+    """
+    if config is None or isinstance(config, GPTBigCodeConfig):
+        return config
+    if isinstance(config, (str, Path)):
+        return GPTBigCodeConfig.from_pretrained(config)
+    if not isinstance(getattr(config, "model_type", None), str) or not hasattr(config, "to_dict"):
+        raise InputError(f"config must be a GPTBigCodeConfig or the name of one, not {type(config).__name__}")
+    return GPTBigCodeConfig.from_dict(config.to_dict())
 
 
-def _dtype_name(dtype: Any) -> str:
-    name = plain_name(dtype)
-    if name not in DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {name!r}")
-    return name
+def check_neutral(name: str, value: Any) -> None:
+    """Refuse an argument of transformers that would change something there and can change nothing here.
+
+    Raises:
+        InputError: The value asks for something that is not supported.
+    """
+    neutral = _NEUTRAL[name]
+    places = value.values() if name == "device_map" and isinstance(value, Mapping) else [value]
+    # str: of torch.device("cpu").
+    if neutral is not None and any(place not in neutral and str(place) not in neutral for place in places):
+        raise InputError(f"{name}={value!r} is not supported{_INSTEAD.get(name, '')}")
 
 
 def default_num_threads() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,8 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
         generation_config: What its ``generation_config.json`` sets.
         transformer: The model without the head.
     """
+
+    auto_class: ClassVar[str] = "AutoModelForCausalLM"
 
     def __init__(
         self, packed: PackedModel, core: _core.Model | None = None, generation_config: GenerationConfig | None = None

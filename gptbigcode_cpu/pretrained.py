@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
-
 from .batch import refuse_unknown
 from .config import GPTBigCodeConfig
+from .device import Device
 from .embeddings import Embedding
 from .errors import InputError, UnsupportedError
 
 # What reads files takes milliseconds to import: it is loaded by the first model.
 if TYPE_CHECKING:
     from . import _core
+    from .parameters import Parameter
     from .weights import PackedModel
 
 # Attributes of torch modules and trainable models, and why there are none here.
 _ABSENT = {
     **dict.fromkeys(
-        ("parameters", "named_parameters", "buffers", "modules", "named_modules", "children", "state_dict"),
-        "the weights are packed and mapped, not tensors; num_parameters() counts them, save_pretrained() copies them",
+        ("buffers", "modules", "named_modules", "children", "state_dict", "lm_head", "get_output_embeddings", "wte", "h"),
+        "the weights are packed and mapped, not tensors; parameters() describes them, save_pretrained() copies them",
     ),
-    **dict.fromkeys(("load_state_dict", "resize_token_embeddings", "set_input_embeddings"), "the weights are read-only"),
+    **dict.fromkeys(("load_state_dict", "set_input_embeddings", "load_adapter"), "the weights are read-only"),
     **dict.fromkeys(
         ("gradient_checkpointing_enable", "enable_input_require_grads", "zero_grad", "backward"), "models are not trained here"
     ),
@@ -32,15 +32,7 @@ _ABSENT = {
 }
 
 
-class Device(str):
-    """Where a model is. Equal to the string ``"cpu"``, and usable where torch takes a device."""
-
-    __slots__ = ()
-
-    @property
-    def type(self) -> str:
-        """The kind of the device."""
-        return str(self)
+_NEUTRAL_FOR_SAVING = ("max_shard_size", "is_main_process", "save_peft_format")
 
 
 class PreTrainedModel:
@@ -57,6 +49,8 @@ class PreTrainedModel:
     config_class: ClassVar[type[GPTBigCodeConfig]] = GPTBigCodeConfig
     base_model_prefix: ClassVar[str] = "transformer"
     main_input_name: ClassVar[str] = "input_ids"
+    # The class whose from_pretrained opens such a model by its name.
+    auto_class: ClassVar[str] = "AutoModel"
 
     def __init__(self, packed: PackedModel, core: _core.Model | None = None) -> None:
         """
@@ -93,6 +87,7 @@ class PreTrainedModel:
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        gguf_file: str | None = None,
         config: GPTBigCodeConfig | None = None,
         **options: Any,
     ) -> Self:
@@ -102,7 +97,9 @@ class PreTrainedModel:
             pretrained_model_name_or_path: A directory with a checkpoint or a converted model, a GGUF file, a Hub id, or
                 ``"demo"`` for the tiny demonstration model inside this package.
             dtype: ``"int8"``, ``"int6"``, ``"int4"``, ``"bfloat16"``, ``"float32"`` or the torch dtype of that name;
-                ``"auto"`` is what a converted model is stored in, and int8 for a plain checkpoint.
+                ``"auto"`` is what a converted model is stored in, and int8 for a plain checkpoint. For float16 bfloat16
+                is taken, which is as large, with a warning. Also called ``torch_dtype``; ``load_in_8bit``, ``load_in_4bit``
+                and a `BitsAndBytesConfig` as ``quantization_config`` mean int8 and int4.
             num_threads: Default: the environment variable GPTBIGCODE_CPU_NUM_THREADS, or else what suits the machine: one per
                 performance core, and fewer while other processes leave no room for all of them.
             prefill_threads: For more than 16 new tokens at once, which profit from threads that share a core (SMT), where
@@ -114,10 +111,11 @@ class PreTrainedModel:
             token: Access token for the Hub.
             cache_dir: Where downloads are kept.
             local_files_only: Do not use the network.
+            gguf_file: Name of the GGUF file, in the directory or the repository, that holds the model.
             config: Takes the place of the checkpoint's configuration; it must describe the same weights.
             **options: Values of the configuration that decide what calls do: ``pad_token_id``, ``id2label``, ``use_cache``,
-                ``output_hidden_states``, ...; and arguments of transformers that change nothing here, such as
-                ``device_map="cpu"``, ``trust_remote_code`` or ``low_cpu_mem_usage``.
+                ``output_hidden_states``, ...; ``subfolder`` and ``force_download``, for the Hub; and arguments of transformers
+                that change nothing here, such as ``device_map="auto"``, ``trust_remote_code`` or ``low_cpu_mem_usage``.
 
         Raises:
             ModelNotFoundError: The name leads nowhere.
@@ -130,8 +128,19 @@ class PreTrainedModel:
             ThreadLimitError: The operating system starts no more threads.
         """
         from .loading import Loading, open_model
+        from .source import Source
         from .weights import load_core
 
+        source, options = Source.taken_from(
+            {
+                "revision": revision,
+                "token": token,
+                "cache_dir": cache_dir,
+                "local_files_only": local_files_only,
+                "gguf_file": gguf_file,
+                **options,
+            }
+        )
         loading = Loading.from_arguments(
             dtype=dtype,
             num_threads=num_threads,
@@ -140,15 +149,7 @@ class PreTrainedModel:
             config=config,
             options=options,
         )
-        packed = open_model(
-            pretrained_model_name_or_path,
-            loading,
-            cls._check_architecture,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-        )
+        packed = open_model(pretrained_model_name_or_path, loading, cls._check_architecture, source)
         return cls._from_packed(packed, load_core(packed, loading.num_threads, loading.prefill_threads, loading.kv_dtype))
 
     @classmethod
@@ -212,10 +213,11 @@ class PreTrainedModel:
         Raises:
             UnsupportedError: Another device, or another type than that of the weights.
         """
-        from .loading import DTYPES, plain_name
+        from .precision import DTYPES, plain_name
 
         for value in (device, dtype):
             name = plain_name(value) if value is not None else None
+            name = "bfloat16" if name == "float16" else name  # as in from_pretrained
             if name in (None, self.dtype) or str(value) in ("cpu", "cpu:0"):
                 continue
             if name in DTYPES or str(value).startswith("torch."):
@@ -236,8 +238,8 @@ class PreTrainedModel:
         return self.to(dtype="bfloat16")
 
     def half(self) -> Self:
-        """`to` float16, which no model is stored in."""
-        return self.to(dtype="torch.float16")
+        """`to` bfloat16, which is taken for float16."""
+        return self.to(dtype="bfloat16")
 
     @property
     def base_model(self) -> PreTrainedModel:
@@ -258,13 +260,42 @@ class PreTrainedModel:
         """
         if only_trainable:
             return 0
+        embeddings = ("transformer.wte.weight", "transformer.wpe.weight") if exclude_embeddings else ()
+        return sum(parameter.numel() for name, parameter in self.named_parameters() if name not in embeddings)
+
+    def parameters(self) -> Iterator[Parameter]:
+        """The weights, tied ones once: their shapes and types, and not their values."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """The same with their names in a checkpoint."""
+        from .parameters import Parameter
         from .tensors import decoder_tensors, head_tensors
 
         heads = head_tensors(self.config)
         names = self._heads() - ({"lm_head.weight"} if self.config.tie_word_embeddings else set())
-        specs = [*decoder_tensors(self.config), *(heads[name] for name in names)]
-        embeddings = ("transformer.wte.weight", "transformer.wpe.weight") if exclude_embeddings else ()
-        return sum(int(np.prod(spec.shape)) for spec in specs if spec.name not in embeddings)
+        for spec in (*decoder_tensors(self.config), *(heads[name] for name in sorted(names, reverse=True))):
+            yield spec.name, Parameter(spec.name, tuple(spec.shape), self.dtype)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None) -> Embedding:
+        """The token embedding; only the size that it has is possible.
+
+        Raises:
+            UnsupportedError: Another size is asked for.
+        """
+        size = self.config.vocab_size
+        multiple = pad_to_multiple_of or 1
+        if -(-(size if new_num_tokens is None else new_num_tokens) // multiple) * multiple != size:
+            raise UnsupportedError(
+                f"the weights are read-only, with {size} token embeddings; a pad token needs none, so leave this call out"
+            )
+        return self.get_input_embeddings()
+
+    def tie_weights(self) -> None:
+        """Do nothing: tied weights are one."""
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Do nothing: models are not trained here."""
 
     def _heads(self) -> frozenset[str]:
         """Names of the head tensors that this class uses."""
@@ -297,7 +328,8 @@ class PreTrainedModel:
             push_to_hub: Upload as well, see `push_to_hub`.
             repo_id: For `push_to_hub`; default: the name of the directory.
             safe_serialization: Only True: the format is safetensors.
-            **options: Further arguments of `push_to_hub`.
+            **options: Further arguments of `push_to_hub`; and ``max_shard_size``, ``is_main_process`` and ``save_peft_format``
+                of transformers, which change nothing: the weights are one file.
 
         Raises:
             InputError: `save_directory` is a file, or an unknown or unsupported argument.
@@ -305,6 +337,7 @@ class PreTrainedModel:
         """
         from .saving import save_model
 
+        options = {name: value for name, value in options.items() if name not in _NEUTRAL_FOR_SAVING}
         refuse_unknown({} if push_to_hub else options, ("save_directory", "push_to_hub", "repo_id", "safe_serialization"))
         if not safe_serialization:
             raise InputError("safe_serialization must be True: converted models are safetensors files")
@@ -353,6 +386,12 @@ class PreTrainedModel:
     def _generation_options(self) -> Mapping[str, Any] | None:
         """What ``generation_config.json`` is to say, for models that generate."""
         return None
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(name_or_path={self.name_or_path!r}, parameters={self.num_parameters()}, "
+            f"dtype={self.dtype!r}, kv_dtype={self.kv_dtype!r}, num_threads={self.num_threads})"
+        )
 
     def __getattr__(self, name: str) -> Any:  # only called for what is not there
         if name in _ABSENT:

@@ -11,9 +11,23 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how much is done of how much in all."""
 
 
+_enabled = True
+
+
+def enabled() -> bool:
+    """Whether progress bars are drawn."""
+    return _enabled
+
+
+def enable(shown: bool) -> None:
+    """Draw progress bars, or none."""
+    global _enabled
+    _enabled = shown
+
+
 @contextmanager
 def progress_bar(unit: str = "B") -> Iterator[Progress]:
-    """A `Progress` that draws on stderr, if that is a terminal; what is counted is called `unit`.
+    """A `Progress` that draws on stderr, if that is a terminal and `enabled`; what is counted is called `unit`.
 
     The bar appears with the first report, so that a conversion that does not take place shows nothing.
     """
@@ -25,7 +39,7 @@ def progress_bar(unit: str = "B") -> Iterator[Progress]:
             if bar is None:
                 from tqdm import tqdm
 
-                hidden = not sys.stderr.isatty()
+                hidden = not (_enabled and sys.stderr.isatty())
                 # What was done before the first report, by an interrupted conversion, says nothing about the speed.
                 bar = tqdm(desc=name, total=total, initial=done, unit=unit, unit_scale=True, leave=False, disable=hidden)
                 stack.enter_context(bar)

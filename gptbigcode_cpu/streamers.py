@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from queue import Queue
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .arrays import to_int_array
 from .errors import InputError
 from .incremental import IncrementalDecoder
 from .tokenizer import GPTBigCodeTokenizer
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Streamer(Protocol):
@@ -43,9 +46,17 @@ class TextStreamer(BaseStreamer):
         tokenizer: The tokenizer of the model.
         skip_prompt: Leave the prompt out.
         skip_special_tokens: Leave special tokens out.
+        clean_up_tokenization_spaces: Not applied, as in `GPTBigCodeTokenizer.decode`.
     """
 
-    def __init__(self, tokenizer: GPTBigCodeTokenizer, skip_prompt: bool = False, *, skip_special_tokens: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: GPTBigCodeTokenizer,
+        skip_prompt: bool = False,
+        *,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> None:
         self.skip_prompt = skip_prompt
         self._decoder = IncrementalDecoder(tokenizer, skip_special_tokens)
         self._prompt_comes_next = True
@@ -80,6 +91,7 @@ class TextIteratorStreamer(TextStreamer):
         skip_prompt: Leave the prompt out.
         timeout: Seconds that the iterator waits for a piece before it raises `queue.Empty`; None waits for ever.
         skip_special_tokens: Leave special tokens out.
+        clean_up_tokenization_spaces: Not applied, as in `GPTBigCodeTokenizer.decode`.
 
     An exception that stops `generate` is raised by the iterator as well, so that the reader does not take a cut text for
     a whole one.
@@ -92,8 +104,14 @@ class TextIteratorStreamer(TextStreamer):
         timeout: float | None = None,
         *,
         skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
     ) -> None:
-        super().__init__(tokenizer, skip_prompt, skip_special_tokens=skip_special_tokens)
+        super().__init__(
+            tokenizer,
+            skip_prompt,
+            skip_special_tokens=skip_special_tokens,
+            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
+        )
         self.timeout = timeout
         # A piece of text, an exception, or None at the end.
         self._queue: Queue[str | BaseException | None] = Queue()
@@ -119,3 +137,75 @@ class TextIteratorStreamer(TextStreamer):
         if isinstance(piece, BaseException):
             raise piece
         return piece
+
+
+class AsyncTextIteratorStreamer(TextStreamer):
+    """Passes the text to a coroutine, which iterates over it with ``async for`` while `generate` runs in a thread.
+
+    It is made inside a coroutine, and serves the event loop of that one.
+
+    Args:
+        tokenizer: The tokenizer of the model.
+        skip_prompt: Leave the prompt out.
+        timeout: Seconds that the iterator waits for a piece before it raises `TimeoutError`; None waits for ever.
+        skip_special_tokens: Leave special tokens out.
+        clean_up_tokenization_spaces: Not applied, as in `GPTBigCodeTokenizer.decode`.
+
+    An exception that stops `generate` is raised by the iterator as well.
+
+    Raises:
+        InputError: No event loop runs in this thread.
+    """
+
+    def __init__(
+        self,
+        tokenizer: GPTBigCodeTokenizer,
+        skip_prompt: bool = False,
+        timeout: float | None = None,
+        *,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> None:
+        import asyncio
+
+        super().__init__(
+            tokenizer,
+            skip_prompt,
+            skip_special_tokens=skip_special_tokens,
+            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
+        )
+        self.timeout = timeout
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError as error:
+            raise InputError("an AsyncTextIteratorStreamer is made inside a coroutine, whose event loop it serves") from error
+        # A piece of text, an exception, or None at the end.
+        self._queue: asyncio.Queue[str | BaseException | None] = asyncio.Queue()
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if text:
+            self._pass(text)
+        if stream_end:
+            self._pass(None)
+
+    def fail(self, error: BaseException) -> None:
+        self._prompt_comes_next = True
+        self._decoder.flush()
+        self._pass(error)
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        import asyncio
+
+        async with asyncio.timeout(self.timeout):
+            piece = await self._queue.get()
+        if piece is None:
+            raise StopAsyncIteration
+        if isinstance(piece, BaseException):
+            raise piece
+        return piece
+
+    def _pass(self, piece: str | BaseException | None) -> None:
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, piece)

@@ -32,7 +32,7 @@ class StructuredLogitsProcessor(LogitsProcessor):
     """Excludes every token that no text of the grammar goes on with.
 
     Args:
-        tokenizer: The tokenizer of the model; it must have an end token.
+        tokenizer: The tokenizer of the model; it must have an end token. One of transformers is converted.
         json_schema: JSON schema, a dict or its text; True: any JSON. It is written in one line, unless the schema's
             ``x-guidance`` says otherwise.
         regex: Regular expression that the whole output matches.
@@ -61,6 +61,8 @@ class StructuredLogitsProcessor(LogitsProcessor):
             raise MissingDependencyError(
                 'structured output needs llguidance: pip install "gptbigcode-cpu[structured]"'
             ) from error
+        from .tokenizer import own_tokenizer
+
         self._llguidance, self._masks = llguidance, masks
         matcher = llguidance.LLMatcher
         given = {"json_schema": json_schema, "regex": regex, "grammar": grammar}
@@ -79,7 +81,7 @@ class StructuredLogitsProcessor(LogitsProcessor):
             raise InputError(f"the {_name(given)} is wrong: {error}") from error
         if message := matcher.validate_grammar(self._grammar):
             raise InputError(f"the {_name(given)} is wrong: {message}")
-        self._tokenizer = _shared_tokenizer(tokenizer, llguidance)
+        self._tokenizer = _shared_tokenizer(own_tokenizer(tokenizer), llguidance)
         self.end_token_ids = tuple(self._tokenizer.eos_tokens)
         self._texts: dict[int, _Text] = {}
 

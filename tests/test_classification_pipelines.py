@@ -155,7 +155,7 @@ def test_wrong_tasks_and_devices(tokenizer: GPTBigCodeTokenizer) -> None:
         ({"task": "token-clasification"}, "did you mean 'token-classification'"),
         ({"device": 0}, "device"),
         ({"device": "cuda:0"}, "device"),
-        ({"device_map": "balanced"}, "device_map"),
+        ({"device_map": "cuda"}, "device_map"),
         ({"model_kwargs": {"dtype": "int8"}}, "belong to from_pretrained"),
     ):
         with pytest.raises(InputError, match=message):

@@ -61,7 +61,7 @@ def test_the_command_loads_only_what_it_uses() -> None:
     assert not modules & ((HEAVY | unused) - {"click", "tokenizers"})
     own = {name for name in modules if name.startswith("gptbigcode_cpu")}
     assert not own & {f"gptbigcode_cpu.{name}" for name in ("convert", "pipelines")}
-    assert len(modules) < 320  # of which numpy, click and tokenizers are 200
+    assert len(modules) < 340  # of which numpy, click and tokenizers are 200
 
 
 def test_every_public_name_exists() -> None:

@@ -117,8 +117,9 @@ class TestOpening:
     def test_torch_dtype(self, converted: Callable[[str], Path]) -> None:
         torch = pytest.importorskip("torch")
         assert AutoModelForCausalLM.from_pretrained(converted("bfloat16"), dtype=torch.bfloat16).dtype == "bfloat16"
-        with pytest.raises(InputError, match="'float16'"):
-            AutoModelForCausalLM.from_pretrained(converted("bfloat16"), dtype=torch.float16)
+        assert AutoModelForCausalLM.from_pretrained(converted("bfloat16"), dtype=torch.float16).dtype == "bfloat16"
+        with pytest.raises(InputError, match="'float64'"):
+            AutoModelForCausalLM.from_pretrained(converted("bfloat16"), dtype=torch.float64)
 
     def test_stored_dtype_cannot_be_changed(self, converted: Callable[[str], Path]) -> None:
         with pytest.raises(InputError, match="int8"):

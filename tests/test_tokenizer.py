@@ -379,8 +379,6 @@ def test_settings_of_from_pretrained(checkpoint_dir: Path) -> None:
     assert own.name_or_path == str(checkpoint_dir)
     with pytest.raises(InputError, match="did you mean 'padding_side'"):
         AutoTokenizer.from_pretrained(checkpoint_dir, padding_sid="left")
-    with pytest.raises(InputError, match="use_fast"):
-        AutoTokenizer.from_pretrained(checkpoint_dir, use_fast=False)
 
 
 def test_default_outputs(checkpoint_dir: Path) -> None:

@@ -14,7 +14,7 @@ from gptbigcode_cpu.fim.prompt import ExtraFiles, build_prompt
 from gptbigcode_cpu.fim.tokens import Mode, stop_token_ids
 from gptbigcode_cpu.generation import Call, GenerationConfig, by_full_names, given_config, merged_options
 from gptbigcode_cpu.incremental import IncrementalDecoder
-from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
+from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer, own_tokenizer
 
 if TYPE_CHECKING:
     from gptbigcode_cpu.modeling import GPTBigCodeForCausalLM
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # The middle of a given text is less open than its continuation: the most probable one is wanted.
 DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "do_sample": False}
 # What `stream` takes that is no option.
-CALL_ARGUMENTS = frozenset(item.name for item in fields(Call)) - {"torch", "negative_prompts", "tokenizer"}
+CALL_ARGUMENTS = frozenset(item.name for item in fields(Call)) - {"torch", "negative_prompts", "tokenizer", "streamer"}
 # The key of a config.json that says which order was measured better on the checkpoint.
 MODE_KEY = "fim_mode"
 
@@ -67,6 +67,7 @@ def plan_fill(
     options: Mapping[str, Any] | None = None,
 ) -> Fill:
     """The prompt, cut so that the new tokens fit behind it, and the options. Arguments and errors as in `FillMixin.fill`."""
+    tokenizer = own_tokenizer(tokenizer)
     given = by_full_names(options or {})
     call = {"tokenizer": tokenizer, **{name: value for name, value in given.items() if name in CALL_ARGUMENTS}}
     asked = {name: value for name, value in given.items() if name not in CALL_ARGUMENTS}

@@ -6,7 +6,6 @@ so beams share all blocks but those that they write themselves.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from gptbigcode_cpu.errors import FormatError, InputError
 
 from .call import Call
 from .config import GenerationConfig
-from .loop import Record, row_seed
+from .loop import Record, call_seed, row_seed
 from .prefill import prefill
 from .processors import log_softmax
 from .rules import Rules
@@ -202,7 +201,7 @@ def beam_search(
     call = call or Call()
     make_drafter(config, call)  # refuses: there is none for beams
     rules = Rules(config, call, core)
-    seed = int.from_bytes(os.urandom(8), "little") if config.seed is None else int(config.seed)
+    seed = call_seed(config)
     width = max(width, *map(len, prompts))
     seeds = [row_seed(seed, first_row + i) for i in range(len(prompts))]
     groups = [_Beams(i, prompt, width - len(prompt), limit, config, rules, seeds[i]) for i, prompt in enumerate(prompts)]

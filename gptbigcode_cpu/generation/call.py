@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.streamers import Streamer
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
@@ -25,6 +27,7 @@ class Call:
         json_schema: JSON schema that the output follows.
         regex: Regular expression that the output matches.
         grammar: Lark grammar of the output.
+        streamer: Sees the tokens of a pipeline's call; `generate` has an argument of its own.
         torch: The caller's own functions are given torch tensors.
     """
 
@@ -37,6 +40,7 @@ class Call:
     json_schema: Any = None
     regex: str | None = None
     grammar: str | None = None
+    streamer: Streamer | None = None
     torch: bool = False
 
     @classmethod

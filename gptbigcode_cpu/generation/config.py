@@ -311,11 +311,6 @@ class GenerationConfig:
         cls,
         pretrained_model_name: str | Path,
         config_file_name: str = CONFIG_NAME,
-        *,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        token: str | bool | None = None,
-        revision: str | None = None,
         **options: Any,
     ) -> GenerationConfig:
         """Read the ``generation_config.json`` of a model.
@@ -323,8 +318,8 @@ class GenerationConfig:
         Args:
             pretrained_model_name: A directory, a Hub id, or ``"demo"``.
             config_file_name: The name of the file.
-            cache_dir: As in `from_pretrained` of the models, as are the next three.
-            **options: Win over those of the file.
+            **options: ``revision``, ``token``, ``cache_dir``, ... as in `from_pretrained` of the models, and options that win
+                over those of the file.
 
         Raises:
             ModelNotFoundError: There is no such file.
@@ -332,17 +327,13 @@ class GenerationConfig:
             InputError: One of `options` is unknown or wrong.
         """
         from gptbigcode_cpu import hub
+        from gptbigcode_cpu.source import Source
 
         from .files import read_config
 
-        directory = hub.resolve(
-            pretrained_model_name,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            weights=False,
-        )
+        source, options = Source.taken_from(options)
+        options.pop("trust_remote_code", None)  # no code is downloaded
+        directory = hub.resolve(pretrained_model_name, weights=False, **source.arguments())
         config = read_config(directory / config_file_name)
         if config is None:
             raise ModelNotFoundError(f"{directory} has no {config_file_name}; GenerationConfig(...) makes one")

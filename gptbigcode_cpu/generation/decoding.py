@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptbigcode_cpu.cache import DynamicCache
-from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.streamers import Streamer
 
 from .beam import beam_search
@@ -17,6 +16,7 @@ from .call import Call
 from .config import GenerationConfig
 from .loop import Record, record_parts, token_steps
 from .outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+from .streaming import fill_token, refuse_with_beams, shown
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
@@ -48,29 +48,18 @@ def decode_rows(
     """
     copies = config.num_return_sequences or 1
     prompts = np.repeat(batch.ids, copies, axis=0)
-    fill = config.pad_token_id if config.pad_token_id is not None else next(iter(config.eos_token_ids), 0)
-    if streamer is not None:
-        streamer.put(prompts)
+    fill = fill_token(config)
     written: list[list[int]] = [[] for _ in prompts]
-    shown = 0
     caches = _row_caches(core, batch, past)
     kept: dict[int, _core.KVCache] = {}
     width = batch.ids.shape[1]
     steps = token_steps(
         core, batch.rows, [limit] * len(batch.rows), config, call, width=width, record=record, caches=caches, kept=kept
     )
-    for step in steps:
+    for step in shown(steps, streamer, prompts, fill):
         for row, tokens in step.items():
             written[row] += tokens
-        # With speculation a row may be ahead; a streamer is given a token of every row at a time.
-        complete = min(len(written[row]) for row in step)
-        while streamer is not None and shown < complete:
-            streamer.put(_column(written, shown, fill))
-            shown += 1
     longest = max(map(len, written))
-    if streamer is not None:
-        for place in range(shown, longest):
-            streamer.put(_column(written, place, fill))
     new = np.full((len(written), longest), fill, dtype=np.int64)
     for row, tokens in enumerate(written):
         new[row, : len(tokens)] = tokens
@@ -97,8 +86,7 @@ def decode_beams(
     Raises:
         InputError: There is a streamer.
     """
-    if streamer is not None:
-        raise InputError("a streamer cannot be used with num_beams: what is written first may be given up later")
+    refuse_with_beams(streamer)
     width, n_beams = batch.ids.shape[1], config.num_beams or 1
     caches = _row_caches(core, batch, past)
     result = beam_search(core, batch.rows, limit, config, call, width=width, record=record, caches=caches)
@@ -174,8 +162,3 @@ def _grown(
     cache = DynamicCache() if past is None else past
     cache.grown(core, rows, mask)
     return cache if wanted else None
-
-
-def _column(written: Sequence[Sequence[int]], place: int, fill: int) -> NDArray[np.int64]:
-    """The token of every row at a place of the output."""
-    return np.array([row[place] if place < len(row) else fill for row in written], dtype=np.int64)

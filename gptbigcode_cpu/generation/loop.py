@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptbigcode_cpu.errors import FormatError, InputError
+from gptbigcode_cpu.seeding import drawn_seed
 
 from .call import Call
 from .chain import Chain
@@ -128,7 +128,7 @@ def _steps(
     kept: dict[int, _core.KVCache],
 ) -> Iterator[dict[int, list[int]]]:
     config, copies = run.config, run.config.num_return_sequences or 1
-    seed = int.from_bytes(os.urandom(8), "little") if config.seed is None else int(config.seed)
+    seed = call_seed(config)
     waiting = list(range(len(prompts)))
     rows: list[Row] = []
     logits: list[Logits] = []
@@ -290,6 +290,13 @@ def _sample(row: Row, scores: Logits) -> int:
         if np.isnan(scores).any():
             raise FormatError("the model computes NaN, so its weights are damaged; convert the checkpoint again") from error
         raise InputError(f"no token can be chosen: {error}; look at logit_bias and the logits processors") from error
+
+
+def call_seed(config: GenerationConfig) -> int:
+    """The seed of a call. Without sampling nothing is drawn, so that no generator of the caller moves on."""
+    if config.seed is not None:
+        return int(config.seed)
+    return drawn_seed() if config.do_sample else 0
 
 
 def row_seed(seed: int, row: int) -> int:

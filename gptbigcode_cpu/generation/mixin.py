@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,12 @@ from gptbigcode_cpu.arrays import is_torch, to_torch
 from gptbigcode_cpu.cache import DynamicCache, given_cache
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import ContextLengthError, InputError
-from gptbigcode_cpu.streamers import BaseStreamer, Streamer
+from gptbigcode_cpu.streamers import Streamer
 
 from .call import Call
 from .config import GenerationConfig
 from .resolving import new_token_limit, resolved
+from .streaming import fill_token, informed, refuse_with_beams, shown
 from .unsupported import refuse
 
 # The loops and what they need take milliseconds to import: they are loaded by the first call.
@@ -131,7 +131,7 @@ class GenerationMixin:
         from .decoding import decode_beams, decode_rows
         from .loop import Record
 
-        with _informed(streamer):
+        with informed(streamer):
             refuse("synced_gpus", synced_gpus)
             config = self.resolve_options(generation_config, options)
             past = given_cache(past_key_values, cache)
@@ -174,6 +174,8 @@ class GenerationMixin:
         from .decoding import stream_row
 
         call, options = Call.taken_from(options)
+        if call.streamer is not None:
+            raise InputError("stream gives the tokens itself; pass a streamer to generate")
         call = self.checked_call(replace(call, torch=is_torch(input_ids)))
         config = self.resolve_options(generation_config, options)
         past = given_cache(past_key_values, cache)
@@ -229,13 +231,15 @@ class GenerationMixin:
         call = self.checked_call(call or Call())
         copies = config.num_return_sequences or 1
         together = [(0, len(prompts))]
-        # Beams, and functions of the caller, which see a rectangular batch, get one prompt at a time.
-        if config.num_beams != 1 or call.logits_processor or call.stopping_criteria:
+        # Beams, a streamer, and functions of the caller, which see a rectangular batch, get one prompt at a time.
+        streamer: Streamer | None = call.streamer
+        if config.num_beams != 1 or call.logits_processor or call.stopping_criteria or streamer is not None:
             together = [(i, i + 1) for i in range(len(prompts))]
         rows: list[list[int]] = [[] for _ in range(len(prompts) * copies)]
         for first, stop in together:
             some, some_limits, place = prompts[first:stop], limits[first:stop], first * copies
             if config.num_beams != 1:
+                refuse_with_beams(streamer)
                 from .beam import beam_search
 
                 result = beam_search(self.core, some, some_limits[0], config, call, first_row=place)
@@ -243,9 +247,13 @@ class GenerationMixin:
                 for row, (ids, end) in enumerate(zip(result.sequences, ends, strict=True)):
                     rows[place + row] = ids[len(some[0]) : len(some[0]) + end].tolist()
                 continue
-            for step in token_steps(self.core, some, some_limits, config, call, first_row=place, max_rows=max_rows):
-                for row, tokens in step.items():
-                    rows[place + row] += tokens
+            steps = token_steps(self.core, some, some_limits, config, call, first_row=place, max_rows=max_rows)
+            with informed(streamer):
+                prompt = some[0] if streamer is not None else np.zeros(0)
+                seen = np.repeat(prompt[None].astype(np.int64), copies, axis=0)
+                for step in shown(steps, streamer, seen, fill_token(config)):
+                    for row, tokens in step.items():
+                        rows[place + row] += tokens
         return rows
 
     def compute_transition_scores(
@@ -309,18 +317,3 @@ class GenerationMixin:
 
     def _padding_token(self, config: GenerationConfig) -> int | None:
         return None if config.pad_token_id in config.eos_token_ids else config.pad_token_id
-
-
-@contextmanager
-def _informed(streamer: Streamer | None) -> Iterator[None]:
-    """Tell a streamer how the work inside the block ended."""
-    try:
-        yield
-    except BaseException as error:
-        if isinstance(streamer, BaseStreamer):
-            streamer.fail(error)
-        elif streamer is not None:  # one of transformers, which knows put and end only
-            streamer.end()
-        raise
-    if streamer is not None:
-        streamer.end()

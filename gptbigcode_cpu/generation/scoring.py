@@ -91,6 +91,10 @@ def score(
         InputError: An empty text, an id outside the vocabulary, strings without a tokenizer, a bad number.
         ContextLengthError: A text is longer than ``n_positions``.
     """
+    if tokenizer is not None:
+        from gptbigcode_cpu.tokenizer import own_tokenizer
+
+        tokenizer = own_tokenizer(tokenizer)
     vocab_size = model.config.vocab_size
     if isinstance(top_logprobs, bool) or not isinstance(top_logprobs, int) or not 0 <= top_logprobs <= vocab_size:
         raise InputError(f"top_logprobs must be an integer from 0 to {vocab_size}, not {top_logprobs!r}")

@@ -14,7 +14,7 @@ from gptbigcode_cpu.pipelines.text_classification import TextClassificationPipel
 from gptbigcode_cpu.pipelines.text_generation import TextGenerationOptions, TextGenerationPipeline
 from gptbigcode_cpu.pipelines.token_classification import TokenClassificationPipeline
 from gptbigcode_cpu.suggest import check_choice
-from gptbigcode_cpu.tokenizer import AutoTokenizer, GPTBigCodeTokenizer
+from gptbigcode_cpu.tokenizer import AutoTokenizer, own_tokenizer
 
 __all__ = [
     "FeatureExtractionPipeline",
@@ -26,68 +26,70 @@ __all__ = [
     "pipeline",
 ]
 
-# The pipeline of each task and the class that loads its model.
-TASKS: dict[str, tuple[type[Pipeline], str]] = {
-    "text-generation": (TextGenerationPipeline, "AutoModelForCausalLM"),
-    "text-classification": (TextClassificationPipeline, "AutoModelForSequenceClassification"),
-    "token-classification": (TokenClassificationPipeline, "AutoModelForTokenClassification"),
-    "feature-extraction": (FeatureExtractionPipeline, "AutoModel"),
+TASKS: dict[str, type[Pipeline]] = {
+    kind.task: kind
+    for kind in (TextGenerationPipeline, TextClassificationPipeline, TokenClassificationPipeline, FeatureExtractionPipeline)
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 
 
 @overload
 def pipeline(
-    task: Literal["text-generation"] = ..., model: Any = ..., tokenizer: Any = ..., **options: Any
+    task: Literal["text-generation"] = ..., model: Any = ..., config: Any = ..., tokenizer: Any = ..., **options: Any
 ) -> TextGenerationPipeline: ...
 @overload
 def pipeline(
-    task: Literal["text-classification", "sentiment-analysis"], model: Any = ..., tokenizer: Any = ..., **options: Any
+    task: Literal["text-classification", "sentiment-analysis"],
+    model: Any = ...,
+    config: Any = ...,
+    tokenizer: Any = ...,
+    **options: Any,
 ) -> TextClassificationPipeline: ...
 @overload
 def pipeline(
-    task: Literal["token-classification", "ner"], model: Any = ..., tokenizer: Any = ..., **options: Any
+    task: Literal["token-classification", "ner"], model: Any = ..., config: Any = ..., tokenizer: Any = ..., **options: Any
 ) -> TokenClassificationPipeline: ...
 @overload
 def pipeline(
-    task: Literal["feature-extraction"], model: Any = ..., tokenizer: Any = ..., **options: Any
+    task: Literal["feature-extraction"], model: Any = ..., config: Any = ..., tokenizer: Any = ..., **options: Any
 ) -> FeatureExtractionPipeline: ...
 @overload
-def pipeline(task: str, model: Any = ..., tokenizer: Any = ..., **options: Any) -> Pipeline: ...
+def pipeline(task: str, model: Any = ..., config: Any = ..., tokenizer: Any = ..., **options: Any) -> Pipeline: ...
 def pipeline(
-    task: str = "text-generation",
-    model: Any = "demo",
-    tokenizer: str | Path | GPTBigCodeTokenizer | None = None,
+    task: str | None = None,
+    model: Any = None,
+    config: Any = None,
+    tokenizer: Any = None,
     *,
-    device: Any = None,
-    device_map: Any = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
     dtype: Any = "auto",
     num_threads: int | None = None,
     prefill_threads: int | None = None,
     kv_dtype: Any = "auto",
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    use_fast: bool = True,
-    trust_remote_code: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
+    pipeline_class: type[Pipeline] | None = None,
     **options: Any,
 ) -> Pipeline:
     """Load a model and its tokenizer.
 
     Args:
-        task: ``"text-generation"``, ``"text-classification"`` (also ``"sentiment-analysis"``), ``"token-classification"``
-            (also ``"ner"``) or ``"feature-extraction"``.
-        model: A model of the kind that the task needs, or what `from_pretrained` takes.
-        tokenizer: A tokenizer, or what `from_pretrained` takes; default: the model's own.
-        device: The only device: ``"cpu"``, or -1.
-        device_map: ``"auto"`` or ``"cpu"``, which are the same.
-        dtype: As in `from_pretrained`, as are the arguments up to `local_files_only`.
-        use_fast: As in `from_pretrained` of the tokenizer.
-        trust_remote_code: As in `from_pretrained` of the tokenizer.
+        task: ``"text-generation"`` (the default), ``"text-classification"`` (also ``"sentiment-analysis"``),
+            ``"token-classification"`` (also ``"ner"``) or ``"feature-extraction"``.
+        model: A model of the kind that the task needs, or what `from_pretrained` takes; default: ``"demo"``.
+        config: As in `from_pretrained`, like the arguments from `revision` to `kv_dtype`.
+        tokenizer: A tokenizer, also one of transformers, or what `from_pretrained` takes; default: the model's own.
+        revision: See there.
+        token: See there.
+        dtype: See there.
+        num_threads: See there.
+        prefill_threads: See there.
+        kv_dtype: See there.
         model_kwargs: More arguments for `from_pretrained` of the model.
-        **options: Options for all calls of the pipeline.
+        pipeline_class: A class derived from that of the task, to be used in its place.
+        **options: Options for all calls of the pipeline; further arguments of `from_pretrained`, such as ``torch_dtype``,
+            ``cache_dir`` or ``gguf_file``; and arguments of transformers that change nothing here, such as ``device=-1``,
+            ``device_map="auto"``, ``framework="pt"`` or ``trust_remote_code``.
 
     Returns:
         The pipeline of the task: `TextGenerationPipeline`, `TextClassificationPipeline`, `TokenClassificationPipeline` or
@@ -95,29 +97,36 @@ def pipeline(
 
     Raises:
         InputError: An unknown task or option, a model object without a tokenizer, or one with arguments of `from_pretrained`,
-            which have been decided.
+            which have been decided; a model of another library.
     """
+    from gptbigcode_cpu.hub import DEMO
+    from gptbigcode_cpu.loading import LOADING_NAMES, check_neutral
+    from gptbigcode_cpu.source import SHARED_NAMES
+
+    task = "text-generation" if task is None else task
     check_choice("task", task, (*TASKS, *ALIASES))
-    check_choice("device", device if device is None or device == -1 else str(device), (None, -1, "cpu"))
-    check_choice("device_map", device_map, (None, "auto", "cpu"))
-    pipeline_class, loader = TASKS[ALIASES.get(task, task)]
-    source: dict[str, Any] = {"revision": revision, "token": token}
-    source |= {"cache_dir": cache_dir, "local_files_only": local_files_only}
-    is_name = isinstance(model, (str, Path))
-    threads_given = num_threads is not None or prefill_threads is not None
-    if not is_name and (threads_given or str(dtype) != "auto" or str(kv_dtype) != "auto" or model_kwargs):
-        raise InputError(
-            "dtype, num_threads, prefill_threads, kv_dtype and model_kwargs belong to from_pretrained; "
-            "a model object has them already"
-        )
-    if tokenizer is None:
-        if not is_name:
+    kind = pipeline_class or TASKS[ALIASES.get(task, task)]
+    options.pop("use_fast", None)  # there is one kind of tokenizer
+    given = {name: options.pop(name) for name in (*SHARED_NAMES, *LOADING_NAMES) if name in options}
+    given |= {"revision": revision, "token": token}
+    shared = {name: value for name, value in given.items() if name in SHARED_NAMES}
+    loading = {**given, "config": config, "dtype": dtype, "num_threads": num_threads, "kv_dtype": kv_dtype}
+    loading |= {"prefill_threads": prefill_threads, **(model_kwargs or {})}
+    options = kind.without_neutral(options)
+    if not isinstance(model, (str, Path, type(None))):
+        for name in ("device_map", "trust_remote_code"):  # may say nothing
+            check_neutral(name, loading.pop(name, None))
+        if decided := [name for name, value in loading.items() if value is not None and str(value) != "auto"]:
+            raise InputError(f"{', '.join(decided)} belong to from_pretrained; a model object has them already")
+        if tokenizer is None:
             raise InputError("pass tokenizer= along with a model object")
-        tokenizer = model
-    if not isinstance(tokenizer, GPTBigCodeTokenizer):
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer, use_fast=use_fast, trust_remote_code=trust_remote_code, **source)
-    if is_name:
-        computing = {"num_threads": num_threads, "prefill_threads": prefill_threads, "kv_dtype": kv_dtype}
-        model_class = getattr(import_module("gptbigcode_cpu"), loader)
-        model = model_class.from_pretrained(model, dtype=dtype, **computing, **source, **(model_kwargs or {}))
-    return pipeline_class(model, tokenizer, **options)
+        shared = {}
+    model = DEMO if model is None else model
+    tokenizer = model if tokenizer is None else tokenizer
+    if isinstance(tokenizer, (str, Path)):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer, **shared)
+    if isinstance(model, (str, Path)):
+        tokenizer = own_tokenizer(tokenizer)
+        model_class = getattr(import_module("gptbigcode_cpu"), kind.model_class)
+        model = model_class.from_pretrained(model, **loading)
+    return kind(model, tokenizer, **options)

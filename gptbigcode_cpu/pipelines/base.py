@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.device import Device
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.suggest import refuse_unknown
-from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
+from gptbigcode_cpu.pretrained import PreTrainedModel
+from gptbigcode_cpu.suggest import check_choice, refuse_unknown
+from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer, own_tokenizer
+
+# Arguments of transformers' pipelines that change nothing here, with the values for which that is so; None: any value.
+_NEUTRAL: dict[str, tuple[Any, ...] | None] = {
+    "device": (None, -1, "cpu"),
+    "framework": (None, "pt"),
+    "num_workers": None,  # texts are not read by other processes
+    "binary_output": (None, False),
+    "modelcard": (None,),
+    "feature_extractor": (None,),
+    "image_processor": (None,),
+    "processor": (None,),
+}
 
 
 class Pipeline:
@@ -24,32 +39,96 @@ class Pipeline:
     """
 
     task: ClassVar[str]
-    # The names of options; None: the model's generation options too, which the model checks.
+    # The class of the model that the task needs.
+    model_class: ClassVar[str]
+    # The names of options; None: the model's generation options too.
     known_options: ClassVar[tuple[str, ...] | None] = None
 
-    def __init__(self, model: Any, tokenizer: GPTBigCodeTokenizer, **options: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, **options: Any) -> None:
         """
         Args:
             model: A model of the kind that the task needs.
-            tokenizer: Its tokenizer.
-            **options: Options for all calls.
+            tokenizer: Its tokenizer; one of transformers is converted.
+            **options: Options for all calls, and arguments of transformers that change nothing here, such as ``framework``.
 
         Raises:
-            InputError: An unknown option or a bad value.
+            InputError: A model of another kind or of another library, no tokenizer, an unknown option or a bad value.
         """
+        _check_model(model, self.model_class)
         self.model = model
-        self.tokenizer = tokenizer
-        self.options = options
-        self._check_options(options)
+        self.tokenizer: GPTBigCodeTokenizer = own_tokenizer(tokenizer)
+        self.options = self.without_neutral(options)
+        self._check_options(self.options)
+
+    @classmethod
+    def without_neutral(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a pipeline, without the arguments of transformers that change nothing.
+
+        Everything that can be said without a model is checked: loading one may take minutes.
+
+        Raises:
+            InputError: An unknown option, or a bad value.
+        """
+        remaining = dict(options)
+        check_choice("task", remaining.pop("task", None), (None, cls.task))
+        for name in [name for name in _NEUTRAL if name in remaining]:
+            value, neutral = remaining.pop(name), _NEUTRAL[name]
+            if neutral is not None:
+                # str: of torch.device("cpu").
+                check_choice(name, value if isinstance(value, int | None) else str(value), neutral)
+        cls.check_names(remaining)
+        return remaining
+
+    @classmethod
+    def check_names(cls, options: Mapping[str, Any]) -> None:
+        """Refuse options that a pipeline of this task does not have.
+
+        Raises:
+            InputError: There is one; the message has the nearest known name.
+        """
+        known = cls.known_options or ()
+        refuse_unknown({name: value for name, value in options.items() if name not in known}, known, cls.task)
+
+    @property
+    def device(self) -> Device:
+        """Always ``"cpu"``."""
+        return Device("cpu")
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """Save the model and its tokenizer in a directory that `pipeline` opens.
+
+        Args:
+            save_directory: Created if need be.
+            **options: Arguments of `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            InputError: As of `PreTrainedModel.save_pretrained`.
+        """
+        self.model.save_pretrained(save_directory, **options)
+        self.tokenizer.save_pretrained(save_directory)
+
+    def _one_by_one(self, inputs: Any, options: Mapping[str, Any]) -> Iterator[Any]:
+        """The results of an iterator or a data set, computed when they are asked for, `batch_size` inputs at a time."""
+        run: Any = self  # each task has a call of its own
+        batch_size = checked_batch_size({**self.options, **options}.get("batch_size", 1))
+        items = inputs if isinstance(inputs, Iterable) else (inputs[i] for i in range(len(inputs)))
+        batch: list[Any] = []
+        for item in items:
+            batch.append(item)
+            if len(batch) == batch_size:
+                yield from run(batch, **options)
+                batch = []
+        if batch:
+            yield from run(batch, **options)
 
     def _check_options(self, options: Mapping[str, Any]) -> None:
-        known = self.known_options or ()
-        refuse_unknown({name: value for name, value in options.items() if name not in known}, known, f"{self.task}")
+        self.check_names(options)
 
     def _given(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options of a call over those of the pipeline."""
-        self._check_options(options)
-        return {**self.options, **options}
+        given = {name: value for name, value in options.items() if name != "num_workers"}
+        self._check_options(given)
+        return {**self.options, **given}
 
     def _rows(self, encodings: Iterable[Sequence[int]], batch_size: int) -> Iterator[tuple[NDArray[np.int64], Any]]:
         """Token ids, int64 ``[batch, tokens]``, and their attention mask, padded on the right."""
@@ -63,6 +142,28 @@ class Pipeline:
             width = max(map(len, batch))
             mask = np.array([[1] * len(row) + [0] * (width - len(row)) for row in batch], dtype=np.int64)
             yield np.array([[*row, *[filler] * (width - len(row))] for row in batch], dtype=np.int64), mask
+
+
+def is_lazy(inputs: object) -> bool:
+    """Whether inputs are an iterator or a data set (of torch or of the datasets library), and not a list."""
+    if isinstance(inputs, Iterator):
+        return True
+    known = isinstance(inputs, (str, bytes, list, tuple, Mapping, np.ndarray))
+    return not known and hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
+
+
+def _check_model(model: object, model_class: str) -> None:
+    """Refuse what is no model of the kind that a task needs."""
+    kind = f"{type(model).__module__}.{type(model).__name__}"
+    if {base.__module__.partition(".")[0] for base in type(model).__mro__} & {"transformers", "torch"}:
+        raise InputError(
+            f"model is a {kind}; pipelines of this package run its own models: pass the name or directory of the checkpoint, "
+            f"or {model_class}.from_pretrained of this package (model.save_pretrained writes a checkpoint to a directory)"
+        )
+    if isinstance(model, PreTrainedModel) and model.auto_class != model_class:
+        raise InputError(f"model is a {type(model).__name__}; this task needs one that {model_class}.from_pretrained opens")
+    if not hasattr(model, "config"):
+        raise InputError(f"model must be a name, a directory or a model, not {kind}")
 
 
 def checked_batch_size(value: object) -> int:

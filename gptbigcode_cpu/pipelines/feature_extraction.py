@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size
+from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size, is_lazy
 
 
 class FeatureExtractionPipeline(Pipeline):
@@ -18,25 +18,28 @@ class FeatureExtractionPipeline(Pipeline):
     """
 
     task: ClassVar[str] = "feature-extraction"
+    model_class: ClassVar[str] = "AutoModel"
     known_options: ClassVar[tuple[str, ...] | None] = ("truncation", "tokenize_kwargs", "return_tensors", "batch_size")
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         """The features of one text or several.
 
         Args:
-            inputs: A text or a list of texts.
+            inputs: A text or a list of texts; also an iterator or a data set of texts.
             truncation: As in a call of the tokenizer.
             tokenize_kwargs: More arguments for that call.
             return_tensors: Return arrays instead of lists.
             batch_size: Texts that run together.
 
         Returns:
-            For each text float32 ``[1, tokens, n_embd]``.
+            For each text float32 ``[1, tokens, n_embd]``; for an iterator or a data set an iterator of these.
 
         Raises:
             InputError: Something that is no text, or an unknown option.
             ContextLengthError: A text is too long; `truncation` cuts it.
         """
+        if is_lazy(inputs):
+            return self._one_by_one(inputs, options)
         given = self._given(options)
         arguments = dict(given.get("tokenize_kwargs") or {})
         if given.get("truncation") is not None:

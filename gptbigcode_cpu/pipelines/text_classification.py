@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size
+from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size, is_lazy
 from gptbigcode_cpu.suggest import check_choice
 
 FUNCTIONS = (None, "default", "sigmoid", "softmax", "none")
@@ -25,6 +25,7 @@ class TextClassificationPipeline(Pipeline):
     """
 
     task: ClassVar[str] = "text-classification"
+    model_class: ClassVar[str] = "AutoModelForSequenceClassification"
     known_options: ClassVar[tuple[str, ...] | None] = (
         "top_k", "function_to_apply", "batch_size", "truncation", "max_length", "add_special_tokens",
     )  # fmt: skip
@@ -33,7 +34,7 @@ class TextClassificationPipeline(Pipeline):
         """Classify one text or several.
 
         Args:
-            inputs: A text, a dict with ``text`` and ``text_pair``, or a list of either.
+            inputs: A text, a dict with ``text`` and ``text_pair``, or a list, an iterator or a data set of either.
             top_k: Results per text, the most probable first; None = all. Default: the most probable one, not in a list.
             function_to_apply: ``"softmax"``, ``"sigmoid"`` or ``"none"``. Default: by ``problem_type`` of the configuration;
                 without one, sigmoid for one label and softmax for several.
@@ -42,12 +43,14 @@ class TextClassificationPipeline(Pipeline):
 
         Returns:
             For each text ``{"label": ..., "score": ...}``, with `top_k` a list of these; for a single text without `top_k`
-            a list of one.
+            a list of one. For an iterator or a data set an iterator of these.
 
         Raises:
             InputError: Something that is no text, or an unknown option.
             ContextLengthError: A text is too long; `truncation` cuts it.
         """
+        if is_lazy(inputs):
+            return self._one_by_one(inputs, options)
         given = self._given(options)
         function = given.pop("function_to_apply", None)
         check_choice("function_to_apply", function, FUNCTIONS)

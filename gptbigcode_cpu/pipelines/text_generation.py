@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from gptbigcode_cpu.errors import ContextLengthError, InputError
 from gptbigcode_cpu.generation import Call, GenerationConfig, by_full_names, given_config, merged_options
 from gptbigcode_cpu.incremental import IncrementalDecoder
-from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size
+from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size, is_lazy
 from gptbigcode_cpu.suggest import check_choice
 from gptbigcode_cpu.tokenizer.chat import is_message
 
@@ -96,6 +96,19 @@ class TextGenerationPipeline(Pipeline):
     """
 
     task: ClassVar[str] = "text-generation"
+    model_class: ClassVar[str] = "AutoModelForCausalLM"
+
+    @classmethod
+    def check_names(cls, options: Mapping[str, Any]) -> None:
+        """Refuse options that the pipeline does not have, and bad values of those that it has.
+
+        Raises:
+            InputError: There is one; the message has the nearest known name.
+        """
+        TextGenerationOptions(**{name: value for name, value in options.items() if name in OWN_OPTIONS})
+        _, generation = Call.taken_from({name: value for name, value in options.items() if name not in OWN_OPTIONS})
+        given_config(generation.pop("generation_config", None))
+        GenerationConfig(**generation)
 
     def _check_options(self, options: Mapping[str, Any]) -> None:
         self._plan({}, options)
@@ -104,21 +117,25 @@ class TextGenerationPipeline(Pipeline):
         """Complete one prompt or several, or answer in one chat or several.
 
         Args:
-            text_inputs: A text, a list of texts, a chat (a list of ``{"role": ..., "content": ...}``) or a list of chats.
+            text_inputs: A text, a list of texts, a chat (a list of ``{"role": ..., "content": ...}``) or a list of chats;
+                also an iterator or a data set of texts or chats.
             **options: Fields of `TextGenerationOptions` and of `GenerationConfig`, and `generate`'s `json_schema`, `regex`,
-                `grammar`, `logits_processor`, `stopping_criteria`, `prefix_allowed_tokens_fn` and `assistant_model`. A
-                `generation_config` takes the place of the options that the pipeline was made with. ``stop_sequence`` and
-                ``stop`` are other names of `stop_strings`.
+                `grammar`, `logits_processor`, `stopping_criteria`, `prefix_allowed_tokens_fn`, `assistant_model` and
+                `streamer`. A `generation_config` takes the place of the options that the pipeline was made with.
+                ``stop_sequence`` and ``stop`` are other names of `stop_strings`.
 
         Returns:
             ``[{"generated_text": ...}]`` with `num_return_sequences` texts, or for several prompts a list of these; for a
-            chat the text is the list of its messages with the answer.
+            chat the text is the list of its messages with the answer. For an iterator or a data set an iterator of these.
 
         Raises:
             InputError: Something that is neither text nor chat, an unknown option or a bad value.
             ContextLengthError: Prompt and requested tokens exceed the context.
             TokenizerError: A chat, and the tokenizer has no chat template.
         """
+        options.pop("num_workers", None)
+        if is_lazy(text_inputs):
+            return self._one_by_one(text_inputs, options)
         inputs, several = _inputs(text_inputs)
         plan = self._plan(self.options, options)
         own, config, call = plan.own, plan.config, plan.call
@@ -142,6 +159,8 @@ class TextGenerationPipeline(Pipeline):
             raise InputError("a stream is one text; call the pipeline for several")
         plan = self._plan(self.options, options)
         self.model.check_stream(plan.config)
+        if plan.call.streamer is not None:
+            raise InputError("stream gives the text itself; pass a streamer to a call of the pipeline")
         prompt = self._prompt(inputs[0], plan.own, plan.config)
         from gptbigcode_cpu.generation.loop import token_steps
 

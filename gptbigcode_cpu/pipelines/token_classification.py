@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size
+from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size, is_lazy
 from gptbigcode_cpu.pipelines.text_classification import apply_function
 from gptbigcode_cpu.suggest import check_choice
 
@@ -27,6 +27,7 @@ class TokenClassificationPipeline(Pipeline):
     """
 
     task: ClassVar[str] = "token-classification"
+    model_class: ClassVar[str] = "AutoModelForTokenClassification"
     known_options: ClassVar[tuple[str, ...] | None] = (
         "aggregation_strategy", "ignore_labels", "stride", "is_split_into_words", "delimiter", "batch_size",
     )  # fmt: skip
@@ -35,7 +36,8 @@ class TokenClassificationPipeline(Pipeline):
         """Label the tokens of one text or several.
 
         Args:
-            inputs: A text or a list of texts; with `is_split_into_words` a list of words or a list of such lists.
+            inputs: A text or a list of texts, also an iterator or a data set of texts; with `is_split_into_words` a list of
+                words or a list of such lists.
             aggregation_strategy: ``"none"``: every token for itself. ``"simple"``: neighbours of one label (B- and I- tags
                 heeded) become one entity. ``"first"``, ``"average"``, ``"max"``: before that, the tokens of a word get the
                 label of the first, of the mean scores, or of the highest score. Byte-level tokens know no words: a word
@@ -50,11 +52,13 @@ class TokenClassificationPipeline(Pipeline):
         Returns:
             For each text, of which a list of words is one of several as in transformers, a list of dicts: ``entity``
             (``entity_group`` if aggregated), ``score``, ``word``, ``start`` and ``end`` in characters, and the token's
-            ``index`` if not aggregated.
+            ``index`` if not aggregated. For an iterator or a data set an iterator of these.
 
         Raises:
             InputError: Something that is no text, or an unknown or wrong option.
         """
+        if is_lazy(inputs):
+            return self._one_by_one(inputs, options)
         given = self._given(options)
         strategy = given.get("aggregation_strategy") or "none"
         check_choice("aggregation_strategy", strategy, STRATEGIES)

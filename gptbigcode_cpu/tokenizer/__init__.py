@@ -3,6 +3,28 @@
 from __future__ import annotations
 
 from gptbigcode_cpu.tokenizer.batch_encoding import BatchEncoding, CharSpan, ReturnTensors, TokenSpan
-from gptbigcode_cpu.tokenizer.tokenizer import AutoTokenizer, GPTBigCodeTokenizer
+from gptbigcode_cpu.tokenizer.foreign import own_tokenizer
+from gptbigcode_cpu.tokenizer.tokenizer import (
+    AutoTokenizer,
+    GPT2Tokenizer,
+    GPT2TokenizerFast,
+    GPTBigCodeTokenizer,
+    PreTrainedTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
-__all__ = ["AutoTokenizer", "BatchEncoding", "CharSpan", "GPTBigCodeTokenizer", "ReturnTensors", "TokenSpan"]
+__all__ = [
+    "AutoTokenizer",
+    "BatchEncoding",
+    "CharSpan",
+    "GPT2Tokenizer",
+    "GPT2TokenizerFast",
+    "GPTBigCodeTokenizer",
+    "PreTrainedTokenizer",
+    "PreTrainedTokenizerBase",
+    "PreTrainedTokenizerFast",
+    "ReturnTensors",
+    "TokenSpan",
+    "own_tokenizer",
+]

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from gptbigcode_cpu.errors import InputError, TokenizerError
+from gptbigcode_cpu.errors import TokenizerError
 from gptbigcode_cpu.suggest import refuse_unknown
 from gptbigcode_cpu.tokenizer import files
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+# Arguments of transformers that change nothing: there is one kind of tokenizer, and no code of a repository is run.
+_NEUTRAL = ("use_fast", "trust_remote_code", "legacy", "from_slow", "clean_up_tokenization_spaces", "config")
 
 
 class StoredTokenizer:
@@ -38,8 +41,7 @@ class StoredTokenizer:
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
-        use_fast: bool = True,
-        trust_remote_code: bool = False,
+        gguf_file: str | None = None,
         **settings: Any,
     ) -> Self:
         """Load the tokenizer of a directory, a GGUF file, a Hub id or ``"demo"``.
@@ -50,9 +52,10 @@ class StoredTokenizer:
             token: Access token for the Hub.
             cache_dir: Where downloads are kept.
             local_files_only: Do not use the network.
-            use_fast: True; there is no slow tokenizer.
-            trust_remote_code: False or True; code of a repository is never run.
-            **settings: Replace those of ``tokenizer_config.json``: ``padding_side``, ``pad_token``, ``chat_template``, ...
+            gguf_file: Name of the GGUF file, in the directory or the repository, that holds the tokenizer.
+            **settings: Replace those of ``tokenizer_config.json``: ``padding_side``, ``pad_token``, ``chat_template``, ...;
+                ``subfolder`` and ``force_download``, for the Hub; and arguments of transformers that change nothing here, such
+                as ``use_fast`` (there is one tokenizer) or ``trust_remote_code``.
 
         Raises:
             ModelNotFoundError: The name leads nowhere.
@@ -61,22 +64,25 @@ class StoredTokenizer:
             InputError: An unknown setting.
         """
         from gptbigcode_cpu import hub
+        from gptbigcode_cpu.source import SOURCE_NAMES, Source
 
-        if not use_fast:
-            raise InputError("use_fast must be True: every tokenizer here is the fast one")
+        source, settings = Source.taken_from(
+            {
+                "revision": revision,
+                "token": token,
+                "cache_dir": cache_dir,
+                "local_files_only": local_files_only,
+                "gguf_file": gguf_file,
+                **settings,
+            }
+        )
+        settings = {name: value for name, value in settings.items() if name not in _NEUTRAL}
         refuse_unknown(
             {name: value for name, value in settings.items() if name not in files.SETTINGS},
-            [*files.SETTINGS, "revision", "token", "cache_dir", "local_files_only", "use_fast"],
+            [*files.SETTINGS, *SOURCE_NAMES, *_NEUTRAL],
             "from_pretrained of a tokenizer",
         )
-        directory = hub.resolve(
-            pretrained_model_name_or_path,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            weights=False,
-        )
+        directory = hub.resolve(pretrained_model_name_or_path, weights=False, **source.arguments())
         backend, stored = files.read(directory)
         try:
             return cls(backend, stored | settings, str(pretrained_model_name_or_path))

@@ -349,7 +349,10 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
             logger.warning("a text has %d tokens, the model was made for %d", longest, self.model_max_length)
 
 
+# The names that scripts use for it in transformers.
 AutoTokenizer = GPTBigCodeTokenizer
+PreTrainedTokenizerBase = PreTrainedTokenizer = PreTrainedTokenizerFast = GPTBigCodeTokenizer
+GPT2Tokenizer = GPT2TokenizerFast = GPTBigCodeTokenizer
 
 
 def _argument_names(function: Callable[..., Any]) -> list[str]:

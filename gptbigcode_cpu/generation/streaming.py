@@ -1,0 +1,77 @@
+"""Handing the steps of a call to a streamer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.streamers import BaseStreamer, Streamer
+
+from .config import GenerationConfig
+
+Step = dict[int, list[int]]
+
+
+@contextmanager
+def informed(streamer: Streamer | None) -> Iterator[None]:
+    """Tell a streamer how the work inside the block ended."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(streamer, BaseStreamer):
+            streamer.fail(error)
+        elif streamer is not None:  # one of transformers, which knows put and end only
+            streamer.end()
+        raise
+    if streamer is not None:
+        streamer.end()
+
+
+def refuse_with_beams(streamer: Streamer | None) -> None:
+    """Raises:
+    InputError: There is a streamer.
+    """
+    if streamer is not None:
+        raise InputError("a streamer cannot be used with num_beams: what is written first may be given up later")
+
+
+def fill_token(config: GenerationConfig) -> int:
+    """What stands in rows that are finished."""
+    return config.pad_token_id if config.pad_token_id is not None else next(iter(config.eos_token_ids), 0)
+
+
+def shown(steps: Iterable[Step], streamer: Streamer | None, prompts: NDArray[np.int64], fill: int) -> Iterator[Step]:
+    """The steps, of which the streamer sees first the prompts and then a token of every row at a time.
+
+    Args:
+        steps: New tokens by row, as `loop.token_steps` yields them.
+        streamer: None: nobody sees them.
+        prompts: int64 ``[rows, tokens]``.
+        fill: The token of rows that are finished.
+    """
+    if streamer is None:
+        yield from steps
+        return
+    streamer.put(prompts)
+    written: list[list[int]] = [[] for _ in prompts]
+    place = 0
+    for step in steps:
+        for row, tokens in step.items():
+            written[row] += tokens
+        # With speculation a row may be ahead.
+        complete = min(len(written[row]) for row in step)
+        for column in range(place, complete):
+            streamer.put(_column(written, column, fill))
+        place = max(place, complete)
+        yield step
+    for column in range(place, max(map(len, written))):
+        streamer.put(_column(written, column, fill))
+
+
+def _column(written: Sequence[Sequence[int]], place: int, fill: int) -> NDArray[np.int64]:
+    """The token of every row at a place of the output."""
+    return np.array([row[place] if place < len(row) else fill for row in written], dtype=np.int64)
