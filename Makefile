@@ -1,10 +1,4 @@
-# Every target sets itself up in .venv and touches nothing outside this directory.
-#   make demo [PROMPT='...']   complete a prompt with the model that is in the package
-#   make test                  run the test suite
-#   make lint                  ruff, mypy, clang-format, clang-tidy
-#   make bench [MODEL=...]     measure this machine
-#   make docs                  build the site into build/site
-#   make clean                 remove what was built
+# Every target sets itself up in .venv and touches nothing outside this directory; `make help` lists them.
 
 PYTHON ?= python3
 PROMPT ?= def fibonacci(n):
@@ -31,8 +25,25 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # For CMake, one after the other, such as GPTBIGCODE_CPU_WERROR=ON.
 CMAKE_DEFINES ?=
 
-.PHONY: demo test lint bench docs clean
+# For `long command 2>&1 | $(call compiling,log)`: keeps the output in the log, and shows on a terminal how far the compiler is.
+compiling = tee $(1) | { [ -t 2 ] && grep --line-buffered -oE '\[[0-9]+/[0-9]+\] Building' | while read -r step _; do \
+	printf '\r  compiling %s ' "$$step"; done && echo || cat >/dev/null; }
+
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+.PHONY: help demo test lint bench docs clean
 .DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo [PROMPT='def gcd(a, b):']   complete a prompt with the model that is in the package"
+	@echo "make test [PYTEST_ARGS='-k hub -x']   run the test suite (five to ten minutes), or a part of it"
+	@echo "make bench [MODEL=DIRECTORY]          measure how fast a model runs on this machine"
+	@echo "make docs                             build the documentation: build/site/index.html"
+	@echo "make lint                             check style and types: ruff, mypy, clang-format, clang-tidy"
+	@echo "make clean                            remove what was built"
+	@echo
+	@echo "The first of them builds the package in $(VENV), which takes a minute or two. Nothing is written outside this directory."
 
 demo: $(VENV)/.installed
 	@$(BIN)/gptbigcode-cpu generate --stats --stop "$$TWO_BLANK_LINES" -- "$$PROMPT"
@@ -54,7 +65,9 @@ bench: $(VENV)/.installed
 	@$(BIN)/gptbigcode-cpu bench $(MODEL)
 
 docs: $(VENV)/.docs-tools
+	@echo 'building the site (half a minute)'
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "the site is in build/site; open file://$(CURDIR)/build/site/index.html"
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -66,7 +79,7 @@ $(BIN)/python:
 		|| { echo 'error: Python lacks venv; on Debian and Ubuntu: sudo apt install python3-venv'; exit 1; }
 	@command -v "$${CXX:-c++}" >/dev/null \
 		|| { echo 'error: a C++ compiler is needed; on Debian and Ubuntu: sudo apt install g++'; exit 1; }
-	@echo 'setting up $(VENV)'
+	@echo 'setting up $(VENV): a Python environment, CMake and Ninja'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q $(call requirements,build-system.requires) cmake ninja
 
@@ -77,20 +90,23 @@ $(VENV)/.python-files: FORCE | $(BIN)/python
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
 $(VENV)/.installed: $(SOURCES) $(VENV)/.python-files | $(BIN)/python
-	@echo 'building (a minute or two the first time)'
-	@. ./.ci/python-headers.sh && $(BIN)/python -m pip install --no-build-isolation -e . \
-		-C build-dir=$(VENV)/build $(foreach define,$(CMAKE_DEFINES),-C cmake.define.$(define)) > $(VENV)/build.log 2>&1 \
+	@echo 'building the package (a minute or two the first time)'
+	@. ./.ci/python-headers.sh && $(BIN)/python -m pip install -v --no-build-isolation -e . \
+		-C build-dir=$(VENV)/build $(foreach define,$(CMAKE_DEFINES),-C cmake.define.$(define)) 2>&1 | $(call compiling,$(VENV)/build.log) \
 		|| { tail -n 40 $(VENV)/build.log; echo 'error: the build failed; all of it is in $(VENV)/build.log'; exit 1; }
 	@touch $@
 
 $(VENV)/.test-tools: $(VENV)/.installed pyproject.toml
+	@echo 'installing what the tests need'
 	@$(BIN)/python -m pip install -q $(call requirements,project.optional-dependencies.test)
 	@touch $@
 
 $(VENV)/.lint-tools: $(VENV)/.installed pyproject.toml
+	@echo 'installing the tools for style and types'
 	@$(BIN)/python -m pip install -q $(call requirements,project.optional-dependencies.lint)
 	@touch $@
 
 $(VENV)/.docs-tools: $(VENV)/.installed pyproject.toml
+	@echo 'installing what builds the documentation'
 	@$(BIN)/python -m pip install -q $(call requirements,project.optional-dependencies.docs)
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -50,9 +51,26 @@ def pytest_report_header() -> str:
     return f"drawn cases: {drawn.SEED_VARIABLE}={drawn.SEED} repeats them"
 
 
+def say_what_is_missing(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Make the reason of a skip for want of a module one that says what to do."""
+    if report.skipped and isinstance(report.longrepr, tuple):
+        path, line, reason = report.longrepr
+        if missing := re.match(r"Skipped: could not import '(\w+)", reason):
+            name = missing[1]
+            report.longrepr = (path, line, f"Skipped: compares with {name}, which is not installed here (pip install {name})")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    say_what_is_missing(report)
+    return report
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    say_what_is_missing(report)
     if report.failed and "draws" in getattr(item, "fixturenames", ()):
         report.sections.append(("Drawn cases", f"{drawn.SEED_VARIABLE}={drawn.SEED} repeats them"))
     return report

@@ -7,7 +7,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -69,10 +71,52 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def test_the_site_builds(tmp_path: Path) -> None:
-    pytest.importorskip("mkdocstrings")
+    pytest.importorskip("mkdocstrings", reason="make docs installs what builds the site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert process.returncode == 0, process.stdout + process.stderr
-    page = (tmp_path / "reference" / "GPTBigCodeTokenizer.html").read_text(encoding="utf-8")
-    assert "return_overflowing_tokens" in page
-    assert "http" not in "".join(re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=.([^ >]*)", page))
+    text = (tmp_path / "reference" / "GPTBigCodeTokenizer.html").read_text(encoding="utf-8")
+    assert "return_overflowing_tokens" in text
+    assert "http" not in "".join(re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=.([^ >]*)", text))
+    pages = {path: _Page(path) for path in tmp_path.rglob("*.html") if path.name != "404.html"}  # its links begin with /
+    assert not [
+        (path.name, link) for path, page in pages.items() for link in page.links if not _leads_somewhere(path, link, pages)
+    ]
+    assert not [
+        (path.name, text) for path, page in pages.items() for text in page.paragraphs if re.search(r"\n(?:[-*]|1\.) ", text)
+    ]
+
+
+class _Page(HTMLParser):
+    """The anchors, links and paragraphs of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.anchors: set[str] = set()
+        self.links: list[str] = []
+        self.paragraphs: list[str] = []
+        self._inside = False
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.anchors.add(given.get("id") or "")
+        self.links += [link for name in ("href", "src") if (link := given.get(name))]
+        if tag == "p":
+            self._inside = True
+            self.paragraphs.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = self._inside and tag != "p"
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.paragraphs[-1] += data
+
+
+def _leads_somewhere(path: Path, link: str, pages: dict[Path, _Page]) -> bool:
+    parts = urlsplit(link)
+    target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+    if parts.scheme or parts.netloc:
+        return True
+    return target.exists() and (not parts.fragment or target not in pages or unquote(parts.fragment) in pages[target].anchors)
