@@ -78,13 +78,18 @@ class GGUFModel:
     def get(self, key: str, default: Any = None) -> Any:
         """A number, string or truth value of the metadata.
 
+        An array that says the same for every layer counts as one value, and a float without a fraction as a whole number:
+        writers choose among the types that can hold a value.
+
         Raises:
-            CheckpointError: It is an array.
+            CheckpointError: It is an array of different values.
         """
         value = self.metadata.get(key, default)
         if isinstance(value, list | np.ndarray):
-            raise CheckpointError(f"{self.path}: {key} is an array of {len(value)}, it must be a single value")
-        return value
+            if len(value) == 0 or any(item != value[0] for item in value):
+                raise CheckpointError(f"{self.path}: {key} is an array of {len(value)}, it must be a single value")
+            value = value[0].item() if isinstance(value, np.ndarray) else value[0]
+        return int(value) if isinstance(value, float) and value.is_integer() else value
 
     def token_id(self, name: str) -> int | None:
         """The id of a special token: ``bos``, ``eos``, ``unknown``, ``padding``."""

@@ -56,7 +56,8 @@ class GGUFFile:
 
     Attributes:
         path: The file.
-        metadata: The key-value pairs: numbers, strings, lists of strings, numpy arrays of numbers.
+        metadata: The key-value pairs: numbers, strings, lists of strings, numpy arrays of numbers. llama.cpp asks for no
+            encoding of strings; see `_Cursor.text`.
         tensors: By name. That their data lies within the file is for those to check who know the types' sizes.
         mapping: The whole file.
     """
@@ -129,6 +130,10 @@ class _Cursor:
         except UnicodeDecodeError as error:
             raise GGUFError(f"{what} is not valid UTF-8") from error
 
+    def text(self, what: str) -> str:
+        """A string of a value, whose bytes that are not UTF-8 become lone surrogates, as `os.fsdecode` makes them."""
+        return self.bytes(self.number(_U64, what), what).decode("utf-8", "surrogateescape")
+
     def count(self, what: str, least_bytes: int) -> int:
         """A number of things that take at least so many bytes each."""
         value: int = self.number(_U64, what)
@@ -170,12 +175,12 @@ def _value(cursor: _Cursor, kind: int, what: str) -> Any:
     if kind in _SCALARS:
         return cursor.number(_SCALARS[kind], what)
     if kind == _STRING:
-        return cursor.string(what)
+        return cursor.text(what)
     if kind != _ARRAY:
         raise GGUFError(f"{what} has the unknown type {kind}")
     element = cursor.number(_U32, what)
     if element == _STRING:
-        return [cursor.string(what) for _ in range(cursor.count(what, 8))]
+        return [cursor.text(what) for _ in range(cursor.count(what, 8))]
     if element in _SCALARS:
         return cursor.numbers(element, cursor.count(what, 1), what)
     raise GGUFError(f"{what} is an array of type {element}, which is not supported")

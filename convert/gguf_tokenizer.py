@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ PRE_TOKENIZERS: Mapping[str, bool] = {
     "gpt-2": False,
 }
 # llama.cpp's types of tokens. The others are 1, normal, and 5, unused: a filler, for which the original has no token.
+_NAMED = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+_SURROGATE = re.compile("[\udc80-\udcff]")  # what bytes that are not UTF-8 became
 _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 2, 3, 4, 5
 
 
@@ -48,16 +51,18 @@ def tokenizer_files(model: GGUFModel) -> tuple[dict[str, bytes], tuple[str, ...]
             f"{model.path} has the pre-tokenizer {pre!r:.40}; known are {', '.join(PRE_TOKENIZERS)}. Without it texts would be "
             "encoded otherwise than in training; convert the original checkpoint"
         )
-    tokens, types = _tokens(model)
+    texts, types = _tokens(model)
     merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in _strings(model, "merges"))]
     if not all(left and right and " " not in right for left, right in merges):
         raise TokenizerError(f"{model.path} has merges that are not two tokens each")
+    tokens = _byte_level(model, texts, merges)
     if not np.isin(types, (_UNKNOWN, _CONTROL, _USER_DEFINED)).any():
         types = _with_special_types(tokens, types, merges)
-    named = {
-        f"{name}_token": _named_token(model, key, tokens)
-        for name, key in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items()
-    }
+    ids = {f"{name}_token": _named_id(model, key, len(tokens)) for name, key in _NAMED.items()}
+    for token_id in {*np.flatnonzero(np.isin(types, (_UNKNOWN, _CONTROL, _USER_DEFINED))).tolist(), *ids.values()}:
+        if token_id is not None:
+            tokens[token_id] = texts[token_id]  # tokens that are matched as a whole are texts, and not bytes
+    named = {name: None if token_id is None else tokens[token_id] for name, token_id in ids.items()}
     typed = list(zip(tokens, types.tolist(), strict=True))
     special = [token for token, kind in typed if kind in (_UNKNOWN, _CONTROL) or token in named.values()]
     plain = [token for token, kind in typed if kind == _USER_DEFINED and token not in named.values()]
@@ -79,6 +84,8 @@ def tokenizer_files(model: GGUFModel) -> tuple[dict[str, bytes], tuple[str, ...]
     if type(length := model.get("starcoder.context_length")) is int:
         settings["model_max_length"] = length
     if isinstance(template := model.get("tokenizer.chat_template"), str):
+        if _SURROGATE.search(template):
+            raise TokenizerError(f"{model.path}: tokenizer.chat_template is not valid UTF-8")
         settings["chat_template"] = template
     return {TOKENIZER: tokenizer.to_str(pretty=True).encode(), "tokenizer_config.json": json_bytes(settings)}, notes
 
@@ -94,6 +101,8 @@ def _tokens(model: GGUFModel) -> tuple[list[str], np.ndarray[Any, Any]]:
     """The tokens by id, and llama.cpp's type of each."""
     tokens = _strings(model, "tokens")
     types = model.metadata.get(f"{_PREFIX}token_type", np.ones(len(tokens), np.int32))
+    if isinstance(types, np.ndarray) and types.dtype.kind == "f" and np.array_equal(types, np.clip(np.rint(types), 0, 99)):
+        types = types.astype(np.int32)
     if not isinstance(types, np.ndarray) or types.dtype.kind not in "iu" or len(types) != len(tokens):
         raise TokenizerError(f"{model.path}: {_PREFIX}token_type must be a number for each of the {len(tokens)} tokens")
     if len(set(tokens)) != len(tokens) or "" in tokens:
@@ -112,11 +121,37 @@ def _with_special_types(tokens: list[str], types: np.ndarray[Any, Any], merges: 
     return np.where([token in made for token in tokens], types, np.where(types == _UNUSED, _UNUSED, _CONTROL))
 
 
-def _named_token(model: GGUFModel, key: str, tokens: list[str]) -> str | None:
+def _byte_level(model: GGUFModel, tokens: list[str], merges: list[tuple[str, str]]) -> list[str]:
+    """The tokens in GPT-2's alphabet, which has a letter for every byte, as llama.cpp writes them today.
+
+    Its first converter for this architecture wrote the bytes themselves. The merges were in the alphabet even then.
+    """
+    letters = _letters()
+    given = set(tokens)
+    if given.issuperset(letters):
+        return list(tokens)
+    spelled = ["".join(letters[byte] for byte in token.encode("utf-8", "surrogateescape")) for token in tokens]
+    known = set(spelled)
+    if known.issuperset(letters) or (merges and all(left + right in known for left, right in merges) and given != known):
+        return spelled
+    for number, token in enumerate(tokens):
+        if _SURROGATE.search(token):
+            raise TokenizerError(f"{model.path}: token {number} is not valid UTF-8, and its tokens are not single bytes")
+    return list(tokens)
+
+
+def _letters() -> list[str]:
+    """The letter of every byte: the character of that number if it is a visible one, else the next one from 256 on."""
+    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in visible else next(others)) for byte in range(256)]
+
+
+def _named_id(model: GGUFModel, key: str, count: int) -> int | None:
     token_id = model.token_id(key)
-    if token_id is not None and token_id >= len(tokens):
-        raise TokenizerError(f"{model.path}: {_PREFIX}{key}_token_id is {token_id}, but there are {len(tokens)} tokens")
-    return None if token_id is None else tokens[token_id]
+    if token_id is not None and token_id >= count:
+        raise TokenizerError(f"{model.path}: {_PREFIX}{key}_token_id is {token_id}, but there are {count} tokens")
+    return token_id
 
 
 def _flag(model: GGUFModel, key: str) -> bool:

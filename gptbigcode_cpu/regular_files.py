@@ -8,6 +8,8 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
+# What a file begins with that git clone leaves in the place of a large one where Git LFS is not installed.
+_GIT_LFS = b"version https://git-lfs.github.com/spec/"
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -29,8 +31,8 @@ def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading, through symbolic links.
 
     Raises:
-        OSError: It is not there, may not be read, or is not a regular file; ``strerror`` says which. A name that no file can
-            have (a NUL, a lone surrogate, too long) is an OSError, too.
+        OSError: It is not there, may not be read, is not a regular file, or is a pointer of Git LFS; ``strerror`` says which. A
+            name that no file can have (a NUL, a lone surrogate, too long) is an OSError, too.
     """
     try:
         # Without O_NONBLOCK, opening a pipe waits for a writer.
@@ -43,6 +45,9 @@ def open_regular(path: Path) -> BufferedReader:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if kind != stat.S_IFREG:
             raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'something else')}, not a regular file", str(path))
+        if os.pread(descriptor, len(_GIT_LFS), 0) == _GIT_LFS:
+            reason = "it is a pointer of Git LFS and not the file itself, which `git lfs pull` fetches"
+            raise OSError(errno.EINVAL, reason, str(path))
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
