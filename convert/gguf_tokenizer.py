@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from gptbigcode_cpu.convert.gguf_files import GGUFModel
-from gptbigcode_cpu.convert.tokenizer_files import TOKENIZER, byte_level_tokenizer, json_bytes
+from gptbigcode_cpu.convert.tokenizer_files import json_bytes
 from gptbigcode_cpu.errors import TokenizerError
+from gptbigcode_cpu.tokenizer.byte_level import byte_level_tokenizer
+from gptbigcode_cpu.tokenizer.files import TOKENIZER
 
 _PREFIX = "tokenizer.ggml."
 # llama.cpp's name of a pre-tokenizer -> whether each digit is a word by itself. All of them cut words as GPT-2 did.

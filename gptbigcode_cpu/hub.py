@@ -34,7 +34,8 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-_DESCRIPTIONS = ["config.json", GPTQ_CONFIG, AWQ_CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES]
+CHAT_TEMPLATE_FILES = "additional_chat_templates/*.jinja"
+_DESCRIPTIONS = ["config.json", GPTQ_CONFIG, AWQ_CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES, CHAT_TEMPLATE_FILES]
 
 _GGUF, _GGUF_MAGIC = ".gguf", b"GGUF"
 _GGUF_PART = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -291,13 +292,14 @@ def _content_key(source: Path, cache: Path) -> str:
     import hashlib
 
     if is_gguf(source):
-        paths = {*gguf_parts(source)}
+        root, paths = source.parent, {*gguf_parts(source)}
     else:
+        root = source
         patterns = (*_DESCRIPTIONS, *SAFETENSORS_PATTERNS, *PYTORCH_PATTERNS)
         paths = {find_weights(source), *(path for pattern in patterns for path in source.glob(pattern))}
     digest = hashlib.sha256(f"format {FORMAT_VERSION}\n".encode())
     for path in sorted(paths):
-        digest.update(f"{path.name} {_file_digest(path, cache / 'digests')}\n".encode())
+        digest.update(f"{path.relative_to(root)} {_file_digest(path, cache / 'digests')}\n".encode())
     return digest.hexdigest()[:32]
 
 

@@ -357,9 +357,9 @@ class TestAddedTokens:
     def test_added_tokens_of_tokenizer_config(self, checkpoint_dir: Path, tmp_path: Path) -> None:
         (tmp_path / "tokenizer.json").write_bytes((checkpoint_dir / "tokenizer.json").read_bytes())
         token = {"content": "<new>", "lstrip": True, "rstrip": False, "normalized": False, "special": True}
-        config = {"added_tokens_decoder": {str(VOCABULARY): token}, "add_eos_token": True, "eos_token": "<|endoftext|>"}
+        config = {"added_tokens_decoder": {str(VOCABULARY): token}, "eos_token": "<|endoftext|>"}
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-        own = AutoTokenizer.from_pretrained(tmp_path)
+        own = AutoTokenizer.from_pretrained(tmp_path, add_eos_token=True)
         assert own.encode("a  <new>") == [*own.encode("a", add_special_tokens=False), VOCABULARY, 0]
         assert own.num_special_tokens_to_add() == 1
         assert own("a", "a", return_special_tokens_mask=True).special_tokens_mask == [0, 1, 0, 1]

@@ -12,11 +12,22 @@ from gptbigcode_cpu.config_checks import LIMITS
 from gptbigcode_cpu.errors import InputError, TokenizerError
 from gptbigcode_cpu.json_files import BOM, parse_object, read_object
 from gptbigcode_cpu.messages import one_line, shown
-from gptbigcode_cpu.regular_files import read_regular
-from gptbigcode_cpu.tokenizer.special_tokens import EXTRA_NAMES, SPECIAL_NAMES
+from gptbigcode_cpu.regular_files import is_present, read_regular
+from gptbigcode_cpu.tokenizer.added_tokens import added_token, by_id, check_ids, keep_ids
+from gptbigcode_cpu.tokenizer.byte_level import MERGES, VOCABULARY, from_vocabulary
+from gptbigcode_cpu.tokenizer.special_tokens import (
+    EXTRA,
+    EXTRA_NAMES,
+    OLD_EXTRA,
+    OWN_ROLES,
+    SPECIAL_NAMES,
+    collect_own_roles,
+)
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import AddedToken, Tokenizer
+
+END_OF_TEXT = "<|endoftext|>"
 
 # What tokenizer_config.json says that changes anything here.
 SETTINGS = (
@@ -26,11 +37,23 @@ SETTINGS = (
 # That of 256,000 tokens has 33 MB. The Rust library takes some ten times the memory.
 MAX_TOKENIZER_BYTES = 64 << 20
 _LARGE_NUMBER = re.compile(rb":\s*\d{8}")
-TOKENIZER, CONFIG, CHAT_TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+TOKENIZER, CONFIG, CHAT_TEMPLATE, CHAT_TEMPLATES = (
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "additional_chat_templates"
+)  # fmt: skip
+SPECIAL_TOKENS_MAP, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
+RECORDED = "added_tokens_decoder"
 
 
-def read(directory: Path) -> tuple[Tokenizer, dict[str, Any]]:
+def read(directory: Path, given: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
     """The tokenizer of a directory or a GGUF file, and its settings.
+
+    Which file decides what is as in transformers 5: ``tokenizer.json`` (else ``vocab.json`` and ``merges.txt``) what stands
+    before and after texts; ``special_tokens_map.json`` and ``added_tokens.json`` count only if ``tokenizer_config.json`` has
+    no ``added_tokens_decoder``, and then before it; files of chat templates before its ``chat_template``.
+
+    Args:
+        directory: The directory or the GGUF file.
+        given: Settings that replace those of the files.
 
     Raises:
         TokenizerError: A file is missing or damaged, or the tokenizer in a GGUF file is or is not supported.
@@ -39,23 +62,109 @@ def read(directory: Path) -> tuple[Tokenizer, dict[str, Any]]:
     from gptbigcode_cpu.hub import is_gguf
 
     if is_gguf(directory):
-        return _read_gguf(directory)
-    path = directory / TOKENIZER
-    content = _read_bytes(path)
+        backend, settings = _read_gguf(directory)
+        return backend, _replaced(settings, given)
+    settings = read_object(directory / CONFIG, TokenizerError) or {}
+    content = _read_bytes(path := directory / TOKENIZER)
     if content is None:
-        raise TokenizerError(f"{directory} has no tokenizer.json; save the tokenizer there with save_pretrained")
-    backend = parse_backend(content, path)
-    # Older checkpoints keep the special tokens in a file of their own; tokenizer_config.json wins.
-    settings: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", CONFIG, "chat_template.json"):
-        settings |= read_object(directory / name, TokenizerError) or {}
-    template = _read_bytes(directory / CHAT_TEMPLATE)
-    if template is not None:
-        try:
-            settings["chat_template"] = template.decode()
-        except ValueError as error:
-            raise TokenizerError(f"{directory / CHAT_TEMPLATE} is not UTF-8: {error}") from error
-    return backend, settings
+        path = directory / VOCABULARY
+        backend = _read_vocabulary(directory, settings)
+        content = backend.to_str().encode()
+    else:
+        backend = parse_backend(content, path)
+        for name in ("add_bos_token", "add_eos_token"):
+            settings.pop(name, None)
+    settings |= _chat_templates(directory)
+    settings = _replaced(settings, given)
+    if settings.get(RECORDED) is None:
+        named = read_object(directory / SPECIAL_TOKENS_MAP, TokenizerError) or {}
+        _merge_special_tokens_map(settings, {name: value for name, value in named.items() if name not in given})
+        recorded = _added_tokens(directory, settings)
+        backend = keep_ids(backend, content, recorded, str(path), lambda changed: parse_backend(changed, path))
+        recorded |= backend.get_added_tokens_decoder()
+    else:
+        recorded = by_id(settings[RECORDED], str(directory / CONFIG))
+        backend = keep_ids(backend, content, recorded, str(path), lambda changed: parse_backend(changed, path))
+    _take_from_backend(settings, backend)
+    return backend, settings | {RECORDED: recorded}
+
+
+def _read_vocabulary(directory: Path, settings: dict[str, Any]) -> Tokenizer:
+    """The tokenizer of a ``vocab.json`` and a ``merges.txt``. Special tokens that nothing names are GPT-2's, if it has them."""
+    merges = _read_bytes(directory / MERGES)
+    if merges is None or not is_present(directory / VOCABULARY):
+        raise TokenizerError(
+            f"{directory} has no {TOKENIZER}, nor both {VOCABULARY} and {MERGES}; save the tokenizer there with save_pretrained"
+        )
+    backend = from_vocabulary(directory / VOCABULARY, directory / MERGES, merges, settings.get("add_prefix_space") is True)
+    if backend.token_to_id(END_OF_TEXT) is not None:
+        for name in ("bos_token", "eos_token", "unk_token"):
+            settings.setdefault(name, END_OF_TEXT)
+    return backend
+
+
+def _merge_special_tokens_map(settings: dict[str, Any], named: dict[str, Any]) -> None:
+    """Add what a ``special_tokens_map.json`` says, whose dicts are special tokens without saying so."""
+
+    def special(value: Any, name: str) -> Any:
+        return added_token(value, name, special=True) if isinstance(value, Mapping) and "content" in value else value
+
+    for name, value in named.items():
+        if isinstance(value, list):
+            tokens = [special(token, name) for token in value]
+            listed = settings.get(name) or []
+            if name == EXTRA and isinstance(listed, list):
+                tokens = [*listed, *(token for token in tokens if token not in listed)]
+            settings[name] = tokens
+        elif name in SPECIAL_NAMES or name not in settings.get(OWN_ROLES, {}):
+            settings[name] = special(value, name)
+    settings.update(collect_own_roles(settings))
+
+
+def _replaced(settings: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the files, where none are given. Special tokens without a role have today's name in the result."""
+    kept = settings
+    if any(name in given for name in EXTRA_NAMES):
+        kept = {name: value for name, value in settings.items() if name not in EXTRA_NAMES}
+    kept = kept | dict(given)
+    if OLD_EXTRA in kept and not kept.get(EXTRA):
+        kept[EXTRA] = kept.pop(OLD_EXTRA)
+    return collect_own_roles(kept)
+
+
+def _added_tokens(directory: Path, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
+    """The tokens of an ``added_tokens.json``. Special are those that the settings name or list as texts, as in transformers."""
+    from tokenizers import AddedToken
+
+    path = directory / ADDED_TOKENS
+    ids = check_ids(read_object(path, TokenizerError) or {}, str(path))
+    extra = settings.get(EXTRA)
+    listed = [settings.get(name) for name in SPECIAL_NAMES] + (extra if isinstance(extra, list) else [])
+    special = {str(token) for token in listed if token and not isinstance(token, dict)}
+    return {i: AddedToken(token, special=token in special, normalized=token not in special) for token, i in ids.items()}
+
+
+def _take_from_backend(settings: dict[str, Any], backend: Tokenizer) -> None:
+    """Padding and truncation that ``tokenizer.json`` prescribes are defaults here: a call says whether it wants them."""
+    if (padding := backend.padding) is not None:
+        settings.setdefault("pad_token", padding["pad_token"])
+        settings.setdefault("padding_side", padding["direction"])
+    if (truncation := backend.truncation) is not None:
+        settings.setdefault("truncation_side", truncation["direction"])
+
+
+def _chat_templates(directory: Path) -> dict[str, Any]:
+    """``chat_template.jinja``, and those in ``additional_chat_templates/`` by their names; else ``chat_template.json``."""
+    templates: dict[str, str] = {}
+    if (default := _read_text(directory / CHAT_TEMPLATE)) is not None:
+        templates["default"] = default
+    for path in sorted((directory / CHAT_TEMPLATES).glob("*.jinja")):
+        if (text := _read_text(path)) is not None:
+            templates[path.name.removesuffix(".jinja")] = text
+    if not templates:
+        older = read_object(directory / "chat_template.json", TokenizerError) or {}
+        return {name: value for name, value in older.items() if name == "chat_template"}
+    return {"chat_template": templates["default"] if [*templates] == ["default"] else templates}
 
 
 def parse_backend(content: bytes, path: Path) -> Tokenizer:
@@ -101,18 +210,27 @@ def write(directory: Path, backend: Tokenizer, settings: Mapping[str, Any]) -> t
         raise InputError(f"{directory} is a file; a tokenizer is saved in a directory")
     directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / CONFIG]
-    config = dict(settings)
-    template = config.get("chat_template")
-    if isinstance(template, str):
-        del config["chat_template"]
-        paths.append(directory / CHAT_TEMPLATE)
-        paths[-1].write_text(template, encoding="utf-8")
-    elif template is not None:
-        config["chat_template"] = [{"name": name, "template": text} for name, text in template.items()]
+    config = {name: value for name, value in settings.items() if name != "chat_template"}
+    for path, text in _template_files(directory, settings.get("chat_template")).items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        paths.append(path)
     paths[0].write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     paths.append(directory / TOKENIZER)
     backend.save(str(paths[-1]))
     return tuple(map(str, paths))
+
+
+def _template_files(directory: Path, template: str | Mapping[str, str] | None) -> dict[Path, str]:
+    """The files of the chat templates, as transformers 5 saves them."""
+    if template is None:
+        return {}
+    templates = {"default": template} if isinstance(template, str) else template
+    for name in templates:
+        if not name or "/" in name or "\0" in name:
+            raise InputError(f"the chat template {shown(name)} cannot be saved: its name is no file name")
+    files = {directory / CHAT_TEMPLATES / f"{name}.jinja": text for name, text in templates.items() if name != "default"}
+    return ({directory / CHAT_TEMPLATE: templates["default"]} if "default" in templates else {}) | files
 
 
 def side(settings: Mapping[str, Any], name: str) -> Literal["left", "right"]:
@@ -142,8 +260,8 @@ def chat_template(settings: Mapping[str, Any]) -> str | dict[str, str] | None:
 
 
 def set_post_processor(backend: Tokenizer, settings: Mapping[str, Any], bos: str | None, eos: str | None) -> None:
-    """As in transformers: what stands before and after texts comes from ``tokenizer.json``, unless it says nothing or
-    ``tokenizer_config.json`` has ``add_bos_token`` or ``add_eos_token``."""
+    """As in transformers: what stands before and after texts comes from ``tokenizer.json``, unless it says nothing or the
+    settings have ``add_bos_token`` or ``add_eos_token``, which `read` leaves out if ``tokenizer.json`` is there."""
     from tokenizers import processors
 
     switches = [name for name in ("add_bos_token", "add_eos_token") if name in settings]
@@ -157,6 +275,14 @@ def set_post_processor(backend: Tokenizer, settings: Mapping[str, Any], bos: str
     backend.post_processor = processors.TemplateProcessing(
         single=single, pair=f"{single} {second}", special_tokens=[(token, token_id or 0) for token, token_id in special]
     )
+
+
+def _read_text(path: Path) -> str | None:
+    content = _read_bytes(path)
+    try:
+        return None if content is None else content.removeprefix(BOM).decode()
+    except ValueError as error:
+        raise TokenizerError(f"{path} is not UTF-8: {error}") from error
 
 
 def _read_bytes(path: Path) -> bytes | None:

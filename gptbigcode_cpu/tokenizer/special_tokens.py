@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Self, overload
 from gptbigcode_cpu.errors import InputError, TokenizerError
 from gptbigcode_cpu.messages import shown
 from gptbigcode_cpu.suggest import check_choice
+from gptbigcode_cpu.tokenizer.added_tokens import added_token
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-EXTRA_NAMES = ("extra_special_tokens", "additional_special_tokens")
+EXTRA_NAMES = EXTRA, OLD_EXTRA = ("extra_special_tokens", "additional_special_tokens")
+OWN_ROLES = "model_specific_special_tokens"
+KNOWN = {*SPECIAL_NAMES, "add_bos_token", "add_eos_token"}
 
 
 class _Token:
@@ -88,19 +91,54 @@ class SpecialTokens:
     mask_token_id = _TokenId("mask_token")
 
     def _read_special_tokens(self, settings: Mapping[str, Any]) -> None:
-        """Take the special tokens from a ``tokenizer_config.json`` and add those that the vocabulary lacks."""
-        recorded = settings.get("added_tokens_decoder") or {}
-        by_id = sorted(recorded.items(), key=lambda item: int(item[0]))
-        self.backend.add_tokens([_added_token(token, "added_tokens_decoder") for _, token in by_id])
-        named = {name: settings[name] for name in SPECIAL_NAMES if settings.get(name) is not None}
-        extra: Any = next((settings[name] for name in EXTRA_NAMES if settings.get(name)), [])
-        if isinstance(extra, Mapping):
-            extra = list(extra.values())
-        tokens = {name: _added_token(token, name) for name, token in named.items()}
-        extra_tokens = [_added_token(token, EXTRA_NAMES[0]) for token in extra]
-        self._special = {name: str(tokens[name].content) if name in tokens else None for name in SPECIAL_NAMES}
-        self._extra = [token.content for token in extra_tokens]
-        self.backend.add_special_tokens([*tokens.values(), *extra_tokens])
+        """Take the special tokens from the settings, and add those that the vocabulary lacks, in transformers' order."""
+        recorded: Mapping[int, AddedToken] = settings.get("added_tokens_decoder") or {}
+        settings = collect_own_roles(settings)
+        extra: Any = settings.get(EXTRA if EXTRA in settings else OLD_EXTRA) or []
+        roles = {name: settings.get(name) for name in SPECIAL_NAMES} | settings.get(OWN_ROLES, {})
+        values = {name: _as_given(value, name) for name, value in roles.items() if value is not None}
+        if not isinstance(extra, (list, tuple)):
+            raise TokenizerError(f"{EXTRA} must be a list of tokens or tokens by name, not {shown(extra)}")
+        listed = [_as_given(token, EXTRA) for token in extra]
+        named = {str(value) for value in values.values()}
+        wanted: list[str | AddedToken] = [token for _, token in sorted(recorded.items())]
+        known = {token.content for token in self.added_tokens_decoder.values()} | {token.content for token in recorded.values()}
+        for value in (*values.values(), *listed):
+            if str(value) not in known and value not in wanted:
+                wanted.append(value)
+        tokens = [added_token(token, "a token") for token in wanted]
+        for token in tokens:
+            token.special = token.special or token.content in named
+        self._special = dict.fromkeys(SPECIAL_NAMES) | {name: str(value) for name, value in values.items()}
+        self._extra = [str(token) for token in listed]
+        # One after the other: the library numbers the tokens of a call from the largest id before it on.
+        self._add_new(tokens[: len(recorded)])
+        self._add_new(tokens[len(recorded) :])
+
+    def _add_new(self, tokens: Sequence[AddedToken]) -> None:
+        """Add tokens. Those that are new get the next ids, which must be free."""
+        new = [token.content for token in tokens if token.content and self.backend.token_to_id(token.content) is None]
+        self.backend.add_tokens([*tokens])
+        if new:
+            owners = {token_id: token for token, token_id in self.backend.get_vocab(with_added_tokens=False).items()}
+            for token in new:
+                token_id = self.backend.token_to_id(token)
+                if token_id in owners:
+                    raise TokenizerError(
+                        f"the token {shown(token)} is not in the vocabulary, and its next id, {token_id}, is that of "
+                        f"{shown(owners[token_id])}: the vocabulary has gaps. Give the token an id in added_tokens.json"
+                    )
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """The tokens, and their ids, whose roles are a model's own."""
+            roles = self.__dict__.get("_special", {})
+            if name in roles:
+                return roles[name]
+            if name.removesuffix("_id") in roles:
+                return self.backend.token_to_id(roles[name.removesuffix("_id")])
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def extra_special_tokens(self) -> list[str]:
@@ -204,18 +242,25 @@ class SpecialTokens:
         return [token_id for token_id in ids if token_id is not None]
 
 
-def _added_token(token: Any, name: str) -> AddedToken:
-    """A special token is stored as its text or as a serialised AddedToken."""
-    from tokenizers import AddedToken
+def collect_own_roles(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in which the special tokens with roles of a model's own are in one place, `OWN_ROLES`.
 
-    if isinstance(token, AddedToken):
-        return token
-    if isinstance(token, str):
-        return AddedToken(token, special=True, normalized=False)
-    if isinstance(token, dict) and isinstance(token.get("content"), str):
-        flags = {key: token[key] for key in ("single_word", "lstrip", "rstrip", "normalized", "special") if key in token}
-        try:
-            return AddedToken(token["content"], **{"normalized": False, **flags})
-        except TypeError as error:
-            raise TokenizerError(f"{name} has a flag that is neither true nor false: {shown(token)}") from error
-    raise TokenizerError(f"{name} must be a string, not {shown(token)}")
+    They come as ``image_token`` and the like, and as `extra_special_tokens` by name.
+    """
+    kept = dict(settings)
+    roles = {
+        name: kept.pop(name) for name in settings if name.endswith("_token") and name not in KNOWN and _is_token(kept[name])
+    }
+    own = kept.get(OWN_ROLES)
+    roles |= own if isinstance(own, Mapping) else {}
+    if isinstance(kept.get(EXTRA), Mapping):
+        roles |= kept.pop(EXTRA)
+    return kept | ({OWN_ROLES: roles} if roles else {})
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, str) or type(value).__name__ == "AddedToken" or (isinstance(value, Mapping) and "content" in value)
+
+
+def _as_given(token: Any, name: str) -> str | AddedToken:
+    return token if isinstance(token, str) else added_token(token, name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from gptbigcode_cpu.errors import TokenizerError
 from gptbigcode_cpu.suggest import refuse_unknown
 from gptbigcode_cpu.tokenizer import files
+from gptbigcode_cpu.tokenizer.special_tokens import EXTRA_NAMES, OLD_EXTRA, OWN_ROLES, SPECIAL_NAMES
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -83,16 +84,17 @@ class StoredTokenizer:
             "from_pretrained of a tokenizer",
         )
         directory = hub.resolve(pretrained_model_name_or_path, weights=False, **source.arguments())
-        backend, stored = files.read(directory)
+        backend, stored = files.read(directory, settings)
         try:
-            return cls(backend, stored | settings, str(pretrained_model_name_or_path))
+            return cls(backend, stored, str(pretrained_model_name_or_path))
         except TokenizerError as error:
             raise TokenizerError(f"{directory}: {error}") from error
 
     def save_pretrained(
         self, save_directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **options: Any
     ) -> tuple[str, ...]:
-        """Write ``tokenizer.json``, ``tokenizer_config.json`` and, if there is one, ``chat_template.jinja``.
+        """Write ``tokenizer.json``, ``tokenizer_config.json`` and the chat templates: ``chat_template.jinja``, and in
+        ``additional_chat_templates/`` those that have names.
 
         Args:
             save_directory: Created if need be.
@@ -104,15 +106,20 @@ class StoredTokenizer:
             The paths of the files.
 
         Raises:
-            InputError: `save_directory` is a file, or an unknown argument.
+            InputError: `save_directory` is a file, an unknown argument, or a chat template has a name that no file can have.
             OSError: It cannot be written.
         """
         refuse_unknown({} if push_to_hub else options, ("push_to_hub", "repo_id"), "save_pretrained")
-        settings: dict[str, Any] = {key: value for key, value in self.settings.items() if key != "extra_special_tokens"}
-        settings |= self._special | {"additional_special_tokens": self._extra}
+        # What tokenizer.json says is left out: added tokens, and what stands before and after texts.
+        told = {*SPECIAL_NAMES, *EXTRA_NAMES, *self._special, files.RECORDED, "add_bos_token", "add_eos_token"}
+        settings: dict[str, Any] = {name: value for name, value in self.settings.items() if name not in told}
+        settings |= {name: self._special[name] for name in SPECIAL_NAMES}
+        settings[OWN_ROLES] = {name: token for name, token in self._special.items() if name not in SPECIAL_NAMES}
+        settings[OLD_EXTRA] = self._extra  # the name that transformers 4 reads, too
         settings |= {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
         settings |= {"model_max_length": self.model_max_length, "chat_template": self.chat_template}
-        settings = {name: value for name, value in settings.items() if value not in (None, [])}
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # reads tokenizer.json as it is; GPT2Tokenizer does not
+        settings = {name: value for name, value in settings.items() if value not in (None, [], {})}
         paths = files.write(Path(save_directory), self.backend, settings)
         if push_to_hub:
             self.push_to_hub(repo_id or Path(save_directory).name, **options)

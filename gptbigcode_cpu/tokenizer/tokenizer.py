@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Side = Literal["left", "right"]
-UNLIMITED = 10**30  # what transformers reports as model_max_length when nothing bounds it
+UNLIMITED = int(1e30)  # what transformers reports as model_max_length when nothing bounds it
 _BOUNDED = LIMITS["n_positions"]  # above what a model can have, a limit is none
 TRUNCATIONS = (None, False, True, "longest_first", "only_first", "only_second", "do_not_truncate")
 
@@ -273,6 +273,29 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()
+
+    @property
+    def add_bos_token(self) -> bool:
+        """Whether calls were told to put `bos_token` in front. What ``tokenizer.json`` says by itself does not show here."""
+        return bool(self.settings.get("add_bos_token", False))
+
+    @add_bos_token.setter
+    def add_bos_token(self, value: bool) -> None:
+        self._set_switch("add_bos_token", value)
+
+    @property
+    def add_eos_token(self) -> bool:
+        """Whether calls were told to append `eos_token`; see `add_bos_token`."""
+        return bool(self.settings.get("add_eos_token", False))
+
+    @add_eos_token.setter
+    def add_eos_token(self, value: bool) -> None:
+        self._set_switch("add_eos_token", value)
+
+    def _set_switch(self, name: str, value: bool) -> None:
+        self.settings[name] = value
+        files.set_post_processor(self.backend, self.settings, self.bos_token, self.eos_token)
+        self._vocabulary_changed()
 
     @property
     def backend_tokenizer(self) -> Tokenizer:
