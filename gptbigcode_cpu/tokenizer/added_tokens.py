@@ -44,7 +44,7 @@ def added_token(token: Any, name: str, **flags: bool) -> AddedToken:
         if wrong := [key for key, value in given.items() if not isinstance(value, bool)]:
             raise TokenizerError(f"{name} has a flag that is neither true nor false: {wrong[0]} is {shown(token[wrong[0]])}")
         return AddedToken(token["content"], **given)
-    raise TokenizerError(f"{name} must be a string or an object with content, not {shown(token)}")
+    raise TokenizerError(f"{name} must be a string, not {shown(token)}, or an object with content")
 
 
 def check_ids(vocabulary: Mapping[str, Any], file: str) -> Mapping[str, int]:
@@ -75,10 +75,10 @@ def by_id(recorded: Any, where: str) -> dict[int, AddedToken]:
     for key, value in recorded.items():
         text = str(key)
         if not (text.isascii() and text.isdecimal() and len(text) < 10):
-            raise TokenizerError(f"{name} has the key {shown(key)}, which is no token id")
+            raise TokenizerError(f"{name} must be an object of tokens by id, and {shown(key)} is no token id")
         if isinstance(value, str):
             raise TokenizerError(f"{name} must give each token as an object with content, not as {shown(value)}")
-        tokens[int(text)] = added_token(value, f"{name}[{text}]")
+        tokens[int(text)] = added_token(value, name)
     ids: dict[str, int] = {}
     for token_id, token in tokens.items():
         if (other := ids.setdefault(token.content, token_id)) != token_id:

@@ -69,6 +69,7 @@ def from_vocabulary(vocabulary: Path, merges: Path, merge_lines: bytes, add_pref
     from tokenizers.models import BPE
 
     ids = check_ids(read_object(vocabulary, TokenizerError) or {}, str(vocabulary))
+    both = f"{vocabulary} and {merges.name} do not make a tokenizer"
     pairs: list[tuple[str, str]] = []
     try:
         lines = merge_lines.decode("utf-8-sig").split("\n")
@@ -79,9 +80,9 @@ def from_vocabulary(vocabulary: Path, merges: Path, merge_lines: bytes, add_pref
             continue
         left, _, right = line.partition(" ")
         if not left or not right or " " in right:
-            raise TokenizerError(f"{merges} has {shown(line)} in line {number}, which are not two tokens")
+            raise TokenizerError(f"{both}: line {number} of the merges, {shown(line)}, is not two tokens")
         pairs.append((left, right))
     try:
         return byte_level_tokenizer(BPE(vocab=dict(ids), merges=pairs), add_prefix_space=add_prefix_space)
     except Exception as error:  # the tokenizers library raises bare Exception
-        raise TokenizerError(f"{vocabulary} and {merges.name} do not make a tokenizer: {one_line(error)}") from error
+        raise TokenizerError(f"{both}: {one_line(error)}") from error
