@@ -43,6 +43,7 @@ class ConversionReport:
         n_parameters: Their elements.
         source_bytes: Their bytes in the checkpoint, dequantised if it is quantised.
         output_bytes: Bytes that the converted model needs on disk.
+        linear_bits: Bits per weight of the matrices in its blocks, scales included.
         available_bytes: Bytes that were free before.
         notes: What was decided about doubtful points of the checkpoint.
     """
@@ -54,6 +55,7 @@ class ConversionReport:
     n_parameters: int
     source_bytes: int
     output_bytes: int
+    linear_bits: float
     available_bytes: int
     notes: tuple[str, ...]
 
@@ -98,7 +100,7 @@ def convert(
         overwrite: Replace a converted model at `out`.
         num_threads: Threads that quantise; 0 = one for each performance core.
         dry_run: Check everything and report, but write nothing.
-        progress: Called with the name of a tensor, the bytes written so far and the bytes in all.
+        progress: Called with what is being done, and how many bytes or parts are done of how many.
         revision: Branch, tag or commit on the Hub.
         token: Access token for the Hub; true = the stored one.
         cache_dir: Where the Hub client keeps its downloads.
@@ -167,6 +169,7 @@ def convert(
         work.n_parameters,
         work.source_bytes,
         checkpoint.output_bytes(scheme),
+        work.linear_bits(scheme),
         available_bytes(out),
         notes,
     )

@@ -69,7 +69,7 @@ class Checkpoint:
             directory: Where.
             scheme: As what the tensors are stored.
             num_threads: 0 = default.
-            progress: Called with the name of a tensor, the bytes written so far and the bytes in all.
+            progress: Called with what is being done, and how many bytes are done of how many.
             journal: With `windows`: keeps what is done, if the codes are to be chosen on sample text.
             windows: The sample text.
         """

@@ -7,8 +7,10 @@ grows with the square of a small disturbance, and several parts to lose the sum.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -25,9 +27,11 @@ from gptbigcode_cpu.convert.choose import CHOICES, Choice, Part, choose
 from gptbigcode_cpu.convert.quantize import column_scales, packed_chunks, stored_rows
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.evaluation import divergence, log_softmax
-from gptbigcode_cpu.progress import Progress
+from gptbigcode_cpu.progress import Progress, clock
 from gptbigcode_cpu.tensors import Scheme
 from gptbigcode_cpu.weights import PackedModel, load_core
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_TOKENS = 1024  # that every part is measured on; half of them are scored
 # Rows of a matrix whose errors are compared.
@@ -112,14 +116,20 @@ class Sensitivity:
         Raises:
             InputError: No choice meets it.
         """
+        count, began = len(self.parts), time.monotonic()
         meter = _Meter(self, reference, windows, num_threads)
+        about = clock((time.monotonic() - began) * (count + 1))
+        logger.info(
+            "measuring what each of %d parts of the model loses in %s, on %d tokens of text; takes about %s or more",
+            *(count, CHOICES[0], windows.size, about),
+        )
         losses = {}
         for number, part in enumerate(self.parts):
             if progress is not None:
-                progress(f"measuring {part.name}", number, len(self.parts))
+                progress(f"measuring part {number + 1} of {count} ({part.name})", number, count)
             losses[part.name] = self._losses(part, meter.loss({part.name: CHOICES[0]}))
         if progress is not None:
-            progress("measuring the choice", len(self.parts), len(self.parts))
+            progress("measuring the choice", count, count)
         if target_size is None:
             assert target_kld is not None
             choice, loss = self._least_bytes(losses, target_kld, meter)

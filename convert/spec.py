@@ -56,6 +56,17 @@ class Plan:
     def n_parameters(self) -> int:
         return sum(math.prod(spec.shape) for spec, _ in self.tensors)
 
+    def linear_bits(self, scheme: Scheme) -> float:
+        """Bits per weight of the matrices of the blocks, scales included."""
+        nbytes = weights = 0
+        for spec, _ in self.tensors:
+            packed = [
+                stored for stored in scheme.stored(self.config, spec) if stored.dtype is not None and ".h." in stored.name
+            ]
+            nbytes += sum(stored.nbytes for stored in packed)
+            weights += math.prod(spec.shape) if packed else 0
+        return 8 * nbytes / weights
+
     def stored(self, scheme: Scheme) -> Iterator[tuple[StoredTensor, SourceTensor]]:
         """What is written, in the order of the file, and from what."""
         for spec, source in self.tensors:

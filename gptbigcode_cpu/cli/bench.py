@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
+from gptbigcode_cpu.cli.model_name import ModelName
 from gptbigcode_cpu.cli.options import (
     debug_option,
     json_option,
@@ -45,21 +44,8 @@ class _Counts(click.ParamType[tuple[int, ...]]):
         return tuple(map(int, parts))
 
 
-@contextmanager
-def _status_line() -> Iterator[Callable[[str], None]]:
-    """A function that shows what is being done, in one line of stderr, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    clear = "\r\x1b[K"
-    try:
-        yield lambda text: click.echo(clear + text, nl=False, err=True)
-    finally:
-        click.echo(clear, nl=False, err=True)
-
-
 @click.command(short_help="Measure how fast this machine runs a model.")
-@click.argument("model", default="demo")
+@click.argument("model", default="demo", type=ModelName())
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Tokens of one prefill.")
 @click.option(
     "--new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Decode steps of a round, one token each."
@@ -129,7 +115,7 @@ def bench(
         raise click.UsageError("--plot has nothing to draw; give two or more --depths, or --rows, or --limits.")
     from gptbigcode_cpu import benchmark
     from gptbigcode_cpu.hub import packed_dir
-    from gptbigcode_cpu.progress import progress_bar
+    from gptbigcode_cpu.progress import progress_bar, status_line
 
     if plot:
         from gptbigcode_cpu.cli import plots
@@ -137,7 +123,7 @@ def bench(
         plots.require_matplotlib()
     with progress_bar() as progress:
         path = packed_dir(model, dtype=dtype, progress=progress)
-    with _status_line() as report:
+    with status_line() as show:
         result = benchmark.measure(
             path,
             depths=depths,
@@ -150,7 +136,7 @@ def bench(
             threads=threads,
             prefill_threads=prefill_threads,
             kv_dtype=kv_dtype,
-            report=report,
+            report=show or (lambda _: None),
         )
     if plot:
         plots.draw(result, plot)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gptbigcode_cpu.cli.options import debug_option, json_option
+from gptbigcode_cpu.cli.model_name import cached_names
+from gptbigcode_cpu.cli.options import DTYPES, debug_option, json_option
 from gptbigcode_cpu.names import SHORT_NAMES
 from gptbigcode_cpu.sizes import human_bytes
 
@@ -54,9 +55,9 @@ def cache(ctx: click.Context, as_json: bool) -> None:
 
 
 @cache.command()
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=cached_names)
 @click.option("--all", "everything", is_flag=True, help="Delete all of them.")
-@click.option("--dtype", help="Only conversions to this type.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Only conversions to this type.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @debug_option
 def delete(names: tuple[str, ...], everything: bool, dtype: str | None, yes: bool) -> None:

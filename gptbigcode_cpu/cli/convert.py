@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gptbigcode_cpu.cli.model_name import ModelName
 from gptbigcode_cpu.cli.options import DTYPES, debug_option, hub_options, threads_option
 from gptbigcode_cpu.sizes import human_bytes, parse_bytes
 
@@ -49,7 +51,7 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
 
 
 @click.command(options_metavar="", short_help="Quantise a checkpoint and keep the result.")
-@click.argument("source", metavar="SRC")
+@click.argument("source", metavar="SRC", type=ModelName())
 @click.argument("out", type=click.Path(file_okay=False))
 @click.argument("more_text", nargs=-1, metavar="[OPTIONS]")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Storage type of the weights.  [default: int8]")
@@ -132,6 +134,7 @@ def convert(
       gptbigcode-cpu convert ./my-finetune out --dtype int4 --dry-run
     """
     from gptbigcode_cpu.convert import convert as convert_checkpoint
+    from gptbigcode_cpu.convert.tokenizer_files import TOKENIZER
     from gptbigcode_cpu.progress import progress_bar
     from gptbigcode_cpu.weights import WEIGHTS_NAME
 
@@ -163,6 +166,8 @@ def convert(
     )
     if dry_run:
         return
+    if aims:
+        click.echo(f"first it is measured what each part of the model loses in {plan.scheme.dtype}", err=True)
     start = time.perf_counter()
     try:
         with progress_bar() as progress:
@@ -175,6 +180,7 @@ def convert(
     for note in report.notes[len(plan.notes) :]:
         click.echo(f"note: {note}", err=True)
     size = (report.out / WEIGHTS_NAME).stat().st_size
-    click.echo(
-        f"wrote {report.out}: {human_bytes(size)}, {8 * size / report.n_parameters:.2f} bits per weight, in {seconds:.1f} s"
-    )
+    bits = f"{8 * size / report.n_parameters:.2f} bits per weight ({report.linear_bits:.2f} in the linear layers)"
+    click.echo(f"wrote {report.out}: {human_bytes(size)}, {bits}, in {seconds:.1f} s")
+    if (report.out / TOKENIZER).is_file():
+        click.echo(f"next: gptbigcode-cpu generate -m {shlex.quote(out)} 'def fibonacci(n):'")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gptbigcode_cpu.cli.model_name import ModelName
 from gptbigcode_cpu.cli.options import (
     DTYPES,
     KV_DTYPES,
@@ -54,10 +55,10 @@ class _Subject:
 
 
 @click.command(options_metavar="", short_help="Measure how well a model predicts a text.")
-@click.argument("model")
+@click.argument("model", type=ModelName())
 @click.argument("more_text", nargs=-1, type=_TEXT_FILE, metavar="--text FILE... [OPTIONS]")
 @click.option("--text", required=True, multiple=True, type=_TEXT_FILE, metavar="FILE...", help="What MODEL has to predict.")
-@click.option("--reference", metavar="MODEL", help="Measure how far MODEL's predictions are from those of this one.")
+@click.option("--reference", type=ModelName(), help="Measure how far MODEL's predictions are from those of this one.")
 @load_dtype_option
 @kv_dtype_option
 @click.option("--reference-dtype", type=click.Choice(["auto", *DTYPES]), help="--dtype of the reference.  [default: auto]")
@@ -168,7 +169,7 @@ def evaluate(
 
     subject = _Subject.load(model, dtype, kv_dtype, threads, fim)
     other = _Subject.load(reference, reference_dtype or "auto", reference_kv_dtype or "auto", threads) if reference else None
-    with progress_bar("tokens") as progress:
+    with progress_bar() as progress:
         result = evaluation.evaluate(
             subject.model,
             subject.tokenizer,
@@ -183,7 +184,7 @@ def evaluate(
         )
     filled: tuple[ExactMatch, ...] = ()
     if fim:
-        with progress_bar("lines") as progress:
+        with progress_bar() as progress:
             filled = match.exact_match(subject.model, subject.tokenizer, gaps, context=result.context, progress=progress)
     if plot:
         from gptbigcode_cpu.cli import evaluation_plots

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gptbigcode_cpu.cli.model_name import ModelName
 from gptbigcode_cpu.cli.options import (
     debug_option,
     json_option,
@@ -165,6 +166,7 @@ def _sampling_options(
 @click.option(
     "-m",
     "--model",
+    type=ModelName(),
     default="demo",
     show_default=True,
     help="Directory (converted or not), GGUF file, Hub id, short name, or demo.",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gptbigcode_cpu.cli.model_name import ModelName
 from gptbigcode_cpu.cli.options import DTYPES, debug_option, json_option
 from gptbigcode_cpu.errors import ContextLengthError, KernelError
 from gptbigcode_cpu.sizes import human_bytes
@@ -83,7 +84,7 @@ def _model(name: str, context: int | None) -> dict[str, Any]:
 
 
 @click.command(short_help="Show what a model needs, and what this CPU can do.")
-@click.argument("model", required=False)
+@click.argument("model", required=False, type=ModelName())
 @click.option(
     "--context", type=click.IntRange(min=1), metavar="TOKENS", help="Context length to state the memory for.  [default: all]"
 )
