@@ -20,8 +20,9 @@ _CHUNK_BYTES = 16 << 20
 _TILE_ROWS = 16
 _PACKABLE = ("F32", "F16", "BF16")  # what the core reads as it is
 _LARGEST = np.float32(2.0**127)  # the core's bound for integer types
-# How far the scale of a column may be from the typical one: columns that the head does not use are still looked up.
-_COLUMN_RANGE = 64.0
+_COLUMN_RANGE = 64.0  # how far the scale of a column may be from the typical one
+# What a look-up is worth beside the head (docs/quantization.md). In trained models the head uses every column more than that.
+_LOOKED_UP = 1 / 6
 
 
 def packed_chunks(
@@ -61,7 +62,9 @@ def column_scales(config: GPTBigCodeConfig, sources: Mapping[str, SourceTensor])
     The input of the head is a LayerNorm's output, whose column k has about the magnitude ``sqrt(gain_k^2 + bias_k^2)``. The
     error that rounding makes there grows with this magnitude, and with that of the weights in the column, which sets the step.
     Dividing the weights by ``sqrt(magnitude of the weights / magnitude of the input)`` balances the two, as SmoothQuant
-    (arXiv:2211.10438) does from measured activations. A matrix that is only looked up has inputs of magnitude 1.
+    (arXiv:2211.10438) does from measured activations. A matrix that is only looked up has inputs of magnitude 1. In one that is
+    both, a column counts as an input of at least `_LOOKED_UP` times the typical magnitude: the head may not use it at all, and
+    what is looked up there goes through all blocks.
 
     Raises:
         CheckpointError: A value is NaN or infinite.
@@ -72,8 +75,11 @@ def column_scales(config: GPTBigCodeConfig, sources: Mapping[str, SourceTensor])
     for name in (EMBEDDING, LM_HEAD):
         if name not in sources:
             continue
-        looked_up_only = name == EMBEDDING and not config.tie_word_embeddings
-        found[name] = _column_scale(_column_magnitudes(sources[name]), np.ones_like(inputs) if looked_up_only else inputs)
+        used = inputs
+        if name == EMBEDDING:
+            typical = np.sqrt(np.square(inputs).mean())
+            used = np.maximum(inputs, _LOOKED_UP * typical) if config.tie_word_embeddings else np.ones_like(inputs)
+        found[name] = _column_scale(_column_magnitudes(sources[name]), used)
     return found
 
 
@@ -86,7 +92,8 @@ def _column_scale(weights: NDArray[np.float64], inputs: NDArray[np.float64]) -> 
     ratio[(weights > 0) & (inputs == 0)] = np.inf
     typical = np.median(ratio[used])
     limit = np.log(_COLUMN_RANGE)
-    scale: NDArray[np.float64] = np.exp(np.clip(ratio, typical - limit, typical + limit))
+    logarithm = np.clip(np.clip(ratio, typical - limit, typical + limit), -80, 80)  # within the range of float32
+    scale: NDArray[np.float64] = np.exp(logarithm)
     return scale.astype(np.float32)
 
 

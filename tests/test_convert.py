@@ -208,42 +208,6 @@ def test_what_cannot_be_kept(tmp_path: Path, make_checkpoint: MakeCheckpoint, ke
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_column_scales(tmp_path: Path, make_checkpoint: MakeCheckpoint, tied: bool) -> None:
-    fields = SMALL | {"tie_word_embeddings": tied}
-    packed = opened(make_checkpoint(tmp_path / "source", **fields), tmp_path / "out", "int8")
-    state = random_state(full_config(**fields))
-    inputs = np.hypot(state["transformer.ln_f.weight"], state["transformer.ln_f.bias"])
-    for name, head in {"transformer.wte": tied, "lm_head": True}.items():
-        if name == "lm_head" and tied:
-            continue
-        weights = np.sqrt(np.square(state[f"{name}.weight"].astype(np.float64)).mean(0))
-        expected = np.sqrt(weights / (inputs if head else 1))
-        np.testing.assert_allclose(packed.tensors[f"{name}.column_scale"], expected, rtol=1e-5)
-
-
-def test_columns_that_are_zero_or_not_used(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
-    config = full_config(**SMALL)
-    state = dict(random_state(config))
-    state["transformer.wte.weight"] = state["transformer.wte.weight"].copy()
-    state["transformer.wte.weight"][:, 3] = 0
-    for part in ("weight", "bias"):
-        state[f"transformer.ln_f.{part}"] = state[f"transformer.ln_f.{part}"].copy()
-        state[f"transformer.ln_f.{part}"][5] = 0
-    source = make_checkpoint(tmp_path / "source", **SMALL)
-    write_safetensors(source / "model.safetensors", state)
-    packed = opened(source, tmp_path / "out", "int8")
-    scale = packed.tensors["transformer.wte.column_scale"]
-    assert np.isfinite(scale).all()
-    assert scale.min() > 0
-    assert scale.max() <= 64 * 64 * scale.min()
-    looked_up = _core.unpack_weight(packed.tensors["transformer.wte.weight"], "int8", 270, 36) * scale
-    assert not looked_up[:, 3].any()
-    # The head does not see column 5, so it may be coarse, but a lookup must still find it.
-    column = state["transformer.wte.weight"][:, 5]
-    assert np.corrcoef(looked_up[:, 5], column)[0, 1] > 0.5
-
-
 def test_large_matrices_are_packed_in_pieces(
     tmp_path: Path, make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
