@@ -28,7 +28,7 @@ from gptbigcode_cpu.progress import Progress
 from gptbigcode_cpu.tensors import CALIBRATED, DTYPES, Scheme
 from gptbigcode_cpu.weights import FORMAT_VERSION, check_num_threads, is_packed, kernel_name, open_packed
 
-__all__ = ["Calibrate", "ConversionReport", "convert"]
+__all__ = ["Calibrate", "ConversionReport", "convert", "exact_dtype"]
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,19 @@ def convert(
                 checkpoint.write(temporary, scheme, num_threads, progress, journal=record, windows=windows)
     journal.discard(out)
     return report
+
+
+def exact_dtype(source: Path) -> str:
+    """The storage type that holds the weights of a plain checkpoint as they are: ``bfloat16``, or else ``float32``.
+
+    Args:
+        source: What `gptbigcode_cpu.hub.resolve` found.
+
+    Raises:
+        GPTBigCodeError: As `convert` does of the checkpoint.
+    """
+    config = _source_config(source)
+    return plan(config, read_checkpoint(source, config)).exact_dtype
 
 
 def _check_options(dtype: str | None, target_size: int | None, target_kld: float | None, calibration_tokens: int) -> None:

@@ -37,6 +37,7 @@ from gptbigcode_cpu.tensors import (
 # The causal mask and its fill value, which older versions of transformers saved with the weights.
 _BUFFERS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
 _BARE = re.compile(r"(wte|wpe|h|ln_f)\.")
+_WITHIN_BFLOAT16 = ("BF16", "F8_E4M3", "F8_E5M2")
 _COMPARE_ROWS = 1024
 
 
@@ -66,6 +67,12 @@ class Plan:
             nbytes += sum(stored.nbytes for stored in packed)
             weights += math.prod(spec.shape) if packed else 0
         return 8 * nbytes / weights
+
+    @property
+    def exact_dtype(self) -> str:
+        """The storage type that holds every weight as it is in the checkpoint; of float64 the nearest float32."""
+        matrices = (source for spec, source in self.tensors if spec.role is not Role.PLAIN)
+        return "bfloat16" if all(source.dtype in _WITHIN_BFLOAT16 for source in matrices) else "float32"
 
     def stored(self, scheme: Scheme) -> Iterator[tuple[StoredTensor, SourceTensor]]:
         """What is written, in the order of the file, and from what."""

@@ -268,7 +268,7 @@ def _tokens(model: GPTBigCodeForCausalLM, tokenizer: GPTBigCodeTokenizer, texts:
         raise TokenizerError("neither tokenizer nor configuration names an end-of-text token, which each text begins with")
     tokens: list[int] = []
     for text in texts:
-        tokens += [end, *tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)]
+        tokens += [end, *tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)]
     if tokens and (largest := max(tokens)) >= model.config.vocab_size:
         raise TokenizerError(f"the tokenizer makes token {largest}; the model's vocabulary has {model.config.vocab_size}")
     return np.array(tokens, np.int32)

@@ -50,6 +50,19 @@ class _Subject:
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, num_threads=threads, kv_dtype=kv_dtype)
         return cls(name, model, tokenizer)
 
+    @classmethod
+    def load_reference(cls, name: str, dtype: str, kv_dtype: str, threads: int | None) -> _Subject:
+        """The reference. With ``auto``, a plain checkpoint is not quantised: it computes in float32 what it stores."""
+        from gptbigcode_cpu import hub
+        from gptbigcode_cpu.weights import is_packed
+
+        directory = hub.resolve(name)
+        if dtype == "auto" and not is_packed(hub.read_config(directory)):
+            from gptbigcode_cpu.convert import exact_dtype
+
+            dtype, kv_dtype = exact_dtype(directory), "float32" if kv_dtype == "auto" else kv_dtype
+        return cls.load(name, dtype, kv_dtype, threads)
+
     def __str__(self) -> str:
         return f"{Path(self.name).name} ({self.model.dtype}, KV cache {self.model.kv_dtype})"
 
@@ -61,9 +74,16 @@ class _Subject:
 @click.option("--reference", type=ModelName(), help="Measure how far MODEL's predictions are from those of this one.")
 @load_dtype_option
 @kv_dtype_option
-@click.option("--reference-dtype", type=click.Choice(["auto", *DTYPES]), help="--dtype of the reference.  [default: auto]")
 @click.option(
-    "--reference-kv-dtype", type=click.Choice(["auto", *KV_DTYPES]), help="--kv-dtype of the reference.  [default: auto]"
+    "--reference-dtype",
+    type=click.Choice(["auto", *DTYPES]),
+    help="Storage type of the reference's weights; auto = as they are stored: bfloat16, or float32 for any other plain "
+    "checkpoint.  [default: auto]",
+)
+@click.option(
+    "--reference-kv-dtype",
+    type=click.Choice(["auto", *KV_DTYPES]),
+    help="KV cache of the reference; auto = float32 for a plain checkpoint as it is stored, else as of MODEL.  [default: auto]",
 )
 @click.option(
     "--context",
@@ -143,7 +163,7 @@ def evaluate(
     Examples:
       gptbigcode-cpu evaluate demo --text src/*.py
       gptbigcode-cpu evaluate ./starcoderbase-1b --dtype int4 --text held_out.jsonl \\
-          --reference ./starcoderbase-1b --reference-dtype bfloat16 --plot int4.png
+          --reference ./starcoderbase-1b --plot int4.png
       gptbigcode-cpu evaluate starcoder-1b-int4 --kv-dtype int8 --text held_out.jsonl \\
           --reference starcoder-1b-int4 --reference-kv-dtype float32
       gptbigcode-cpu evaluate starcoder-1b-int4 --text held_out.jsonl --fim --context 2048
@@ -168,7 +188,9 @@ def evaluate(
     gaps = match.choose_gaps(texts, fim_samples or _FIM_SAMPLES, seed, hide) if fim else []
 
     subject = _Subject.load(model, dtype, kv_dtype, threads, fim)
-    other = _Subject.load(reference, reference_dtype or "auto", reference_kv_dtype or "auto", threads) if reference else None
+    other = None
+    if reference:
+        other = _Subject.load_reference(reference, reference_dtype or "auto", reference_kv_dtype or "auto", threads)
     with progress_bar() as progress:
         result = evaluation.evaluate(
             subject.model,
