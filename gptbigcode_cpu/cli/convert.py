@@ -134,8 +134,8 @@ def convert(
       gptbigcode-cpu convert ./my-finetune out --dtype int4 --dry-run
     """
     from gptbigcode_cpu.convert import convert as convert_checkpoint
-    from gptbigcode_cpu.convert.tokenizer_files import TOKENIZER
     from gptbigcode_cpu.progress import progress_bar
+    from gptbigcode_cpu.tokenizer.files import TOKENIZER
     from gptbigcode_cpu.weights import WEIGHTS_NAME
 
     run = partial(
