@@ -25,6 +25,7 @@ from gptbigcode_cpu.convert.write import available_bytes, check_target, replacin
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import read_config, resolve
 from gptbigcode_cpu.progress import Progress
+from gptbigcode_cpu.room import what_would_fit
 from gptbigcode_cpu.tensors import CALIBRATED, DTYPES, Scheme
 from gptbigcode_cpu.weights import FORMAT_VERSION, check_num_threads, is_packed, kernel_name, open_packed
 
@@ -176,7 +177,7 @@ def convert(
     if report.available_bytes < report.output_bytes:
         raise DiskSpaceError(
             f"{out} needs {report.output_bytes:,} bytes, but its file system has {report.available_bytes:,} left; "
-            "nothing was written"
+            f"nothing was written{what_would_fit(work.config, scheme.dtype, report.available_bytes)}"
         )
     if dry_run:
         return report

@@ -11,7 +11,7 @@ from typing import Any
 
 from gptbigcode_cpu.checkpoint_files import AWQ_CONFIG, GPTQ_CONFIG, PYTORCH_PATTERNS, SAFETENSORS_PATTERNS, find_weights
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.errors import CheckpointError, InputError, ModelNotFoundError
+from gptbigcode_cpu.errors import CheckpointError, GPTBigCodeError, InputError, ModelNotFoundError
 from gptbigcode_cpu.names import SHORT_NAMES, not_found
 from gptbigcode_cpu.progress import Progress
 from gptbigcode_cpu.regular_files import is_present, open_regular
@@ -200,9 +200,12 @@ def _download(name: str, options: dict[str, Any], subfolder: str, gguf_file: str
             part = _GGUF_PART.fullmatch(gguf_file)
             directory = fetch([gguf_file] if part is None else [f"{part['name']}-*-of-{part['count']}{_GGUF}"])
             return _in_directory(directory, "", gguf_file)
-        directory = fetch([*_DESCRIPTIONS, *(SAFETENSORS_PATTERNS if weights else ())])
-        if weights and not any(directory.glob("*.safetensors")):
-            directory = fetch([*_DESCRIPTIONS, *PYTORCH_PATTERNS])
+        directory = fetch(_DESCRIPTIONS)
+        if weights:
+            _check_before_weights(name, directory, options, subfolder)
+            directory = fetch([*_DESCRIPTIONS, *SAFETENSORS_PATTERNS])
+            if not any(directory.glob("*.safetensors")):
+                directory = fetch([*_DESCRIPTIONS, *PYTORCH_PATTERNS])
     except hub_errors.HFValidationError as error:
         raise ModelNotFoundError(f"{not_found(name)}; nor is it a valid id on the Hub") from error
     except hub_errors.GatedRepoError as error:
@@ -219,7 +222,7 @@ def _download(name: str, options: dict[str, Any], subfolder: str, gguf_file: str
         raise ModelNotFoundError(
             f"{where} is not in the local cache, and {_not_reached(error, options['local_files_only'])}"
         ) from error
-    except ModelNotFoundError:
+    except GPTBigCodeError:
         raise
     except Exception as error:  # of the HTTP library, which the Hub client has changed more than once
         raise ModelNotFoundError(f"{where} could not be downloaded: {' '.join(str(error).split())}") from error
@@ -228,6 +231,34 @@ def _download(name: str, options: dict[str, Any], subfolder: str, gguf_file: str
             f"{where} has no config.json; it is not a model (of GGUF files on the Hub, gguf_file= names one)"
         )
     return directory
+
+
+def _check_before_weights(name: str, directory: Path, options: dict[str, Any], subfolder: str) -> None:
+    """Refuse what can be refused before gigabytes are downloaded.
+
+    Raises:
+        GPTBigCodeError: The configuration is not supported, or the disk is too small.
+    """
+    if any(any(directory.glob(pattern)) for pattern in SAFETENSORS_PATTERNS + PYTORCH_PATTERNS):
+        return  # they were downloaded before, or some of them
+    from gptbigcode_cpu import room
+
+    if (directory / "config.json").is_file():
+        read_config(directory)
+    if options["local_files_only"]:
+        return
+    try:
+        import huggingface_hub
+
+        revision = options["revision"] or "main"
+        listed = huggingface_hub.model_info(name, revision=revision, token=options["token"], files_metadata=True).siblings
+    except Exception:  # of the HTTP library; the download will say what is wrong
+        return
+    sizes = {path: file.size or 0 for file in listed or () if (path := Path(file.rfilename)).parent == Path(subfolder)}
+    for patterns in (SAFETENSORS_PATTERNS, PYTORCH_PATTERNS):
+        if wanted := [size for path, size in sizes.items() if any(path.match(pattern) for pattern in patterns)]:
+            room.check_download(name, wanted, directory)
+            return
 
 
 def _not_reached(error: Exception, local_files_only: bool) -> str:

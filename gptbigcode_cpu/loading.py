@@ -16,7 +16,7 @@ from .precision import OTHER_NAMES, plain_name, storage_dtype
 from .progress import progress_bar
 from .source import SOURCE_NAMES, Source
 from .suggest import nearest
-from .weights import MAX_THREADS, PackedModel, kernel_name, open_packed, resolve_kv_dtype
+from .weights import MAX_THREADS, PackedModel, is_packed, kernel_name, open_packed, packed_scheme, resolve_kv_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -159,13 +159,15 @@ def open_model(
     Raises:
         GPTBigCodeError: As `from_pretrained` says.
     """
-    from . import hub
+    from . import hub, room
 
     kernel_name()  # refuses a wrong GPTBIGCODE_CPU_ISA
     path = hub.resolve(name_or_path, **source.arguments())
     config = hub.read_config(path)
     check_architecture(config, path)
     _replaced(config, loading)
+    dtype = packed_scheme(config, path).dtype if is_packed(config) else loading.dtype
+    room.note_memory(str(name_or_path), config, hub.DEFAULT_DTYPE if dtype == "auto" else dtype)
     with progress_bar() as progress:
         directory = hub.packed_dir(path, loading.dtype, num_threads=loading.num_threads, progress=progress)
     if name_or_path == hub.DEMO:

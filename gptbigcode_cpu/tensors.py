@@ -209,3 +209,11 @@ def required_heads(config: GPTBigCodeConfig) -> frozenset[str]:
     if BASE_MODEL in config.architectures:
         return frozenset()
     return frozenset() if config.tie_word_embeddings else frozenset({LM_HEAD})
+
+
+def converted_bytes(config: GPTBigCodeConfig, dtype: str) -> int:
+    """Bytes of a checkpoint's tensors once it is converted."""
+    heads = head_tensors(config)
+    specs = [*decoder_tensors(config), *(heads[name] for name in required_heads(config))]
+    scheme = Scheme.default(config, dtype)
+    return sum(stored.nbytes for spec in specs for stored in scheme.stored(config, spec))

@@ -424,15 +424,19 @@ def test_info_about_a_model(model: Path, checkpoint_dir: Path, core_model: Calla
     assert found["kv_bytes"] == 128 * found["kv_bytes_per_token"], "the cache grows in blocks of 64"
     assert found["memory_bytes"] == found["bytes"] + found["kv_bytes"]
     assert found["kv_bytes_per_token"] == core_model(model).kv_bytes_per_token
-    assert str(model) in cli("info", model).stdout
+    shown = cli("info", model).stdout
+    assert re.search(rf"^model +{model}$", shown, re.MULTILINE)
+    assert "converted: it opens at once" in shown
+    assert "for weights and KV cache at 2,048 tokens of context\nthis machine" in shown
 
     plain = json.loads(cli("info", checkpoint_dir, "--json", "--context", "100").stdout)["model"]
     assert not plain["converted"]
     assert plain["bytes_if_converted"]["int8"] == found["bytes"]
     assert plain["memory_bytes_if_converted"]["int8"] == found["memory_bytes"]
     shown = cli("info", checkpoint_dir, "--context", "100").stdout
-    assert "not converted" in shown
-    assert "at 100 tokens" in shown
+    assert "a plain checkpoint, not converted: it is quantised when it is first used" in shown
+    assert re.search(r"^memory +int8 .* at 100 tokens of context$", shown, re.MULTILINE)
+    assert f"gptbigcode-cpu generate -m {checkpoint_dir} " in shown
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -36,12 +36,14 @@ class Hub:
         repositories: Repository id -> revision -> directory.
         gated: Repositories that answer only to the token ``letmein``.
         requests: What was asked for, as ``GET /path``.
+        sizes: File names -> bytes that a repository is said to need for them.
     """
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, Path]] = {}
         self.gated: set[str] = set()
         self.requests: list[str] = []
+        self.sizes: dict[str, int] = {}
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -89,7 +91,13 @@ class Hub:
                 for file in files
             ]
         else:
-            listing = {"id": name, "sha": commit, "siblings": [{"rfilename": file.name} for file in files]}
+            listing = {
+                "id": name,
+                "sha": commit,
+                "siblings": [
+                    {"rfilename": file.name, "size": self.sizes.get(file.name, file.stat().st_size)} for file in files
+                ],
+            }
         return self.send(request, 200, json.dumps(listing).encode(), {"Content-Type": "application/json"})
 
     def send(self, request: BaseHTTPRequestHandler, status: int, content: bytes, headers: dict[str, str]) -> None:
@@ -125,11 +133,11 @@ def server(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> Iterator[Hub]:
 CLIENT = """
     import json, sys
     from gptbigcode_cpu.hub import resolve
-    from gptbigcode_cpu.errors import ModelNotFoundError
+    from gptbigcode_cpu.errors import GPTBigCodeError
     try:
         print(resolve(sys.argv[1], **json.loads(sys.argv[2])))
-    except ModelNotFoundError as error:
-        print("ModelNotFoundError:", error)
+    except GPTBigCodeError as error:
+        print(f"{type(error).__name__}:", error)
 """
 
 
@@ -167,6 +175,22 @@ def test_a_repository_is_downloaded_once_and_only_what_is_needed(server: Hub, tm
     assert Path(ask(server, tmp_path, "owner/tiny", local_files_only=True)) == directory
     assert Path(ask(server, tmp_path, "owner/tiny", {"HF_HUB_OFFLINE": "1"})) == directory
     assert server.requests == []
+
+
+def test_what_cannot_be_used_is_refused_before_the_weights(server: Hub, tmp_path: Path) -> None:
+    main = server.repositories["owner/tiny"]["main"]
+    config = json.loads((main / "config.json").read_text())
+    (main / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    assert "llama" in ask(server, tmp_path, "owner/tiny")
+    assert "model.safetensors" not in server.downloaded()
+
+
+def test_a_download_that_the_disk_has_no_room_for(server: Hub, tmp_path: Path) -> None:
+    server.sizes["model.safetensors"] = 10**15
+    refused = ask(server, tmp_path, "owner/tiny")
+    assert refused.startswith("DiskSpaceError: the weights of 'owner/tiny' have 1e+03 TB, but the file system of ")
+    assert "HF_HOME names another place" in refused
+    assert "model.safetensors" not in server.downloaded()
 
 
 def test_a_tokenizer_is_downloaded_without_the_weights(server: Hub, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +14,7 @@ from gptbigcode_cpu.errors import ContextLengthError, KernelError
 from gptbigcode_cpu.sizes import human_bytes
 
 if TYPE_CHECKING:
-    from gptbigcode_cpu.config import GPTBigCodeConfig
+    pass
 
 _KV_BLOCK = 64  # tokens per block of the KV cache
 _SHAPE = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_kv_head", "n_inner", "activation_function")
@@ -37,18 +37,8 @@ def _cpu() -> dict[str, Any]:
     }
 
 
-def _converted_bytes(config: GPTBigCodeConfig, dtype: str) -> int:
-    """Bytes of a checkpoint's tensors once it is converted."""
-    from gptbigcode_cpu.tensors import Scheme, decoder_tensors, head_tensors, required_heads
-
-    heads = head_tensors(config)
-    specs = [*decoder_tensors(config), *(heads[name] for name in required_heads(config))]
-    scheme = Scheme.default(config, dtype)
-    return sum(stored.nbytes for spec in specs for stored in scheme.stored(config, spec))
-
-
 def _model(name: str, context: int | None) -> dict[str, Any]:
-    from gptbigcode_cpu import _core, hub, weights
+    from gptbigcode_cpu import _core, hub, room, tensors, weights
 
     path = hub.resolve(name, weights=False)
     config = hub.read_config(path)
@@ -64,9 +54,15 @@ def _model(name: str, context: int | None) -> dict[str, Any]:
     def kv_bytes(dtype: str) -> int:
         return blocks * _KV_BLOCK * kv_bytes_per_token(dtype)
 
-    found: dict[str, Any] = {"path": str(path), **{key: getattr(config, key) for key in _SHAPE}, "context": context}
+    found: dict[str, Any] = {
+        "path": str(path),
+        "gguf": hub.is_gguf(path),
+        "machine_memory_bytes": room.memory_bytes(),
+        **{key: getattr(config, key) for key in _SHAPE},
+        "context": context,
+    }
     if not weights.is_packed(config):
-        sizes = {dtype: _converted_bytes(config, dtype) for dtype in DTYPES}
+        sizes = {dtype: tensors.converted_bytes(config, dtype) for dtype in DTYPES}
         found |= {"kv_bytes_per_token_if_converted": {dtype: kv_bytes_per_token(dtype) for dtype in DTYPES}}
         memory = {dtype: size + kv_bytes(dtype) for dtype, size in sizes.items()}
         return {**found, "converted": False, "bytes_if_converted": sizes, "memory_bytes_if_converted": memory}
@@ -94,6 +90,8 @@ def _model(name: str, context: int | None) -> dict[str, Any]:
 def info(ctx: click.Context, model: str | None, context: int | None, as_json: bool) -> None:
     """Show CPU features and kernels; for a MODEL its shape, size and memory.
 
+    Of a model on the Hub only the configuration is downloaded, unless it is converted.
+
     GPTBIGCODE_CPU_ISA=NAME forces a kernel set, GPTBIGCODE_CPU_NUM_THREADS=N the number of threads.
 
     \b
@@ -117,32 +115,55 @@ def info(ctx: click.Context, model: str | None, context: int | None, as_json: bo
         ("CPU features", " ".join(cpu["features"])),
         ("kernels built", " ".join(cpu["kernels"])),
         ("kernels supported", " ".join(cpu["supported_kernels"])),
-        ("kernels chosen", cpu["isa"]),
-        ("threads", str(cpu["threads"])),
+        ("kernels chosen", f"{cpu['isa']} (the first of the supported ones, or what GPTBIGCODE_CPU_ISA says)"),
+        ("threads", f"{cpu['threads']} (one per performance core, or what GPTBIGCODE_CPU_NUM_THREADS says)"),
     ]
     if model is not None:
-        rows += _model_rows(found["model"])
+        rows += _model_rows(model, found["model"])
     for label, value in rows:
         click.echo(f"{label:19}{value}")
 
 
-def _model_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+def _model_rows(name: str, found: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
-        ("model", str(Path(found["path"]))),
+        ("model", found["path"]),
         ("shape", f"{found['n_layer']} layers, width {found['n_embd']}, inner {found['n_inner']}"),
         ("activation", found["activation_function"]),
-        ("attention", f"{found['n_head']} query heads, {found['n_kv_head']} key/value heads"),
-        ("vocabulary", f"{found['vocab_size']} tokens, {found['n_positions']} positions"),
+        ("attention", f"{found['n_head']} query heads, {_counted(found['n_kv_head'], 'key/value head')}"),
+        ("vocabulary", f"{found['vocab_size']:,} tokens"),
+        ("context", f"{found['n_positions']:,} tokens of prompt and answer together"),
     ]
+    have = human_bytes(found["machine_memory_bytes"])
+    at = f"at {found['context']:,} tokens of context"
     if found["converted"]:
-        weights = f"{found['dtype']}, {human_bytes(found['bytes'])} ({found['bytes']:,} bytes)"
-        cache = f"{found['kv_dtype']}, {human_bytes(found['kv_bytes'])}, {found['kv_bytes_per_token']} bytes per token"
-        memory = human_bytes(found["memory_bytes"])
-    else:
-        weights = f"not converted; would be {_by_dtype(found['bytes_if_converted'])}"
-        cache = f"per token {_by_dtype(found['kv_bytes_per_token_if_converted'])}"
-        memory = _by_dtype(found["memory_bytes_if_converted"])
-    return [*rows, ("weights", weights), ("KV cache", cache), ("memory", f"{memory} at {found['context']} tokens")]
+        return [
+            *rows,
+            ("kind", "converted: it opens at once"),
+            ("weights", f"{found['dtype']}, {human_bytes(found['bytes'])} ({found['bytes']:,} bytes)"),
+            (
+                "KV cache",
+                f"{found['kv_dtype']}, {human_bytes(found['kv_bytes'])}, {found['kv_bytes_per_token']} bytes per token",
+            ),
+            ("memory", f"{human_bytes(found['memory_bytes'])} for weights and KV cache {at}"),
+            ("this machine", f"has {have} of memory"),
+        ]
+    kind = "a GGUF file" if found["gguf"] else "a plain checkpoint"
+    memory = found["memory_bytes_if_converted"]
+    fits = [dtype for dtype, size in memory.items() if size <= found["machine_memory_bytes"]]
+    which = "all types fit" if len(fits) == len(memory) else f"{', '.join(fits)} fit" if fits else "none fits"
+    return [
+        *rows,
+        ("kind", f"{kind}, not converted: it is quantised when it is first used, which takes a while once"),
+        ("weights", f"would be {_by_dtype(found['bytes_if_converted'])}"),
+        ("KV cache", f"per token {_by_dtype(found['kv_bytes_per_token_if_converted'])}"),
+        ("memory", f"{_by_dtype(memory)} {at}"),
+        ("this machine", f"has {have} of memory: {which}"),
+        ("next", f"gptbigcode-cpu generate -m {shlex.quote(name)} 'def fibonacci(n):'"),
+    ]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _by_dtype(sizes: dict[str, int]) -> str:
