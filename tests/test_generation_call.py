@@ -89,6 +89,14 @@ class TestLogitsProcessor:
         output = model.generate([PROMPT], **OPTIONS, suppress_tokens=[70], logits_processor=[favour(70)])
         assert output[0, 4:].tolist() == [70] * 10
 
+    @pytest.mark.parametrize(
+        "warper", [w.TemperatureLogitsWarper(2.0), w.TopKLogitsWarper(50), w.TopPLogitsWarper(0.99), w.MinPLogitsWarper(0.01)]
+    )
+    def test_a_warper_of_the_caller_draws_nothing_in_a_greedy_call(self, model: Any, warper: Any) -> None:
+        expected = model.generate([PROMPT], **OPTIONS)
+        for _ in range(3):
+            assert np.array_equal(model.generate([PROMPT], logits_processor=[warper], **OPTIONS), expected)
+
     def test_takes_the_place_of_its_class(self, model: Any) -> None:
         plain = model.generate([PROMPT], **OPTIONS)[0, 4:].tolist()
         own = p.SuppressTokensLogitsProcessor([plain[0]])

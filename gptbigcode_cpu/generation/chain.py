@@ -24,6 +24,7 @@ _NATIVE: dict[type, Callable[[Any], dict[str, Any]]] = {
     w.TopPLogitsWarper: lambda it: {"top_p": it.top_p},
     w.MinPLogitsWarper: lambda it: {"min_p": it.min_p},
 }
+_NATIVE_WHEN_GREEDY = (p.LogitBiasLogitsProcessor, p.RepetitionPenaltyLogitsProcessor)
 _ORDER = [*_NATIVE]
 
 
@@ -44,7 +45,7 @@ class Chain:
         """
         everything = [*processors, *warpers]
         start = len(everything)
-        while start > 0 and _goes_before(everything[start - 1], everything[start:]):
+        while start > 0 and _goes_before(everything[start - 1], everything[start:], sampling):
             start -= 1
         self._everything, self._n_in_numpy = everything, start
         self._first_warper = warpers[0] if warpers else None
@@ -76,9 +77,11 @@ class Chain:
         return scores
 
 
-def _goes_before(processor: object, rest: Sequence[object]) -> bool:
+def _goes_before(processor: object, rest: Sequence[object], sampling: bool) -> bool:
     """Whether the sampler does this processor, and does it before all of `rest`, which it does too."""
-    if type(processor) not in _NATIVE or getattr(processor, "min_tokens_to_keep", 1) > 1:
+    # A sampler with a temperature draws: a caller's warper in a greedy call is not for it.
+    native = _NATIVE if sampling else _NATIVE_WHEN_GREEDY
+    if type(processor) not in native or getattr(processor, "min_tokens_to_keep", 1) > 1:
         return False
     return not rest or _ORDER.index(type(processor)) < _ORDER.index(type(rest[0]))
 
