@@ -206,6 +206,21 @@ class GPTBigCodeConfig:
         return self.n_kv_head
 
     @property
+    def is_encoder_decoder(self) -> bool:
+        """Always False: there is no encoder."""
+        return False
+
+    @property
+    def _name_or_path(self) -> str:
+        """`name_or_path`, as older scripts call it."""
+        return self.name_or_path
+
+    @property
+    def use_return_dict(self) -> bool:
+        """`return_dict`."""
+        return self.return_dict
+
+    @property
     def attention_scale(self) -> float:
         """Factor on the attention scores."""
         return 1.0 / math.sqrt(self.head_dim) if self.scale_attn_weights else 1.0

@@ -28,6 +28,11 @@ _ABSENT = {
     **dict.fromkeys(
         ("gradient_checkpointing_enable", "enable_input_require_grads", "zero_grad", "backward"), "models are not trained here"
     ),
+    **dict.fromkeys(
+        ("register_forward_hook", "register_forward_pre_hook", "apply", "add_module"),
+        "there are no modules; output_hidden_states=True returns what the blocks put out",
+    ),
+    "compile": "nothing is compiled when a model runs; leave the call out",
     "cuda": "this package computes on the CPU",
 }
 

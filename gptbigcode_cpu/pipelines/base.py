@@ -17,7 +17,7 @@ from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer, own_tokenizer
 
 # Arguments of transformers' pipelines that change nothing here, with the values for which that is so; None: any value.
 _NEUTRAL: dict[str, tuple[Any, ...] | None] = {
-    "device": (None, -1, "cpu"),
+    "device": None,  # checked by itself
     "framework": (None, "pt"),
     "num_workers": None,  # texts are not read by other processes
     "binary_output": (None, False),
@@ -73,6 +73,8 @@ class Pipeline:
         check_choice("task", remaining.pop("task", None), (None, cls.task))
         for name in [name for name in _NEUTRAL if name in remaining]:
             value, neutral = remaining.pop(name), _NEUTRAL[name]
+            if name == "device" and not (value is None or value == -1 or str(value) == "cpu"):
+                raise InputError(f"device={value!r} is not here: this package computes on the CPU; leave it out, or pass 'cpu'")
             if neutral is not None:
                 # str: of torch.device("cpu").
                 check_choice(name, value if isinstance(value, int | None) else str(value), neutral)

@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from gptbigcode_cpu.arrays import is_torch
 from gptbigcode_cpu.config_checks import LIMITS
-from gptbigcode_cpu.errors import InputError, TokenizerError
+from gptbigcode_cpu.errors import InputError, TokenizerError, UnsupportedError
 from gptbigcode_cpu.suggest import check_choice, refuse_unknown
 from gptbigcode_cpu.tokenizer import files
 from gptbigcode_cpu.tokenizer.batch_encoding import BatchEncoding, ReturnTensors
@@ -44,6 +44,18 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+# Names that older scripts use, and what to write instead.
+_INSTEAD = {
+    **dict.fromkeys(("encode_plus", "batch_encode_plus"), "call the tokenizer itself"),
+    "additional_special_tokens": "it is extra_special_tokens",
+    "additional_special_tokens_ids": "it is extra_special_tokens_ids",
+    "build_inputs_with_special_tokens": "call the tokenizer with add_special_tokens=True",
+    "prepare_for_model": "call the tokenizer with the text",
+    "all_special_tokens_extended": "it is all_special_tokens",
+    "special_tokens_map_extended": "it is special_tokens_map",
+}
 
 
 class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
@@ -251,6 +263,13 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """Tokens that a call adds to a text, or to two."""
         return self.backend.num_special_tokens_to_add(pair)
+
+    def __getattr__(self, name: str) -> Any:  # only called for what is not there
+        if name in _INSTEAD:
+            raise UnsupportedError(
+                f"{type(self).__name__} has no {name}, which transformers 5 has not either; {_INSTEAD[name]}"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __bool__(self) -> bool:
         return True
