@@ -25,6 +25,7 @@ from gptbigcode_cpu.convert.write import available_bytes, check_target, replacin
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import read_config, resolve
 from gptbigcode_cpu.progress import Progress
+from gptbigcode_cpu.regular_files import checked_path
 from gptbigcode_cpu.room import what_would_fit
 from gptbigcode_cpu.tensors import CALIBRATED, DTYPES, Scheme
 from gptbigcode_cpu.weights import FORMAT_VERSION, check_num_threads, is_packed, kernel_name, open_packed
@@ -124,7 +125,7 @@ def convert(
     _check_options(dtype, target_size, target_kld, calibration_tokens)
     # No resolve() of its own: symbolic links to the parts of a GGUF file may lead to names that say nothing.
     path = resolve(source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only).absolute()
-    out = Path(out).expanduser().resolve()
+    out = checked_path(out, "the output of a conversion").resolve()
     if path.resolve() == out or out in path.resolve().parents:
         raise InputError(f"{out} contains the checkpoint {path}; choose another directory for the output")
     check_target(out, overwrite, _is_model(out))

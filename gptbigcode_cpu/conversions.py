@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from .errors import FormatError, InputError, ModelNotFoundError
+from .errors import ConfigError, FormatError, InputError
+from .json_files import read_object
+from .regular_files import checked_path
 from .sizes import human_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(?P<dtype>[a-z]+\d+)-[0-9a-f]{32}")
 _NOTE = "conversion.json"
+_ATTEMPTS = 3
 _in_use: dict[Path, int] = {}  # conversions that this process uses, and the locks that say so
 
 
@@ -58,10 +61,16 @@ class Conversion:
 
 
 def cache_directory() -> Path:
-    """Where conversions are kept: ``GPTBIGCODE_CPU_CACHE``, else ``gptbigcode-cpu`` in the user's cache directory."""
+    """Where conversions are kept: ``GPTBIGCODE_CPU_CACHE``, else ``gptbigcode-cpu`` in the user's cache directory.
+
+    Raises:
+        InputError: The variable names no directory, or the user has no home.
+    """
     if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gptbigcode-cpu"
+        return checked_path(chosen, CACHE_VARIABLE)
+    if (chosen := os.environ.get("XDG_CACHE_HOME", "")).startswith("/"):  # the specification says to ignore any other
+        return Path(chosen) / "gptbigcode-cpu"
+    return checked_path("~/.cache/gptbigcode-cpu", f"the cache of conversions, without {CACHE_VARIABLE},")
 
 
 def size_limit() -> int | None:
@@ -97,7 +106,9 @@ def converted(source: Path, key: str, dtype: str, num_threads: int, progress: Pr
         OSError: The cache cannot be written and does not hold the conversion.
     """
     target = cache_directory() / f"{dtype}-{key}"
-    while not _use(target):  # once, unless another process makes room in between
+    for _ in range(_ATTEMPTS):  # one, unless another process makes room in between
+        if _use(target):
+            return target
         limit = size_limit()
         with _locked(target.with_name(f"{target.name}.lock")):
             if not _opens(target):
@@ -105,7 +116,9 @@ def converted(source: Path, key: str, dtype: str, num_threads: int, progress: Pr
         if limit is not None:
             _use(target)  # before there is made room for it
             make_room(limit)
-    return target
+    if _use(target):
+        return target
+    raise FormatError(f"{target} could not be kept: it was removed or damaged right after it was made, {_ATTEMPTS} times")
 
 
 def conversions() -> list[Conversion]:
@@ -182,7 +195,8 @@ def make_room(limit: int) -> list[Conversion]:
 def _convert(source: Path, target: Path, dtype: str, num_threads: int, progress: Progress | None) -> None:
     from .convert import convert
 
-    convert(source, target, dtype=dtype, overwrite=True, num_threads=num_threads, progress=progress)
+    shutil.rmtree(target, ignore_errors=True)  # what is there cannot be opened
+    convert(source, target, dtype=dtype, num_threads=num_threads, progress=progress)
     (target / _NOTE).write_text(json.dumps({"name": _name_of(source)}))
     size = human_bytes(_described(target, dtype).nbytes)
     logger.warning("%s was quantised to %s and is kept in %s (%s)", _name_of(source), dtype, target, size)
@@ -198,10 +212,11 @@ def _name_of(source: Path) -> str:
 
 def _described(path: Path, dtype: str) -> Conversion:
     name, version = path.name, None
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        name = str(json.loads((path / _NOTE).read_bytes())["name"])
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        version = json.loads((path / "config.json").read_bytes())["quantization_config"]["format_version"]
+    with suppress(ConfigError):
+        name = str((read_object(path / _NOTE, ConfigError) or {}).get("name", name))
+    with suppress(ConfigError):
+        quantization = (read_object(path / "config.json", ConfigError) or {}).get("quantization_config")
+        version = quantization.get("format_version") if isinstance(quantization, dict) else None
     nbytes = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     return Conversion(path, name, dtype, nbytes, path.stat().st_mtime, version)
 
@@ -258,7 +273,7 @@ def _opens(directory: Path) -> bool:
 
     try:
         open_packed(directory)
-    except (FormatError, ModelNotFoundError):
+    except (ConfigError, FormatError, OSError):  # among them ModelNotFoundError
         return False
     return True
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from .config import GPTBigCodeConfig
 from .errors import InputError
+from .messages import shown
 from .precision import OTHER_NAMES, plain_name, storage_dtype
 from .progress import progress_bar
 from .source import SOURCE_NAMES, Source
@@ -239,10 +240,10 @@ def given_threads(argument: int | None) -> int:
     if argument is not None:
         return _checked_threads("num_threads", argument)
     text = os.environ.get(THREADS_VARIABLE, "").strip()
-    return _checked_threads(THREADS_VARIABLE, int(text) if text.isdecimal() else text) if text else 0
+    return _checked_threads(THREADS_VARIABLE, int(text) if text.isdecimal() and len(text) < 10 else text) if text else 0
 
 
 def _checked_threads(origin: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_THREADS:
-        raise InputError(f"{origin} must be an integer from 1 to {MAX_THREADS}, not {value!r}")
+        raise InputError(f"{origin} must be an integer from 1 to {MAX_THREADS}, not {shown(value)}")
     return value

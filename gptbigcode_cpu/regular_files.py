@@ -1,4 +1,4 @@
-"""Opening of files that others bring. Only regular files are opened: a pipe or a device can make a reader wait for ever."""
+"""Names and opening of files that others bring. Only regular files are opened: a pipe or a device may make a reader wait."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
+from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.messages import one_line, shown
+
 # What a file begins with that git clone leaves in the place of a large one where Git LFS is not installed.
 _GIT_LFS = b"version https://git-lfs.github.com/spec/"
 _KINDS = {
@@ -16,6 +19,21 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
+
+
+def checked_path(path: str | Path, what: str) -> Path:
+    """A path that the user names, absolute and with ``~`` replaced.
+
+    Raises:
+        InputError: No file can have this name, or there is no such user after the ``~``; the message calls it `what`.
+    """
+    try:
+        os.fsencode(path)
+        if "\0" in str(path):
+            raise ValueError("it contains a NUL character")
+        return Path(path).expanduser().absolute()
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"{what} cannot be {shown(str(path))}: {one_line(error)}") from error
 
 
 def is_present(path: Path) -> bool:

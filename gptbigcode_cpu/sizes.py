@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from .messages import shown
+
 
 def human_bytes(count: float) -> str:
     """A byte count for people, in powers of 1000: ``1.23 GB``."""
@@ -22,8 +24,8 @@ def parse_bytes(text: str) -> int:
     Raises:
         ValueError: It is none of these; the message says so.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
     if match is None or (match[3] and not match[2]):
-        raise ValueError(f"{text!r} is no size; write 620MB, 1.2GB, 600MiB or a number of bytes")
+        raise ValueError(f"{shown(text)} is no size; write 620MB, 1.2GB, 600MiB or a number of bytes")
     unit = 1024 if match[3] else 1000
     return int(float(match[1]) * unit ** " kmgt".index(match[2].lower() or " "))

@@ -6,12 +6,15 @@ completion answer without loading numpy, and `generate` starts without what othe
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -35,7 +38,7 @@ Exit codes: 0 done, 1 unexpected error, 2 wrong usage, 3 model not found,
 4 bad checkpoint, 5 bad config, 6 damaged model file, 7 tokenizer,
 8 context too long, 9 wrong input, 10 kernel set not available, 11 disk too
 small, 12 optional dependency missing, 13 operating system, 14 not supported,
-130 Ctrl-C. GPTBIGCODE_CPU_DEBUG=1 shows the traceback of every error."""
+130 Ctrl-C, 143 ended by kill. GPTBIGCODE_CPU_DEBUG=1 shows the traceback of every error."""
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -114,6 +117,8 @@ def run(arguments: Sequence[str]) -> int:
     """
     settings = Settings()
     try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "standard output is closed; send it to a file or to /dev/null")
         try:
             with _notes_on_stderr(), cli.make_context(PROGRAM, list(arguments) or ["--help"], obj=settings) as ctx:
                 cli.invoke(ctx)
@@ -140,4 +145,23 @@ def main() -> NoReturn:
     """Entry point of the ``gptbigcode-cpu`` script."""
     if COMPLETE_VARIABLE in os.environ:
         cli.main(prog_name=PROGRAM)  # a TAB in the shell: click answers and exits
+    _take_standard_descriptors()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one of them
+            signal.signal(number, _end)
     sys.exit(run(sys.argv[1:]))
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    """End as by an exception, so that what was begun is removed; the same signal once more ends the process at once."""
+    signal.signal(number, signal.SIG_DFL)
+    sys.exit(128 + number)
+
+
+def _take_standard_descriptors() -> None:
+    """Open /dev/null where stdin, stdout or stderr is closed, so that no file gets its number and what is printed."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number, this one

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +14,7 @@ import click
 from gptbigcode_cpu.cli.model_name import cached_names
 from gptbigcode_cpu.cli.options import DTYPES, debug_option, json_option
 from gptbigcode_cpu.names import SHORT_NAMES
+from gptbigcode_cpu.regular_files import checked_path
 from gptbigcode_cpu.sizes import human_bytes
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def delete(names: tuple[str, ...], everything: bool, dtype: str | None, yes: boo
         return
     size = human_bytes(sum(each.nbytes for each in chosen))
     if not yes:
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             raise click.UsageError("Deleting asks on a terminal; here pass --yes.")
         _list(chosen)
         click.confirm(f"delete {'this' if len(chosen) == 1 else 'these'} ({size})?", abort=True, err=True)
@@ -99,7 +99,7 @@ def delete(names: tuple[str, ...], everything: bool, dtype: str | None, yes: boo
 
 def _is_called(conversion: Conversion, name: str) -> bool:
     names = (conversion.name, conversion.path.name)
-    return name in names or SHORT_NAMES.get(name) in names or str(Path(name).expanduser().absolute()) in names
+    return name in names or SHORT_NAMES.get(name) in names or str(checked_path(name, "a model")) in names
 
 
 def _list(found: Sequence[Conversion]) -> None:

@@ -10,6 +10,7 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, FishComplete, ZshComplete, add_completion_class
 
 from gptbigcode_cpu.cli.options import debug_option
+from gptbigcode_cpu.regular_files import checked_path
 
 PROGRAM: Final = "gptbigcode-cpu"
 COMPLETE_VARIABLE: Final = "_GPTBIGCODE_CPU_COMPLETE"
@@ -119,8 +120,8 @@ for _name, _class in _SHELLS.items():
 
 def _install_path(shell: str) -> Path:
     """Where the shell looks for a user's completion files."""
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    data = checked_path(os.environ.get("XDG_DATA_HOME") or "~/.local/share", "the directory of completion files")
+    config = checked_path(os.environ.get("XDG_CONFIG_HOME") or "~/.config", "the directory of completion files")
     return {
         "bash": data / "bash-completion" / "completions" / PROGRAM,
         "zsh": data / "zsh" / "site-functions" / f"_{PROGRAM}",
