@@ -11,19 +11,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from types import MappingProxyType
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert import journal
 from gptbigcode_cpu.convert.checkpoint import Checkpoint
+from gptbigcode_cpu.convert.lora import Adapter, adapted_config, open_adapter
 from gptbigcode_cpu.convert.read import read_checkpoint
 from gptbigcode_cpu.convert.sample_text import Calibrate, sample_texts
 from gptbigcode_cpu.convert.spec import Plan, plan
-from gptbigcode_cpu.convert.tokenizer_files import check_generation, side_files
+from gptbigcode_cpu.convert.tokenizer_files import check_generation, side_files, with_tokenizer_of
 from gptbigcode_cpu.convert.write import available_bytes, check_target, replacing, scratch
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
-from gptbigcode_cpu.hub import read_config, resolve
+from gptbigcode_cpu.hub import read_config, resolve, resolve_adapter
 from gptbigcode_cpu.progress import Progress
 from gptbigcode_cpu.regular_files import checked_path
 from gptbigcode_cpu.room import what_would_fit
@@ -72,6 +74,7 @@ def convert(
     target_kld: float | None = None,
     calibrate: Calibrate | None = None,
     calibration_tokens: int = 8192,
+    adapter: str | Path | Sequence[str | Path] = (),
     overwrite: bool = False,
     num_threads: int = 0,
     dry_run: bool = False,
@@ -99,6 +102,8 @@ def convert(
         calibrate: ``"builtin"`` or files with text like the model's future one: int4 codes are then chosen such that the
             outputs of the layers change least on it (docs/quantization.md).
         calibration_tokens: About how many tokens of that text are used.
+        adapter: Directories or Hub ids of LoRA adapters of PEFT, which are merged into the weights in this order
+            (docs/importing.md). An adapter's tokenizer, if it has one, takes the place of the checkpoint's.
         overwrite: Replace a converted model at `out`.
         num_threads: Threads that quantise; 0 = one for each performance core.
         dry_run: Check everything and report, but write nothing.
@@ -109,8 +114,9 @@ def convert(
         local_files_only: Do not connect to the Hub.
 
     Raises:
-        ModelNotFoundError: `source` does not lead to a checkpoint.
-        ConfigError: The model is not a supported GPTBigCode model, or its options of generation are not supported.
+        ModelNotFoundError: `source` does not lead to a checkpoint, or `adapter` to an adapter.
+        ConfigError: The model is not a supported GPTBigCode model, its options of generation are not supported, or the adapter
+            is of a kind that cannot be merged.
         CheckpointError: Its tensors do not fit its configuration, are damaged or not finite.
         DiskSpaceError: The file system of `out` is too small.
         InputError: `dtype` or what `keep` says is unknown, a bad number of threads, `out` must not be replaced, nothing is
@@ -130,15 +136,19 @@ def convert(
         raise InputError(f"{out} contains the checkpoint {path}; choose another directory for the output")
     check_target(out, overwrite, _is_model(out))
 
+    adapters = _adapters(adapter, token, cache_dir, local_files_only)
     config = _source_config(path)
-    work = plan(config, read_checkpoint(path, config))
+    tensors = read_checkpoint(path, config, adapters)
+    work = plan(reduce(adapted_config, adapters, config), tensors)
     files, notes = side_files(path)
     check_generation(path, files, config)
+    for merged in adapters:
+        files, notes = with_tokenizer_of(merged.path, files, notes)
     checkpoint = Checkpoint(path, work, files)
     scheme = Scheme.default(work.config, dtype or ("int4" if aims else "int8"))
     scheme = scheme.keeping(work.config, [spec for spec, _ in work.tensors], keep)
     texts = [] if calibrate is None and not aims else sample_texts("builtin" if calibrate is None else calibrate)
-    notes = work.notes + notes
+    notes = (*(merged.note for merged in adapters), *work.notes, *notes)
     if aims:
         from gptbigcode_cpu.convert.sensitivity import SAMPLE_TOKENS, Sensitivity
 
@@ -161,7 +171,7 @@ def convert(
     if calibrate is not None:
         if not any(stored.dtype in CALIBRATED for stored, _ in work.stored(scheme)):
             raise InputError(f"calibration changes tensors in {', '.join(sorted(CALIBRATED))}; here all are {scheme.dtype}")
-        fingerprint = _fingerprint(path, work, scheme, texts, calibration_tokens)
+        fingerprint = _fingerprint([path, *(merged.path for merged in adapters)], work, scheme, texts, calibration_tokens)
         notes += _resumed(out, fingerprint, work.config)
     report = ConversionReport(
         path,
@@ -219,6 +229,14 @@ def _check_options(dtype: str | None, target_size: int | None, target_kld: float
             raise InputError(f"{name} is {value}, must be positive")
 
 
+def _adapters(
+    given: str | Path | Sequence[str | Path], token: str | bool | None, cache_dir: str | Path | None, local_files_only: bool
+) -> list[Adapter]:
+    names = [given] if isinstance(given, str | Path) else given
+    paths = [resolve_adapter(name, token=token, cache_dir=cache_dir, local_files_only=local_files_only) for name in names]
+    return [open_adapter(path.absolute()) for path in paths]
+
+
 def _source_config(path: Path) -> GPTBigCodeConfig:
     config = read_config(path)
     if is_packed(config):
@@ -233,9 +251,9 @@ def _is_model(directory: Path) -> bool:
         return False
 
 
-def _fingerprint(path: Path, work: Plan, scheme: Scheme, texts: Sequence[str], n_tokens: int) -> str:
+def _fingerprint(paths: Sequence[Path], work: Plan, scheme: Scheme, texts: Sequence[str], n_tokens: int) -> str:
     """Says what a calibrated conversion is made from and how, so that only the same one goes on where it was interrupted."""
-    files = [path] if path.is_file() else sorted(entry for entry in path.iterdir() if entry.is_file())
+    files = [file for path in paths for file in ([path] if path.is_file() else sorted(filter(Path.is_file, path.iterdir())))]
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     parts = (FORMAT_VERSION, stats, work.config.to_dict(), scheme.dtype, sorted(scheme.overrides.items()), n_tokens)
     digest = hashlib.sha256(repr(parts).encode())

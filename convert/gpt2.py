@@ -30,12 +30,12 @@ _ATTENTION = re.compile(
 def transposed(tensors: Mapping[str, SourceTensor]) -> dict[str, SourceTensor]:
     """The tensors of a checkpoint with the weights of its linear layers as ``[outputs, inputs]``."""
 
-    def turned(tensor: SourceTensor) -> SourceTensor:
-        if _CONV1D.fullmatch(tensor.name) is None or len(tensor.shape) != 2:
+    def turned(name: str, tensor: SourceTensor) -> SourceTensor:
+        if _CONV1D.fullmatch(name) is None or len(tensor.shape) != 2:
             return tensor
         return derived(tensor.name, tensor.dtype, tensor.shape[::-1], (tensor,), lambda values: values.T)
 
-    return {name: turned(tensor) for name, tensor in tensors.items()}
+    return {name: turned(name, tensor) for name, tensor in tensors.items()}
 
 
 def as_gpt_bigcode(

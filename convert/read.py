@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from gptbigcode_cpu.json_files import read_object
 from gptbigcode_cpu.messages import one_line, shown
 from gptbigcode_cpu.regular_files import is_present
 from gptbigcode_cpu.tensor_file import NUMPY_TYPES, TensorFile, TensorFileError, map_tensor_file
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu.convert.lora import Adapter
 
 
 class Rows:
@@ -87,12 +90,15 @@ class SourceTensor:
             self.shard.release(self.name)
 
 
-def read_checkpoint(path: Path, config: GPTBigCodeConfig | None = None) -> dict[str, SourceTensor]:
+def read_checkpoint(
+    path: Path, config: GPTBigCodeConfig | None = None, adapters: Sequence[Adapter] = ()
+) -> dict[str, SourceTensor]:
     """The tensors of a checkpoint by transformers' names.
 
     Args:
         path: A directory, or a GGUF file.
         config: The configuration of the checkpoint; without one it is read.
+        adapters: LoRA adapters to merge into the weights, one after the other.
 
     Raises:
         ModelNotFoundError: The directory holds no checkpoint.
@@ -105,16 +111,37 @@ def read_checkpoint(path: Path, config: GPTBigCodeConfig | None = None) -> dict[
     if is_gguf(path):
         from gptbigcode_cpu.convert.gguf_files import open_gguf, read_tensors
 
-        return read_tensors(open_gguf(path), config)
+        return _adapted(read_tensors(open_gguf(path), config), config, adapters)
     tensors = _directory_tensors(path)
     content = read_object(path / CONFIG_NAME, ConfigError) or {}
     if content.get("model_type") != GPT2:
-        return _dequantised(path, tensors, config)
+        return _adapted(_dequantised(path, tensors, config), config, adapters)
     from gptbigcode_cpu.convert.gpt2 import as_gpt_bigcode, transposed
 
     # GPTQ stores the layers of GPT-2 as it stores those of other models.
     tensors = _dequantised(path, transposed(tensors), config)
+    tensors = _adapted(tensors, config, [replace(adapter, saved=transposed(adapter.saved)) for adapter in adapters])
     return as_gpt_bigcode(tensors, config, layer_factor=has_layer_factor(content))
+
+
+def read_file(path: Path) -> dict[str, SourceTensor]:
+    """The tensors of one file by the names that they have there.
+
+    Raises:
+        CheckpointError: It is malformed.
+        MissingDependencyError: It is no safetensors file and torch is not installed.
+    """
+    return _tensors({path.name: _open_shard(path)})
+
+
+def _adapted(
+    tensors: dict[str, SourceTensor], config: GPTBigCodeConfig, adapters: Sequence[Adapter]
+) -> dict[str, SourceTensor]:
+    for adapter in adapters:
+        from gptbigcode_cpu.convert.lora import merged
+
+        tensors = merged(tensors, config, adapter)
+    return tensors
 
 
 def _dequantised(path: Path, tensors: dict[str, SourceTensor], config: GPTBigCodeConfig) -> dict[str, SourceTensor]:

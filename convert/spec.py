@@ -36,7 +36,7 @@ from gptbigcode_cpu.tensors import (
 
 # The causal mask and its fill value, which older versions of transformers saved with the weights.
 _BUFFERS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
-_BARE = re.compile(r"(wte|wpe|h|ln_f)\.")
+_BARE = re.compile(r"(wte|wpe|h|ln_f)(\.|$)")
 _WITHIN_BFLOAT16 = ("BF16", "F8_E4M3", "F8_E5M2")
 _COMPARE_ROWS = 1024
 
@@ -81,6 +81,11 @@ class Plan:
                 yield stored, source
 
 
+def full_name(name: str) -> str:
+    """transformers' name of a tensor or module, which checkpoints without a head and old ones have without ``transformer.``."""
+    return f"transformer.{name}" if _BARE.match(name) else name
+
+
 def plan(config: GPTBigCodeConfig, checkpoint: Mapping[str, SourceTensor]) -> Plan:
     """Match a checkpoint with its configuration.
 
@@ -90,7 +95,7 @@ def plan(config: GPTBigCodeConfig, checkpoint: Mapping[str, SourceTensor]) -> Pl
     problems: list[str] = []
     sources: dict[str, SourceTensor] = {}
     for name, tensor in checkpoint.items():
-        full = f"transformer.{name}" if _BARE.match(name) else name
+        full = full_name(name)
         if _BUFFERS.fullmatch(full):
             continue
         if full in sources:
@@ -115,7 +120,7 @@ def plan(config: GPTBigCodeConfig, checkpoint: Mapping[str, SourceTensor]) -> Pl
         notes.append(f"ignored, as transformers does: tensors that are no part of the model, {listed(unknown, ', ')}")
 
     if config.tie_word_embeddings and LM_HEAD in sources:
-        if _equal(sources[LM_HEAD], sources[EMBEDDING]):
+        if equal(sources[LM_HEAD], sources[EMBEDDING]):
             del expected[LM_HEAD]
         else:
             # As transformers does: what was trained is in the file, the flag is a default that nobody set.
@@ -152,7 +157,9 @@ def _prefix_hints(expected: Collection[str], found: Collection[str]) -> Iterator
             yield f"the names in the file begin with {shown(prefix)}, save the weights without it"
 
 
-def _equal(left: SourceTensor, right: SourceTensor) -> bool:
+def equal(left: SourceTensor, right: SourceTensor) -> bool:
+    """Whether two tensors hold the same values."""
+
     def rows(tensor: SourceTensor, values: NDArray[Any] | Rows, begin: int) -> NDArray[np.float32]:
         return to_float32(values[begin : begin + _COMPARE_ROWS], tensor.dtype)
 

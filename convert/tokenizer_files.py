@@ -77,6 +77,22 @@ def check_generation(source: Path, files: Mapping[str, bytes], config: GPTBigCod
         check_stored(GenerationConfig.from_model_config(config), source)
 
 
+def with_tokenizer_of(
+    directory: Path, files: dict[str, bytes], notes: tuple[str, ...]
+) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """What `side_files` found, with the tokenizer of a directory in place of the one that it found, if there is one.
+
+    Raises:
+        CheckpointError: The directory's tokenizer is damaged.
+    """
+    own, _ = side_files(directory)
+    if TOKENIZER not in own:
+        return files, notes
+    tokenizer = {name: content for name, content in own.items() if name != GENERATION_CONFIG}
+    kept = {name: content for name, content in files.items() if name == GENERATION_CONFIG}
+    return kept | tokenizer, (f"the tokenizer is that of {directory}",)
+
+
 def write_side_files(files: Mapping[str, bytes], target: Path, config: GPTBigCodeConfig) -> None:
     """Write the files beside the weights, and make a ``generation_config.json`` where there is none."""
     for name, content in files.items():

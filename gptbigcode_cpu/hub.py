@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from gptbigcode_cpu.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, refuse_adapter
 from gptbigcode_cpu.checkpoint_files import AWQ_CONFIG, GPTQ_CONFIG, PYTORCH_PATTERNS, SAFETENSORS_PATTERNS, find_weights
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.errors import CheckpointError, GPTBigCodeError, InputError, ModelNotFoundError
+from gptbigcode_cpu.downloads import described, fetch
+from gptbigcode_cpu.errors import CheckpointError, InputError, ModelNotFoundError
 from gptbigcode_cpu.names import SHORT_NAMES, not_found
 from gptbigcode_cpu.progress import Progress
 from gptbigcode_cpu.regular_files import is_present, open_regular
@@ -35,7 +36,10 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 CHAT_TEMPLATE_FILES = "additional_chat_templates/*.jinja"
-_DESCRIPTIONS = ["config.json", GPTQ_CONFIG, AWQ_CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES, CHAT_TEMPLATE_FILES]
+_DESCRIPTIONS = [
+    *("config.json", ADAPTER_CONFIG, GPTQ_CONFIG, AWQ_CONFIG, GENERATION_CONFIG),
+    *(*TOKENIZER_FILES, CHAT_TEMPLATE_FILES),
+]
 
 _GGUF, _GGUF_MAGIC = ".gguf", b"GGUF"
 _GGUF_PART = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -73,31 +77,77 @@ def resolve(
     """
     if name_or_path == DEMO:
         return DEMO_DIRECTORY
+    path = _local(name_or_path)
+    if path is None:
+        options = _hub_options(revision, token, cache_dir, local_files_only, force_download)
+        return _download(SHORT_NAMES.get(str(name_or_path), str(name_or_path)), options, subfolder, gguf_file, weights)
+    if path.is_dir():
+        found = _in_directory(path, subfolder, gguf_file)
+        if weights and found.is_dir():
+            refuse_adapter(found, str(name_or_path))
+        return found
+    if is_gguf(path):
+        return path
+    raise ModelNotFoundError(f"{name_or_path} is a file; a model is a directory with config.json and weights, or a GGUF file")
+
+
+def resolve_adapter(
+    name_or_path: str | Path,
+    *,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The local directory of a LoRA adapter, downloaded if need be.
+
+    Args:
+        name_or_path: A directory, or an id on the Hugging Face Hub.
+        token: As for `resolve`, like the other two.
+        cache_dir: See there.
+        local_files_only: See there.
+
+    Raises:
+        ModelNotFoundError: The name leads to no adapter.
+    """
+    path = _local(name_or_path)
+    if path is None:
+        options = _hub_options(None, token, cache_dir, local_files_only, False)
+        for weights in ADAPTER_WEIGHTS:
+            path = fetch(str(name_or_path), options, (ADAPTER_CONFIG, *TOKENIZER_FILES, weights))
+            if (path / weights).is_file():
+                break
+    if path is None or not (path / ADAPTER_CONFIG).is_file():
+        raise ModelNotFoundError(f"{name_or_path} is not a LoRA adapter: there is no {ADAPTER_CONFIG} in it")
+    return path
+
+
+def _local(name_or_path: str | Path) -> Path | None:
+    """The file or directory of this name, or None if it is an id on the Hub."""
     name = str(name_or_path)
     try:
         path = Path(name_or_path).expanduser()
-        is_directory, is_file = path.is_dir(), path.is_file()
+        if name and (path.is_dir() or path.is_file()):
+            return path
     except (OSError, RuntimeError) as error:  # RuntimeError: no such user after the ~
         raise ModelNotFoundError(f"{not_found(name)} ({error})") from error
-    if name and is_directory:
-        return _in_directory(path, subfolder, gguf_file)
-    if is_file:
-        if is_gguf(path):
-            return path
-        raise ModelNotFoundError(f"{name} is a file; a model is a directory with config.json and weights, or a GGUF file")
     if name and is_present(path):
         raise ModelNotFoundError(f"{name} is neither a directory nor a regular file")
-    name = SHORT_NAMES.get(name, name)
-    if isinstance(name_or_path, Path) or name.startswith(("/", ".", "~")) or name.count("/") != 1 or len(name) >= 200:
-        raise ModelNotFoundError(not_found(str(name_or_path)))
-    options = {
+    full = SHORT_NAMES.get(name, name)
+    if isinstance(name_or_path, Path) or full.startswith(("/", ".", "~")) or full.count("/") != 1 or len(full) >= 200:
+        raise ModelNotFoundError(not_found(name))
+    return None
+
+
+def _hub_options(
+    revision: str | None, token: str | bool | None, cache_dir: str | Path | None, local_files_only: bool, force_download: bool
+) -> dict[str, Any]:
+    return {
         "revision": revision,
         "token": token,
         "cache_dir": cache_dir,
         "local_files_only": local_files_only,
         "force_download": force_download,
     }
-    return _download(name, options, subfolder, gguf_file, weights)
 
 
 def _in_directory(directory: Path, subfolder: str, gguf_file: str | None) -> Path:
@@ -186,49 +236,20 @@ def _models_below(directory: Path) -> str:
 
 def _download(name: str, options: dict[str, Any], subfolder: str, gguf_file: str | None, weights: bool) -> Path:
     """Download a model; `options` are arguments of ``huggingface_hub.snapshot_download``."""
-    import huggingface_hub
-    from huggingface_hub import errors as hub_errors
-
-    def fetch(patterns: list[str]) -> Path:
-        inside = [f"{subfolder}/{pattern}" if subfolder else pattern for pattern in patterns]
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=inside, **options)) / subfolder
-
-    revision = options["revision"]
-    where = f"{name!r}" + (f" at revision {revision!r}" if revision else "")
-    try:
-        if gguf_file is not None:
-            part = _GGUF_PART.fullmatch(gguf_file)
-            directory = fetch([gguf_file] if part is None else [f"{part['name']}-*-of-{part['count']}{_GGUF}"])
-            return _in_directory(directory, "", gguf_file)
-        directory = fetch(_DESCRIPTIONS)
-        if weights:
-            _check_before_weights(name, directory, options, subfolder)
-            directory = fetch([*_DESCRIPTIONS, *SAFETENSORS_PATTERNS])
-            if not any(directory.glob("*.safetensors")):
-                directory = fetch([*_DESCRIPTIONS, *PYTORCH_PATTERNS])
-    except hub_errors.HFValidationError as error:
-        raise ModelNotFoundError(f"{not_found(name)}; nor is it a valid id on the Hub") from error
-    except hub_errors.GatedRepoError as error:
-        raise ModelNotFoundError(
-            f"{where} is gated: accept its terms on {_page(name)}, then run `hf auth login` or set HF_TOKEN"
-        ) from error
-    except hub_errors.RevisionNotFoundError as error:
-        raise ModelNotFoundError(f"{where} does not exist: the repository has no such branch, tag or commit") from error
-    except hub_errors.RepositoryNotFoundError as error:
-        raise ModelNotFoundError(
-            f"{where} is neither a directory here nor a repository on the Hub that this token may read"
-        ) from error
-    except hub_errors.LocalEntryNotFoundError as error:
-        raise ModelNotFoundError(
-            f"{where} is not in the local cache, and {_not_reached(error, options['local_files_only'])}"
-        ) from error
-    except GPTBigCodeError:
-        raise
-    except Exception as error:  # of the HTTP library, which the Hub client has changed more than once
-        raise ModelNotFoundError(f"{where} could not be downloaded: {' '.join(str(error).split())}") from error
+    if gguf_file is not None:
+        part = _GGUF_PART.fullmatch(gguf_file)
+        patterns = [gguf_file] if part is None else [f"{part['name']}-*-of-{part['count']}{_GGUF}"]
+        return _in_directory(fetch(name, options, patterns, subfolder), "", gguf_file)
+    directory = fetch(name, options, _DESCRIPTIONS, subfolder)
+    if weights:
+        _check_before_weights(name, directory, options, subfolder)
+        directory = fetch(name, options, [*_DESCRIPTIONS, *SAFETENSORS_PATTERNS], subfolder)
+        if not any(directory.glob("*.safetensors")):
+            directory = fetch(name, options, [*_DESCRIPTIONS, *PYTORCH_PATTERNS], subfolder)
+        refuse_adapter(directory, name)
     if not (directory / "config.json").is_file():
         raise ModelNotFoundError(
-            f"{where} has no config.json; it is not a model (of GGUF files on the Hub, gguf_file= names one)"
+            f"{described(name, options)} has no config.json; it is not a model (of GGUF files on the Hub, gguf_file= names one)"
         )
     return directory
 
@@ -259,20 +280,6 @@ def _check_before_weights(name: str, directory: Path, options: dict[str, Any], s
         if wanted := [size for path, size in sizes.items() if any(path.match(pattern) for pattern in patterns)]:
             room.check_download(name, wanted, directory)
             return
-
-
-def _not_reached(error: Exception, local_files_only: bool) -> str:
-    """Why the Hub was not asked, or gave no answer."""
-    if local_files_only:
-        return "local_files_only=True forbids to download it"
-    cause = error.__cause__
-    if cause is None or type(cause).__name__ == "OfflineModeIsEnabled":
-        return "HF_HUB_OFFLINE forbids to download it"
-    return f"the Hub was not reached ({' '.join(str(cause).split())}); check the connection, or HF_ENDPOINT if it is set"
-
-
-def _page(name: str) -> str:
-    return f"{os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'}/{name}"
 
 
 def packed_dir(

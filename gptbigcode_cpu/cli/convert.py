@@ -85,6 +85,12 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
 @click.option(
     "--calibration-tokens", type=click.IntRange(min=1), default=8192, show_default=True, help="How much of the text is used."
 )
+@click.option(
+    "--adapter",
+    multiple=True,
+    metavar="ADAPTER",
+    help="Merge a LoRA adapter of PEFT into the weights: a directory or Hub id; several are merged in this order.",
+)
 @click.option("--dry-run", is_flag=True, help="Check SRC (from the Hub: download it) and print the bytes needed; write no OUT.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists; it stays intact until the new one is complete.")
 @threads_option
@@ -98,6 +104,7 @@ def convert(
     more_text: tuple[str, ...],
     calibrate: tuple[str, ...],
     calibration_tokens: int,
+    adapter: tuple[str, ...],
     target_size: int | None,
     target_kld: float | None,
     dry_run: bool,
@@ -110,8 +117,9 @@ def convert(
 ) -> None:
     """Quantise the checkpoint SRC into the directory OUT.
 
-    SRC is a directory or a Hub id with safetensors or pytorch_model.bin, which may be quantised with GPTQ or AWQ (they are
-    dequantised first), or a GGUF file of the starcoder architecture, whose tokenizer is converted too.
+    SRC is a GPTBigCode or GPT-2 checkpoint: a directory or a Hub id with safetensors or pytorch_model.bin, which may be
+    quantised with GPTQ or AWQ (they are dequantised first), or a GGUF file of the starcoder or gpt2 architecture, whose
+    tokenizer is converted too. --adapter merges LoRA adapters into it.
 
     \b
     int8      8.1 bits per weight; perplexity of an 8M model +0.0 %
@@ -131,6 +139,7 @@ def convert(
       gptbigcode-cpu convert bigcode/starcoderbase-1b starcoder-1b-650mb --target-size 650MB
       gptbigcode-cpu convert ./my-finetune ./my-finetune-int8
       gptbigcode-cpu convert starcoder.Q8_0.gguf starcoder-int8
+      gptbigcode-cpu convert bigcode/starcoderbase-1b my-int8 --adapter ./my-lora
       gptbigcode-cpu convert ./my-finetune out --dtype int4 --dry-run
     """
     from gptbigcode_cpu.convert import convert as convert_checkpoint
@@ -146,6 +155,7 @@ def convert(
         keep=keep,
         calibrate=_sample_text(calibrate, more_text),
         calibration_tokens=calibration_tokens,
+        adapter=adapter,
         target_size=target_size,
         target_kld=target_kld,
         overwrite=overwrite,
