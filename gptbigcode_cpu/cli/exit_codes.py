@@ -28,6 +28,8 @@ _CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
     (OSError, 13),  # after the classes above that derive from it
     (errors.ThreadLimitError, 13),
     (errors.UnsupportedError, 14),
+    (errors.ForkError, 15),
+    (errors.PicklingError, 16),
 )
 
 # Arguments of the library, and the options that stand for them where these have other names.
