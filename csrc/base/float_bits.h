@@ -7,6 +7,8 @@
 
 namespace gptbigcode {
 
+static inline bool is_infinite(float value) { return (std::bit_cast<uint32_t>(value) & 0x7fffffffu) == 0x7f800000u; }
+
 static inline float from_bfloat16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 
 // Round to nearest even. NaN keeps being NaN.
@@ -27,12 +29,12 @@ static inline float from_float16(uint16_t bits) {
   return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
 }
 
-// Round to nearest even; what is too large becomes the largest finite number. NaN keeps being NaN.
+// Round to nearest even; what is too large becomes infinite. NaN keeps being NaN.
 static inline uint16_t to_float16(float value) {
   const auto bits = std::bit_cast<uint32_t>(value), magnitude = bits & 0x7fffffffu;
   const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
   if (magnitude > 0x7f800000u) return sign | 0x7e00u;
-  if (magnitude >= 0x477ff000u) return sign | 0x7bffu;
+  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;
   if (magnitude < 0x38800000u) {  // below 2^-14: added to 0.5, whose last bit is 2^-24, it is rounded to a subnormal
     return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u));
   }

@@ -66,7 +66,9 @@ class AttentionRun {
     for (int64_t position = 0; position < input.tokens; ++position) rows.push_back({&cache_, position});
     step_.plan(rows);
     for (int64_t layer = 0; layer < layout.n_layer; ++layer) {
-      for (int64_t row = 0; row < input.tokens; ++row) step_.write(layer, row, input.qkv + row * width(), input.bias);
+      for (int64_t row = 0; row < input.tokens; ++row) {
+        require(step_.write(layer, row, input.qkv + row * width(), input.bias), kv_overflow(layout.dtype));
+      }
     }
     step_.plan({rows.end() - input.n_queries, rows.end()});
   }

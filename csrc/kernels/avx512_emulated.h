@@ -129,6 +129,10 @@ inline __m512i _mm512_add_epi32(__m512i a, __m512i b) {
   const auto x = as<U32x16>(a), y = as<U32x16>(b);
   return as<__m512i>(each<U32x16>([&](int i) { return x.lane[i] + y.lane[i]; }));
 }
+inline __m512i _mm512_max_epu32(__m512i a, __m512i b) {
+  const auto x = as<U32x16>(a), y = as<U32x16>(b);
+  return as<__m512i>(each<U32x16>([&](int i) { return x.lane[i] > y.lane[i] ? x.lane[i] : y.lane[i]; }));
+}
 inline __m512i _mm512_sub_epi32(__m512i a, __m512i b) {
   const auto x = as<U32x16>(a), y = as<U32x16>(b);
   return as<__m512i>(each<U32x16>([&](int i) { return x.lane[i] - y.lane[i]; }));

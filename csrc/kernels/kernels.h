@@ -174,7 +174,8 @@ struct Kernels {
   void (*layer_norm)(const float* x, int64_t k, const float* weight, const float* bias, float epsilon, float* out);
   void (*activate)(Activation, float* x, int64_t n);  // in place
   // Indexed by KvDType.
-  void (*write_kv[kKvDTypes])(const KvWrite&);
+  // Whether every number fits the type: a finite one stays finite.
+  bool (*write_kv[kKvDTypes])(const KvWrite&);
   void (*attention[kKvDTypes])(const AttentionTask&);
   // out[head_dim] = the attention that `count` partial results, chunk after chunk, make together, plus the bias (null: none).
   void (*merge_attention)(float* partials, int64_t count, int64_t head_dim, const float* bias, float* out);

@@ -60,8 +60,15 @@ inline f32x16 fma(const f32x16& a, const f32x16& b, const f32x16& c) {
 inline f32x16 select_less(const f32x16& a, const f32x16& b, const f32x16& x, const f32x16& y) {
   return lanes([&](int i) { return a.lane[i] < b.lane[i] ? x.lane[i] : y.lane[i]; });
 }
-inline f32x16 times_pow2_of_magic(const f32x16& p, const f32x16& t) {
-  return lanes([&](int i) { return p.lane[i] * std::bit_cast<float>((std::bit_cast<uint32_t>(t.lane[i]) + 127u) << 23); });
+inline f32x16 half_pow2(const f32x16& t) {
+  return lanes([&](int i) { return std::bit_cast<float>(std::bit_cast<uint32_t>(t.lane[i]) << 23); });
+}
+inline f32x16 magnitude(const f32x16& a) {
+  return lanes([&](int i) { return std::bit_cast<float>(std::bit_cast<uint32_t>(a.lane[i]) & 0x7fffffffu); });
+}
+inline float max_or_nan(float a, float b) { return std::bit_cast<uint32_t>(a) > std::bit_cast<uint32_t>(b) ? a : b; }
+inline f32x16 max_or_nan(const f32x16& a, const f32x16& b) {
+  return lanes([&](int i) { return max_or_nan(a.lane[i], b.lane[i]); });
 }
 template <class Fold>
 inline float reduce(f32x16 v, Fold fold) {
@@ -76,10 +83,17 @@ inline float reduce_add(const f32x16& v) {
 inline float reduce_max(const f32x16& v) {
   return reduce(v, [](float a, float b) { return a > b ? a : b; });
 }
+inline float reduce_max_or_nan(const f32x16& v) {
+  return reduce(v, [](float a, float b) { return max_or_nan(a, b); });
+}
 
 template <int kRows>
 inline void reduce_max_of_rows(const f32x16* v, float* maxima) {
   for (int r = 0; r < kRows; ++r) maxima[r] = reduce_max(v[r]);
+}
+template <int kRows>
+inline void reduce_max_or_nan_of_rows(const f32x16* v, float* maxima) {
+  for (int r = 0; r < kRows; ++r) maxima[r] = reduce_max_or_nan(v[r]);
 }
 
 inline void store_codes(int8_t* q, f32x16 magic) {

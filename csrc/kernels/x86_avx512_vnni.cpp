@@ -40,8 +40,13 @@ inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return {_mm512_fmadd_ps(a.v, b
 inline f32x16 select_less(f32x16 a, f32x16 b, f32x16 x, f32x16 y) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
 }
-inline f32x16 times_pow2_of_magic(f32x16 p, f32x16 t) {  // n is added to the exponent
-  return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p.v), _mm512_slli_epi32(_mm512_castps_si512(t.v), 23)))};
+inline f32x16 half_pow2(f32x16 t) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t.v), 23))}; }
+inline f32x16 magnitude(f32x16 a) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(0x7fffffff)))};
+}
+// As integers: of numbers without a sign the order is the same, and NaN is above all.
+inline f32x16 max_or_nan(f32x16 a, f32x16 b) {
+  return {_mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a.v), _mm512_castps_si512(b.v)))};
 }
 inline float reduce_add(f32x16 a) {
   __m512 v = _mm512_add_ps(a.v, _mm512_shuffle_f32x4(a.v, a.v, 0x4e));
@@ -49,37 +54,53 @@ inline float reduce_add(f32x16 a) {
   v = _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e));
   return _mm512_cvtss_f32(_mm512_add_ps(v, _mm512_permute_ps(v, 0xb1)));
 }
+// fold(a, b): max or max_or_nan
+template <class Fold>
+inline float reduce(f32x16 a, Fold fold) {
+  a = fold(a, f32x16{_mm512_shuffle_f32x4(a.v, a.v, 0x4e)});
+  a = fold(a, f32x16{_mm512_shuffle_f32x4(a.v, a.v, 0xb1)});
+  a = fold(a, f32x16{_mm512_permute_ps(a.v, 0x4e)});
+  return _mm512_cvtss_f32(fold(a, f32x16{_mm512_permute_ps(a.v, 0xb1)}).v);
+}
 inline float reduce_max(f32x16 a) {
-  __m512 v = _mm512_max_ps(a.v, _mm512_shuffle_f32x4(a.v, a.v, 0x4e));
-  v = _mm512_max_ps(v, _mm512_shuffle_f32x4(v, v, 0xb1));
-  v = _mm512_max_ps(v, _mm512_permute_ps(v, 0x4e));
-  return _mm512_cvtss_f32(_mm512_max_ps(v, _mm512_permute_ps(v, 0xb1)));
+  return reduce(a, [](f32x16 x, f32x16 y) { return max(x, y); });
+}
+inline float reduce_max_or_nan(f32x16 a) {
+  return reduce(a, [](f32x16 x, f32x16 y) { return max_or_nan(x, y); });
 }
 
 // Eight rows at once: lanes of different rows are folded together.
+template <int kRows, class Fold>
+inline void reduce_rows(const f32x16* v, float* results, Fold fold) {
+  if constexpr (kRows == 8) {
+    f32x16 four[2];  // of rows 0..3 and 4..7, a row in each quarter
+    const auto shuffled = [&]<int kFirst, int kSecond>(f32x16 a, f32x16 b) {
+      return fold(f32x16{_mm512_shuffle_f32x4(a.v, b.v, kFirst)}, f32x16{_mm512_shuffle_f32x4(a.v, b.v, kSecond)});
+    };
+    for (int i = 0; i < 4; i += 2) {
+      const f32x16 two[2] = {shuffled.template operator()<0x44, 0xee>(v[i * 2], v[i * 2 + 1]),
+                             shuffled.template operator()<0x44, 0xee>(v[i * 2 + 2], v[i * 2 + 3])};
+      four[i / 2] = shuffled.template operator()<0x88, 0xdd>(two[0], two[1]);
+    }
+    f32x16 all = fold(f32x16{_mm512_unpacklo_ps(four[0].v, four[1].v)}, f32x16{_mm512_unpackhi_ps(four[0].v, four[1].v)});
+    all = fold(all, f32x16{_mm512_permute_ps(all.v, 0x4e)});
+    alignas(64) float lanes[16];  // two rows in each quarter
+    store(lanes, all);
+    for (int r = 0; r < 8; ++r) results[r] = lanes[r % 4 * 4 + r / 4];
+  } else if constexpr (kRows > 8) {
+    reduce_rows<8>(v, results, fold);
+    reduce_rows<kRows - 8>(v + 8, results + 8, fold);
+  } else {
+    for (int r = 0; r < kRows; ++r) results[r] = reduce(v[r], fold);
+  }
+}
 template <int kRows>
 inline void reduce_max_of_rows(const f32x16* v, float* maxima) {
-  if constexpr (kRows == 8) {
-    __m512 four[2];  // of rows 0..3 and 4..7, a row in each quarter
-    for (int i = 0; i < 2; ++i) {
-      __m512 two[2];
-      for (int j = 0; j < 2; ++j) {
-        const __m512 a = v[i * 4 + j * 2].v, b = v[i * 4 + j * 2 + 1].v;
-        two[j] = _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-      }
-      four[i] = _mm512_max_ps(_mm512_shuffle_f32x4(two[0], two[1], 0x88), _mm512_shuffle_f32x4(two[0], two[1], 0xdd));
-    }
-    __m512 all = _mm512_max_ps(_mm512_unpacklo_ps(four[0], four[1]), _mm512_unpackhi_ps(four[0], four[1]));
-    all = _mm512_max_ps(all, _mm512_permute_ps(all, 0x4e));
-    alignas(64) float lanes[16];  // two rows in each quarter
-    _mm512_storeu_ps(lanes, all);
-    for (int r = 0; r < 8; ++r) maxima[r] = lanes[r % 4 * 4 + r / 4];
-  } else if constexpr (kRows > 8) {
-    reduce_max_of_rows<8>(v, maxima);
-    reduce_max_of_rows<kRows - 8>(v + 8, maxima + 8);
-  } else {
-    for (int r = 0; r < kRows; ++r) maxima[r] = reduce_max(v[r]);
-  }
+  reduce_rows<kRows>(v, maxima, [](f32x16 x, f32x16 y) { return max(x, y); });
+}
+template <int kRows>
+inline void reduce_max_or_nan_of_rows(const f32x16* v, float* maxima) {
+  reduce_rows<kRows>(v, maxima, [](f32x16 x, f32x16 y) { return max_or_nan(x, y); });
 }
 
 inline void store_codes(int8_t* q, f32x16 magic) {

@@ -118,12 +118,13 @@ void Attention::add_items(int64_t row, int64_t tokens, int64_t max_tokens, int64
   }
 }
 
-void Attention::write(int64_t layer, int64_t row, const float* qkv, const float* bias) const {
+bool Attention::write(int64_t layer, int64_t row, const float* qkv, const float* bias) const {
   const Row& r = rows_[static_cast<size_t>(row)];
   const auto write_kv = kernels_.write_kv[static_cast<int>(layout_.dtype)];
+  bool fits = true;
   for (int64_t head = 0; head < layout_.n_kv_head; ++head) {
     const int64_t key = n_embd() + head * layout_.head_dim, value = key + kv_width();
-    write_kv({
+    fits &= write_kv({
         .part = r.cache->block(r.position / kKvBlock) + layout_.part_offset(layer, head),
         .slot = r.position % kKvBlock,
         .head_dim = layout_.head_dim,
@@ -133,6 +134,7 @@ void Attention::write(int64_t layer, int64_t row, const float* qkv, const float*
         .value_bias = bias == nullptr ? nullptr : bias + value,
     });
   }
+  return fits;
 }
 
 void Attention::attend(int64_t layer, const float* qkv, int64_t index, int thread) const {

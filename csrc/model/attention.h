@@ -26,7 +26,8 @@ class Attention {
 
   // qkv: what c_attn made of a row, [n_embd + 2 kv_width]; bias: its bias, or null. Keys and values are stored without their bias:
   // that of the keys adds the same to all scores of a query, which the softmax does not see, and `finish` adds that of the values.
-  void write(int64_t layer, int64_t row, const float* qkv, const float* bias) const;
+  // Returns whether all of them fit the type of the cache.
+  bool write(int64_t layer, int64_t row, const float* qkv, const float* bias) const;
   int64_t items() const { return static_cast<int64_t>(items_.size()); }
   // index: of the item; qkv: [rows][n_embd + 2 kv_width]; thread: whose scratch memory to use
   void attend(int64_t layer, const float* qkv, int64_t index, int thread) const;

@@ -245,6 +245,7 @@ class Model::Step {
   const StopRequested& stop_;
   int64_t asked_to_stop_at_ = -1;  // the block; only the calling thread asks, and only prefills are long enough for it to matter
   std::atomic<bool> stopped_{false};
+  std::atomic<bool> overflowed_{false};  // a key or a value does not fit the cache's type
 
   const int64_t m_, n_embd_, qkv_width_;
   const Linear& head_;
@@ -299,10 +300,11 @@ void Model::Step::run() {
       });
   if (profile != nullptr) profile->end();
   if (stopped_) throw Stopped();
+  if (overflowed_) throw std::invalid_argument(kv_overflow(config_.kv_dtype));
 }
 
 int64_t Model::Step::items(int phase) {
-  if (stopped_) return 0;
+  if (stopped_ || overflowed_) return 0;
   const int64_t i = phase / kBlockPhases;
   if (i < config_.n_layer) {
     const Layer& layer = model_.weights_.layers[static_cast<size_t>(i)];
@@ -343,7 +345,9 @@ void Model::Step::work(int phase, int64_t item, int thread) {
         return linear(layer.key_value, key_value_call(), item - query_items, thread);
       }
       case kWriteKv:
-        return for_rows(m_, item, [&](int64_t r) { model_.attention_.write(i, r, qkv_ + r * qkv_width_, layer.query.bias); });
+        return for_rows(m_, item, [&](int64_t r) {
+          if (!model_.attention_.write(i, r, qkv_ + r * qkv_width_, layer.query.bias)) overflowed_ = true;
+        });
       case kAttend: return model_.attention_.attend(i, qkv_, item, thread);
       case kMerge: return for_rows(m_, item, [&](int64_t r) { merge_row(i, r); });
       case kAttentionOut: return linear(layer.attn_c_proj, attention_out_call(), item, thread);

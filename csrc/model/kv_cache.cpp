@@ -19,10 +19,15 @@ KvDType parse_kv_dtype(const std::string& name) {
 
 const char* kv_dtype_name(KvDType dtype) { return kNames[static_cast<int>(dtype)]; }
 
+std::string kv_overflow(KvDType dtype) {
+  return std::string("the model computes a key or a value that is larger than kv_dtype=\"") + kv_dtype_name(dtype) +
+         "\" can hold; open it with kv_dtype=\"float32\"" + (dtype == KvDType::kFloat16 ? " or \"bfloat16\"" : "");
+}
+
 std::shared_ptr<KVCache::Block> KVCache::new_block() const {
   auto block = std::make_shared<Block>();
   block->reserve(layout_.block_size());
-  // Kernels load whole tiles; what lies beyond the last token must be finite.
+  // Kernels load whole tiles, and select away what lies beyond the last token.
   std::memset(block->data(), 0, layout_.block_size());
   return block;
 }

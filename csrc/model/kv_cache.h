@@ -13,6 +13,7 @@ namespace gptbigcode {
 
 KvDType parse_kv_dtype(const std::string& name);  // throws std::invalid_argument
 const char* kv_dtype_name(KvDType dtype);
+std::string kv_overflow(KvDType dtype);  // what to tell of a key or value that is beyond the type
 
 // A block holds one part per layer and KV head, as kernels.h lays it out.
 struct KVLayout {
