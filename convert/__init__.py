@@ -26,11 +26,12 @@ from gptbigcode_cpu.convert.tokenizer_files import check_generation, side_files,
 from gptbigcode_cpu.convert.write import available_bytes, check_target, replacing, scratch
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import read_config, resolve, resolve_adapter
+from gptbigcode_cpu.kernel_set import kernel_name, warn_if_slow
 from gptbigcode_cpu.progress import Progress
 from gptbigcode_cpu.regular_files import checked_path
 from gptbigcode_cpu.room import what_would_fit
 from gptbigcode_cpu.tensors import CALIBRATED, DTYPES, Scheme
-from gptbigcode_cpu.weights import FORMAT_VERSION, check_num_threads, is_packed, kernel_name, open_packed
+from gptbigcode_cpu.weights import FORMAT_VERSION, check_num_threads, is_packed, open_packed
 
 __all__ = ["Calibrate", "ConversionReport", "convert", "exact_dtype"]
 
@@ -193,6 +194,7 @@ def convert(
     if dry_run:
         return report
     kernel_name()  # packs the weights; an unusable one is an error before anything is written
+    warn_if_slow()
     with replacing(out, overwrite) as temporary:
         if calibrate is None:
             checkpoint.write(temporary, scheme, num_threads, progress)

@@ -12,12 +12,13 @@ from typing import Any, Self
 
 from .config import GPTBigCodeConfig
 from .errors import InputError
+from .kernel_set import kernel_name
 from .messages import shown
 from .precision import OTHER_NAMES, plain_name, storage_dtype
 from .progress import progress_bar
 from .source import SOURCE_NAMES, Source
 from .suggest import nearest
-from .weights import MAX_THREADS, PackedModel, is_packed, kernel_name, open_packed, packed_scheme, resolve_kv_dtype
+from .weights import MAX_THREADS, PackedModel, is_packed, open_packed, packed_scheme, resolve_kv_dtype
 
 logger = logging.getLogger(__name__)
 

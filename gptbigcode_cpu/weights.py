@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.errors import FormatError, InputError, KernelError, ModelNotFoundError
+from gptbigcode_cpu.errors import FormatError, InputError, ModelNotFoundError
+from gptbigcode_cpu.kernel_set import kernel_name, warn_if_slow
 from gptbigcode_cpu.messages import listed, shown
 from gptbigcode_cpu.tensor_file import TensorEntry, TensorFileError, map_tensor_file
 from gptbigcode_cpu.tensors import (
@@ -159,20 +160,6 @@ def check_num_threads(num_threads: int, name: str = "num_threads") -> None:
         raise InputError(f"{name} must be an integer from 1 to {MAX_THREADS}, or 0 for the default, not {num_threads!r}")
 
 
-def kernel_name() -> str:
-    """The kernel set that this process computes with.
-
-    Raises:
-        KernelError: ``GPTBIGCODE_CPU_ISA`` names one that is unknown or that this CPU cannot run.
-    """
-    from gptbigcode_cpu import _core
-
-    try:
-        return _core.select_kernel()
-    except ValueError as error:
-        raise KernelError(str(error)) from error
-
-
 def resolve_kv_dtype(kv_dtype: str, dtype: str) -> str:
     """The storage type of keys and values that `kv_dtype` means for a model stored in `dtype`.
 
@@ -207,6 +194,7 @@ def load_core(packed: PackedModel, num_threads: int = 0, prefill_threads: int = 
     check_num_threads(prefill_threads, "prefill_threads")
     kv_dtype = resolve_kv_dtype(kv_dtype, packed.dtype)
     isa = kernel_name()
+    warn_if_slow()
     config = packed.config
     try:
         return _core.Model(

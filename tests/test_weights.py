@@ -15,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gptbigcode_cpu import _core
+from gptbigcode_cpu import _core, hub
 from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.errors import ConfigError, FormatError, InputError, KernelError, ModelNotFoundError
+from gptbigcode_cpu.kernel_set import slow_because
 from gptbigcode_cpu.tensor_file import MAX_HEADER_BYTES, TensorFileError, map_tensor_file, parse_header
 from gptbigcode_cpu.weights import load_core, open_packed
 
@@ -392,3 +393,43 @@ def test_every_stored_shape_is_that_of_the_core(good: Path) -> None:
     packed = open_packed(good)
     assert packed.tensors[LINEAR].shape == _core.tile_shape("int8", 36, 36)
     assert packed.tensors["transformer.wpe.weight"].dtype == np.float16
+
+
+@pytest.fixture
+def slow_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that lacks every instruction set with fast kernels."""
+    monkeypatch.delenv("GPTBIGCODE_CPU_ISA", raising=False)
+    monkeypatch.setattr(_core, "supported_kernel_names", lambda: ["scalar"])
+    monkeypatch.setattr("gptbigcode_cpu.kernel_set._warned", False)
+
+
+@pytest.mark.usefixtures("slow_cpu")
+def test_a_cpu_without_fast_kernels_is_warned_about_once() -> None:
+    packed = open_packed(hub.resolve("demo"))
+    with pytest.warns(UserWarning, match=r"lacks AVX2 and FMA.*a hundred times slower") as caught:
+        load_core(packed, num_threads=1)
+        load_core(packed, num_threads=1)
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+
+
+@pytest.mark.usefixtures("slow_cpu")
+def test_an_architecture_without_fast_kernels_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_core, "kernel_names", lambda: ["scalar"])
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert (slow_because() or "").startswith("there are no fast kernels for aarch64 CPUs yet: ")
+
+
+def test_no_warning_where_kernels_are_fast_or_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (slow_because() is None) == (_core.supported_kernel_names() != ["scalar"])
+    monkeypatch.setattr(_core, "supported_kernel_names", lambda: ["scalar"])
+    monkeypatch.setenv("GPTBIGCODE_CPU_ISA", "scalar")
+    assert slow_because() is None
+
+
+@pytest.mark.usefixtures("slow_cpu")
+def test_info_tells_of_a_slow_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    from gptbigcode_cpu.cli import run
+
+    assert run(["info"]) == 0
+    assert "\nslow               this CPU lacks AVX2 and FMA" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import click
 
 from gptbigcode_cpu.cli.model_name import ModelName
 from gptbigcode_cpu.cli.options import DTYPES, debug_option, json_option
-from gptbigcode_cpu.errors import ContextLengthError, KernelError
+from gptbigcode_cpu.errors import ContextLengthError
 from gptbigcode_cpu.sizes import human_bytes
 
 if TYPE_CHECKING:
@@ -22,17 +22,15 @@ _SHAPE = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_kv_head
 
 def _cpu() -> dict[str, Any]:
     from gptbigcode_cpu import _core
+    from gptbigcode_cpu.kernel_set import kernel_name, slow_because
     from gptbigcode_cpu.loading import default_num_threads
 
-    try:
-        chosen = _core.select_kernel()
-    except ValueError as error:
-        raise KernelError(str(error)) from error
     return {
         "features": _core.cpu_features(),
         "kernels": _core.kernel_names(),
         "supported_kernels": _core.supported_kernel_names(),
-        "isa": chosen,
+        "isa": kernel_name(),
+        "slow_because": slow_because(),
         "threads": default_num_threads(),
     }
 
@@ -118,6 +116,8 @@ def info(ctx: click.Context, model: str | None, context: int | None, as_json: bo
         ("kernels chosen", f"{cpu['isa']} (the first of the supported ones, or what GPTBIGCODE_CPU_ISA says)"),
         ("threads", f"{cpu['threads']} (one per performance core, or what GPTBIGCODE_CPU_NUM_THREADS says)"),
     ]
+    if cpu["slow_because"]:
+        rows.insert(4, ("slow", cpu["slow_because"]))
     if model is not None:
         rows += _model_rows(model, found["model"])
     for label, value in rows:
