@@ -43,7 +43,7 @@ def to_int_array(values: object, what: str, kinds: str = "iu") -> NDArray[np.int
         array = array.astype(np.int64)
     if array.dtype.kind not in kinds:
         raise InputError(f"{what} must hold integers, not {array.dtype}")
-    if array.dtype.kind == "f" and not (array == np.floor(array)).all():
+    if array.dtype.kind == "f" and not ((array == np.floor(array)) & (np.abs(array) < 2.0**62)).all():
         raise InputError(f"{what} must hold whole numbers")
     return array.astype(np.int64, copy=False)
 
@@ -94,6 +94,14 @@ def plain(value: Any, depth: int = 8) -> Any:
     return value
 
 
+def items_of(values: Any) -> list[Any] | None:
+    """The items of something that has items; None if it has none."""
+    try:
+        return list(values)
+    except TypeError:  # numpy's and torch's numbers are instances of Iterable, too
+        return None
+
+
 def _to_numpy(values: object, what: str, content: str) -> NDArray[Any]:
     if is_torch(values):
         tensor: Any = values
@@ -101,8 +109,8 @@ def _to_numpy(values: object, what: str, content: str) -> NDArray[Any]:
             where = tensor.device.type
             raise InputError(f"{what} is on the device {where!r}; this package computes on the CPU, so pass {what}.cpu()")
         # numpy has no bfloat16.
-        values = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).detach().numpy()
+        values = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).detach()
     try:
         return np.asarray(values)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise InputError(f"{what} must be a rectangular array of {content}") from error

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from .arrays import plain
 from .config import GPTBigCodeConfig
 from .errors import InputError
 from .kernel_set import kernel_name
@@ -245,6 +246,7 @@ def given_threads(argument: int | None) -> int:
 
 
 def _checked_threads(origin: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_THREADS:
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MAX_THREADS:
         raise InputError(f"{origin} must be an integer from 1 to {MAX_THREADS}, not {shown(value)}")
-    return value
+    return number

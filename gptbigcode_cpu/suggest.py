@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .errors import InputError
+from .messages import shown
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -31,7 +32,7 @@ def check_choice(what: str, value: object, choices: Iterable[Any]) -> None:
     InputError: `value` is none of the `choices`; the message calls it `what`.
     """
     choices = list(choices)
-    if value in choices:
+    if (value is None or isinstance(value, (str, int))) and value in choices:
         return
     near = nearest(value, [choice for choice in choices if isinstance(choice, str)]) if isinstance(value, str) else ""
-    raise InputError(f"{what} must be one of {', '.join(map(repr, choices))}, not {value!r}{near}")
+    raise InputError(f"{what} must be one of {', '.join(map(repr, choices))}, not {shown(value)}{near}")

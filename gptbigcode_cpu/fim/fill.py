@@ -87,7 +87,7 @@ def plan_fill(
             f"{config.max_new_tokens or config.max_length} new tokens leave no room for a prompt "
             f"in {n_positions} positions; ask for fewer"
         )
-    mode = preferred_mode(model.config) if mode == "auto" else mode
+    mode = preferred_mode(model.config) if isinstance(mode, str) and mode == "auto" else mode
     prompt = build_prompt(tokenizer, prefix, suffix, mode=mode, extra_files=extra_files, repo_name=repo_name, max_tokens=room)
     asked["eos_token_id"] = sorted({*config.eos_token_ids, *stop_token_ids(tokenizer)})
     return Fill(prompt, asked | call, mode)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from gptbigcode_cpu.arrays import items_of
 from gptbigcode_cpu.errors import ContextLengthError, InputError, TokenizerError
 from gptbigcode_cpu.fim.tokens import ContextTokens, FimTokens, Mode
 from gptbigcode_cpu.fim.trim import cut_end, cut_start, encoded
@@ -60,8 +62,12 @@ def build_prompt(
     for name, value in (("prefix", prefix), ("suffix", suffix)):
         if not isinstance(value, str):
             raise InputError(f"{name} must be a string, not {type(value).__name__}")
+    if getattr(tokenizer, "backend", None) is None:
+        raise InputError(f"tokenizer must be a GPTBigCodeTokenizer, not {type(tokenizer).__name__}")
     tokens = FimTokens.find(tokenizer)
     files = _files(extra_files)
+    if repo_name is not None and not isinstance(repo_name, str):
+        raise InputError(f"repo_name must be a string, not {type(repo_name).__name__}")
     if repo_name is not None and not files:
         raise InputError("repo_name belongs to extra_files, and there are none")
     if max_tokens is not None and max_tokens < 3:
@@ -95,11 +101,12 @@ def split_at_cursor(text: str, mark: str = CURSOR) -> tuple[str, str]:
 
 
 def _files(extra_files: ExtraFiles | None) -> list[tuple[str, str]]:
-    files = list(extra_files.items() if isinstance(extra_files, Mapping) else extra_files or ())
-    for item in files:
+    given: Any = () if extra_files is None else extra_files.items() if isinstance(extra_files, Mapping) else extra_files
+    files = items_of(given)
+    for item in [None] if files is None else files:
         if not isinstance(item, (tuple, list)) or len(item) != 2 or not all(isinstance(part, str) for part in item):
             raise InputError("extra_files are texts by path: {path: text} or [(path, text), ...]")
-    return [(path, text) for path, text in files]
+    return [(path, text) for path, text in files or ()]
 
 
 def _quarters(tokens: int, room: int) -> int:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.errors import FormatError, InputError
+from gptbigcode_cpu.errors import InputError
 
 from .call import Call
 from .config import GenerationConfig
-from .loop import Record, call_seed, row_seed
+from .loop import Record, call_seed, check_logits, row_seed
 from .prefill import prefill
 from .processors import log_softmax
 from .rules import Rules
@@ -104,7 +104,8 @@ class _Beams:
             The beam that each new beam continues.
         """
         vocab_size = log_probabilities.shape[1]
-        total = (log_probabilities + self.running_scores[:, None]).reshape(-1)
+        with np.errstate(over="ignore"):
+            total = _comparable(log_probabilities + self.running_scores[:, None]).reshape(-1)
         chosen = self._drawn(total) if self._sampler is not None else _best(total, self.n_candidates)
         scores, parents = total[chosen], chosen // vocab_size
         candidates, indices = self.running[parents], self.running_indices[parents]
@@ -134,12 +135,15 @@ class _Beams:
         # The candidates beyond the first n are there to go on with, not to end.
         ended = hits & (np.arange(self.n_candidates) < self.n_beams)
         new_length = self.length + 1 - self.prompt_length
-        scores = scores / np.float32(new_length**self._length_penalty)
+        with np.errstate(over="ignore"):
+            scores = scores / _length_factor(new_length, self._length_penalty)
         full = bool(self.finished.all()) and self._config.early_stopping is True
         for loses in (full, not self._improvable, ~ended):
             scores = scores + np.asarray(loses, dtype=np.float32) * _LOSES
+        # Of equal scores that of a beam which has ended comes before that of a place which none has taken yet.
+        order = np.argsort(~np.concatenate([self.finished, ended]), kind="stable")
         merged = np.concatenate([self.scores, scores])
-        best = _best(merged, self.n_beams)
+        best = order[_best(merged[order], self.n_beams)]
         self.scores = merged[best]
         self.sequences = np.concatenate([self.sequences, candidates])[best]
         self.indices = np.concatenate([self.indices, indices])[best]
@@ -148,7 +152,8 @@ class _Beams:
     def _find_out_whether_done(self, all_hit: bool) -> None:
         to_the_end = self._config.early_stopping == "never" and self._length_penalty > 0
         length = (self.max_length if to_the_end else self.length) - self.prompt_length
-        best_possible = self.running_scores[0] / np.float32(length**self._length_penalty)
+        with np.errstate(over="ignore"):
+            best_possible = self.running_scores[0] / _length_factor(length, self._length_penalty)
         worst_finished = np.where(self.finished, self.scores.min(), _LOSES)
         self._improvable &= bool((best_possible > worst_finished).any())
         full = bool(self.finished.all()) and self._config.early_stopping is True
@@ -232,11 +237,11 @@ def _step(
     active: Sequence[_Beams], logits: Floats, rules: Rules, record: Record | None, config: GenerationConfig
 ) -> dict[int, NDArray[np.int64]]:
     """Continue the beams of all prompts by a token; the beam that each new beam continues, per prompt."""
-    if np.isnan(logits).any() and not config.remove_invalid_values:
-        raise FormatError("the model computes NaN, so its weights are damaged; convert the checkpoint again")
+    if not config.remove_invalid_values:
+        check_logits(logits)
     rows = [row for group in active for row in group.rows]
     ids = np.concatenate([group.running[:, : group.length] for group in active])
-    scores = active[0].chain.complete(rows, ids, log_softmax(logits))
+    scores = _comparable(active[0].chain.complete(rows, ids, log_softmax(logits)))
     if record is not None:
         record.logits.append(logits.copy())
         record.scores.append(scores)
@@ -266,6 +271,22 @@ def _result(groups: Sequence[_Beams], config: GenerationConfig, caches: list[_co
         indices[:, :new_tokens],
         caches,
     )
+
+
+def _comparable(scores: Floats) -> Floats:
+    """Raises:
+    InputError: There is no best one among them.
+    """
+    if not (scores < np.inf).all():
+        raise InputError("no token can be chosen: the scores become infinite or NaN; look at the options with large values")
+    return scores
+
+
+def _length_factor(length: int, penalty: float) -> np.float32:
+    """``length**penalty``, the largest or smallest float32 where it is beyond those."""
+    with np.errstate(over="ignore", under="ignore"):
+        limits = np.finfo(np.float32)
+        return np.float32(np.clip(np.float64(length) ** penalty, limits.tiny, limits.max))
 
 
 def _best(scores: Floats, count: int) -> NDArray[np.int64]:

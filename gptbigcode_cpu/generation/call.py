@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.arrays import items_of, plain
+from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.messages import shown
 from gptbigcode_cpu.streamers import Streamer
 
 
@@ -29,6 +33,9 @@ class Call:
         grammar: Lark grammar of the output.
         streamer: Sees the tokens of a pipeline's call; `generate` has an argument of its own.
         torch: The caller's own functions are given torch tensors.
+
+    Raises:
+        InputError: `logits_processor` or `stopping_criteria` is no list.
     """
 
     logits_processor: Sequence[Callable[..., Any]] | None = None
@@ -43,6 +50,13 @@ class Call:
     streamer: Streamer | None = None
     torch: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("logits_processor", "stopping_criteria"):
+            if (value := getattr(self, name)) is not None:
+                if (functions := items_of(value)) is None:
+                    raise InputError(f"{name} must be a list, not {shown(value)}")
+                object.__setattr__(self, name, functions)
+
     @classmethod
     def taken_from(cls, options: Mapping[str, Any]) -> tuple[Call, dict[str, Any]]:
         """The arguments among `options`, and the rest."""
@@ -52,7 +66,14 @@ class Call:
 
     @property
     def max_length(self) -> int | None:
-        """That of a criterion of the caller, which replaces the option."""
+        """That of a criterion of the caller, which replaces the option.
+
+        Raises:
+            InputError: It is no number.
+        """
         criteria: Sequence[Any] = self.stopping_criteria or ()
-        lengths = [it.max_length for it in criteria if type(it).__name__ == "MaxLengthCriteria"]
-        return int(lengths[0]) if lengths else None
+        lengths = [plain(it.max_length) for it in criteria if type(it).__name__ == "MaxLengthCriteria"]
+        for length in lengths:
+            if not isinstance(length, (int, float)) or not abs(length) < 2**31:
+                raise InputError(f"max_length of MaxLengthCriteria must be a number of tokens, not {shown(length)}")
+        return math.ceil(min(lengths)) if lengths else None

@@ -67,13 +67,15 @@ class Chain:
         return self._apply(self._everything, rows, input_ids, scores)
 
     def _apply(self, chosen: Sequence[p.LogitsProcessor], rows: Sequence[RowInfo], input_ids: Ids, scores: Scores) -> Scores:
-        for processor in chosen:
-            if processor is self._first_warper and np.isneginf(scores.max(axis=-1)).any():
-                raise InputError("no token can be chosen: the logits processors exclude every one")
-            if (for_rows := getattr(processor, "for_rows", None)) is not None:
-                scores = for_rows(rows, input_ids, scores)
-            else:
-                scores = processor(input_ids, scores)
+        # What becomes too large for float32 is infinite, and what becomes of that is found when a token is chosen.
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            for processor in chosen:
+                if processor is self._first_warper and np.isneginf(scores.max(axis=-1)).any():
+                    raise InputError("no token can be chosen: the logits processors exclude every one")
+                if (for_rows := getattr(processor, "for_rows", None)) is not None:
+                    scores = for_rows(rows, input_ids, scores)
+                else:
+                    scores = processor(input_ids, scores)
         return scores
 
 
@@ -140,7 +142,8 @@ def _processors(
         chosen.append(p.EncoderNoRepeatNGramLogitsProcessor(config.encoder_no_repeat_ngram_size))
     if config.bad_words_ids is not None:
         chosen.append(p.NoBadWordsLogitsProcessor(config.bad_words_ids, eos))
-    if config.min_length and eos:
+    # As in transformers, min_new_tokens takes the place of min_length.
+    if config.min_length and config.min_new_tokens is None and eos:
         chosen.append(p.MinLengthLogitsProcessor(config.min_length, eos))
     if config.min_new_tokens and eos:
         chosen.append(p.MinNewTokensLengthLogitsProcessor(prompt_length, config.min_new_tokens, eos))

@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 
 from gptbigcode_cpu.arrays import is_torch, to_torch
 from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.messages import shown
 
 from .processors import Ids, LogitsProcessor, Scores
+from .stopping import StoppingCriteria
+
+
+def is_own(kind: type) -> bool:
+    """Whether a class is defined by this package."""
+    return kind.__module__.partition(".")[0] == "gptbigcode_cpu"
 
 
 def wants_torch(function: object, by_default: bool) -> bool:
@@ -20,12 +27,14 @@ def wants_torch(function: object, by_default: bool) -> bool:
 
     Args:
         function: The callable.
-        by_default: The answer for others, whose callers pass the kind of array that they use themselves.
+        by_default: The answer for others, whose callers pass the kind of array that they use themselves. Subclasses of
+            `LogitsProcessor` and `StoppingCriteria` are others; those of processors and criteria that compute something go on
+            with numpy.
     """
     homes = {base.__module__.partition(".")[0] for base in type(function).__mro__}
     if "transformers" in homes or "torch" in homes:
         return True
-    return by_default and "gptbigcode_cpu" not in homes
+    return by_default and all(base in (LogitsProcessor, StoppingCriteria) for base in type(function).__mro__ if is_own(base))
 
 
 def to_numpy(value: Any) -> Any:
@@ -48,7 +57,7 @@ class ForeignProcessor(LogitsProcessor):
     def __init__(self, function: Callable[..., Any], torch: bool) -> None:
         self.class_name = type(function).__name__
         if not callable(function):
-            raise InputError(f"a logits processor is a function of input_ids and scores, not {function!r}")
+            raise InputError(f"a logits processor is a function of input_ids and scores, not {shown(function)}")
         _check_arguments(function, f"the logits processor {self.class_name}")
         self._function, self._torch = function, torch
         if torch:
@@ -80,7 +89,7 @@ class ForeignCriterion:
     def __init__(self, function: Callable[..., Any], torch: bool) -> None:
         self.class_name = type(function).__name__
         if not callable(function):
-            raise InputError(f"a stopping criterion is a function of input_ids and scores, not {function!r}")
+            raise InputError(f"a stopping criterion is a function of input_ids and scores, not {shown(function)}")
         self._function, self._torch = function, torch
         if torch:
             to_torch(np.zeros(1))
@@ -89,6 +98,8 @@ class ForeignCriterion:
         """Whether each row is finished, bool ``[rows]``."""
         history = None if scores is None else tuple(to_torch(step) if self._torch else step for step in scores)
         answer = np.asarray(to_numpy(self._function(to_torch(input_ids.copy()) if self._torch else input_ids.copy(), history)))
+        if answer.dtype.kind not in "biuf":
+            raise InputError(f"the stopping criterion {self.class_name} must return truth values, not {shown(answer.tolist())}")
         try:
             return np.broadcast_to(answer.reshape(-1) != 0, len(input_ids))
         except ValueError as error:

@@ -266,7 +266,7 @@ class _Run:
             scores = chain.before_sampler(rows, ids, logits)
             if self._record is not None:
                 self._keep(logits, chain.instead_of_sampler(rows, ids, scores))
-        return [_sample(row, row_scores) for row, row_scores in zip(rows, scores, strict=True)]
+        return [_sample(row, *pair) for row, *pair in zip(rows, scores, logits, strict=True)]
 
     def _keep(self, logits: Logits, scores: Logits) -> None:
         if self._record is not None:
@@ -283,12 +283,19 @@ class _Run:
         return finished
 
 
-def _sample(row: Row, scores: Logits) -> int:
+def check_logits(logits: Logits) -> None:
+    """Raises:
+    FormatError: They are NaN.
+    """
+    if np.isnan(logits).any():
+        raise FormatError("the model computes NaN, so its weights are damaged; convert the checkpoint again")
+
+
+def _sample(row: Row, scores: Logits, logits: Logits) -> int:
     try:
         return row.sampler.sample(scores, row.tokens)
     except ValueError as error:
-        if np.isnan(scores).any():
-            raise FormatError("the model computes NaN, so its weights are damaged; convert the checkpoint again") from error
+        check_logits(logits)
         raise InputError(f"no token can be chosen: {error}; look at logit_bias and the logits processors") from error
 
 

@@ -177,6 +177,8 @@ class GenerationMixin:
         if call.streamer is not None:
             raise InputError("stream gives the tokens itself; pass a streamer to generate")
         call = self.checked_call(replace(call, torch=is_torch(input_ids)))
+        if call.streamer is not None:
+            raise InputError("stream gives the tokens itself; pass a streamer to generate")
         config = self.resolve_options(generation_config, options)
         past = given_cache(past_key_values, cache)
         batch = self._batch(input_ids, attention_mask, self._padding_token(config), past)

@@ -13,9 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.arrays import items_of, plain
 from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.messages import shown
 
-from .options import sequence_biases
+from .options import is_int, sequence_biases
 
 Ids = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -234,10 +236,7 @@ class PrefixConstrainedLogitsProcessor(LogitsProcessor):
         prompts = np.array([number // self._num_beams for number in numbers])
         mask = np.full_like(scores, EXCLUDED)
         for row, (prompt, ids) in enumerate(zip(prompts.tolist(), input_ids, strict=True)):
-            allowed = list(self._allowed_after(prompt, ids))
-            if not allowed:
-                raise InputError(f"prefix_allowed_tokens_fn allows no token for prompt {prompt}; it must allow one at least")
-            mask[row, allowed] = 0
+            mask[row, self._allowed(prompt, ids, scores.shape[1])] = 0
         result = scores + mask
         # Where every beam of a prompt has lost all its allowed tokens already, the constraint wins.
         lost = np.isneginf(result.max(axis=-1))
@@ -246,6 +245,18 @@ class PrefixConstrainedLogitsProcessor(LogitsProcessor):
             if lost[beams].all():
                 result[beams] = mask[beams]
         return result
+
+    def _allowed(self, prompt: int, ids: Ids, vocab_size: int) -> list[int]:
+        """What the function answers, checked."""
+        answer = plain(self._allowed_after(prompt, ids))
+        allowed = None if isinstance(answer, (str, bytes)) else items_of(answer)
+        if allowed is None:
+            raise InputError(f"prefix_allowed_tokens_fn must return a list of token ids, not {shown(answer)}")
+        if not allowed:
+            raise InputError(f"prefix_allowed_tokens_fn allows no token for prompt {prompt}; it must allow one at least")
+        if wrong := [token for token in allowed if not is_int(token) or not 0 <= token < vocab_size]:
+            raise InputError(f"prefix_allowed_tokens_fn must return token ids below {vocab_size}, not {shown(wrong[0])}")
+        return allowed
 
 
 class ForcedBOSTokenLogitsProcessor(LogitsProcessor):
@@ -295,7 +306,7 @@ class ExponentialDecayLengthPenalty(LogitsProcessor):
             return scores
         ends = [token_id for token_id in self.eos_token_id if token_id < scores.shape[-1]]
         scores, of_ends = scores.copy(), scores[:, ends]
-        penalty = np.abs(of_ends) * np.float32(self.regulation_factor**beyond - 1)
+        penalty = np.abs(of_ends) * np.float32(np.float64(self.regulation_factor) ** beyond - 1)
         scores[:, ends] = of_ends + np.where(np.isfinite(of_ends), penalty, np.float32(0))
         return scores
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from gptbigcode_cpu.arrays import plain
 from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.messages import shown
 
 from .call import Call
 from .chain import Chain, build_chain
 from .config import GenerationConfig
-from .foreign import ForeignCriterion, ForeignProcessor, wants_torch
+from .foreign import ForeignCriterion, ForeignProcessor, is_own, wants_torch
 from .processors import LogitsProcessor, PrefixConstrainedLogitsProcessor, token_list
 from .stopping import MaxTimeCriteria, StoppingCriteria, StopStringCriteria
 
@@ -42,7 +44,7 @@ class Rules:
             MissingDependencyError: A package is not installed that an argument needs.
         """
         self.config = config
-        self.custom = [self._processor(it, call) for it in _listed("logits_processor", call.logits_processor)]
+        self.custom = [self._processor(it, call) for it in call.logits_processor or ()]
         self.custom += _structured(call)
         records = bool(config.return_dict_in_generate and (config.output_scores or config.output_logits))
         width = max(config.num_beams or 1, config.num_return_sequences or 1)
@@ -72,17 +74,9 @@ class Rules:
 
     @staticmethod
     def _processor(function: Callable[..., Any], call: Call) -> LogitsProcessor:
-        if isinstance(function, LogitsProcessor) and type(function).__module__.startswith("gptbigcode_cpu."):
+        if isinstance(function, LogitsProcessor) and is_own(type(function)):
             return function
         return ForeignProcessor(function, wants_torch(function, call.torch))
-
-
-def _listed(name: str, functions: Sequence[Callable[..., Any]] | None) -> Sequence[Callable[..., Any]]:
-    if functions is None:
-        return ()
-    if not isinstance(functions, Iterable):
-        raise InputError(f"{name} must be a list, not {type(functions).__name__}")
-    return list(functions)
 
 
 def _structured(call: Call) -> list[LogitsProcessor]:
@@ -91,6 +85,8 @@ def _structured(call: Call) -> list[LogitsProcessor]:
         return []
     if call.tokenizer is None:
         raise InputError(f"{', '.join(given)} needs the tokenizer: pass tokenizer=")
+    if not hasattr(call.tokenizer, "backend") and not hasattr(call.tokenizer, "backend_tokenizer"):
+        raise InputError(f"tokenizer must be a GPTBigCodeTokenizer, not {type(call.tokenizer).__name__}")
     from gptbigcode_cpu.structured import StructuredLogitsProcessor
 
     return [StructuredLogitsProcessor(call.tokenizer, **given)]
@@ -101,12 +97,12 @@ def _prefix(call: Call, width: int) -> LogitsProcessor | None:
     if allowed_after is None:
         return None
     if not callable(allowed_after):
-        raise InputError(f"prefix_allowed_tokens_fn must be a function, not {allowed_after!r}")
+        raise InputError(f"prefix_allowed_tokens_fn must be a function, not {shown(allowed_after)}")
     if not wants_torch(allowed_after, call.torch):
         return PrefixConstrainedLogitsProcessor(allowed_after, width)
     from gptbigcode_cpu.arrays import to_torch
 
-    return PrefixConstrainedLogitsProcessor(lambda prompt, ids: token_list(allowed_after(prompt, to_torch(ids.copy()))), width)
+    return PrefixConstrainedLogitsProcessor(lambda prompt, ids: allowed_after(prompt, to_torch(ids.copy())), width)
 
 
 def _guidance(config: GenerationConfig, call: Call, core: _core.Model, width: int) -> LogitsProcessor | None:
@@ -123,10 +119,10 @@ def _guidance(config: GenerationConfig, call: Call, core: _core.Model, width: in
 
 def _criteria(config: GenerationConfig, call: Call) -> tuple[frozenset[int], list[Callable[..., Any]]]:
     """End tokens, and the criteria about anything but end tokens and length."""
-    custom = list(_listed("stopping_criteria", call.stopping_criteria))
+    custom = list(call.stopping_criteria or ())
     eos = frozenset(config.eos_token_ids)
     for criterion in [it for it in custom if type(it).__name__ == "EosTokenCriteria"]:
-        eos = frozenset(token_list(criterion.eos_token_id))  # type: ignore[attr-defined]
+        eos = frozenset(token_list(plain(criterion.eos_token_id)))  # type: ignore[attr-defined]
         custom.remove(criterion)
     custom = [it for it in custom if type(it).__name__ != "MaxLengthCriteria"]  # it has become the limit of the rows
     classes = {type(it).__name__ for it in custom}
@@ -138,6 +134,6 @@ def _criteria(config: GenerationConfig, call: Call) -> tuple[frozenset[int], lis
             raise InputError("stop_strings needs the tokenizer: pass tokenizer=")
         criteria.append(StopStringCriteria(call.tokenizer, config.stop_strings))
     for it in custom:
-        own = isinstance(it, StoppingCriteria) and type(it).__module__.startswith("gptbigcode_cpu.")
+        own = isinstance(it, StoppingCriteria) and is_own(type(it))
         criteria.append(it if own else ForeignCriterion(it, wants_torch(it, call.torch)))
     return eos, criteria

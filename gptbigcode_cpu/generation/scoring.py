@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.arrays import is_torch, to_int_array, to_torch
+from gptbigcode_cpu.arrays import is_torch, items_of, plain, to_int_array, to_torch
 from gptbigcode_cpu.errors import ContextLengthError, InputError
+from gptbigcode_cpu.messages import shown
 
 from .foreign import to_numpy
+from .options import is_int, is_real
 from .prefill import text_logits
 from .processors import log_softmax
 
@@ -96,8 +98,11 @@ def score(
 
         tokenizer = own_tokenizer(tokenizer)
     vocab_size = model.config.vocab_size
-    if isinstance(top_logprobs, bool) or not isinstance(top_logprobs, int) or not 0 <= top_logprobs <= vocab_size:
-        raise InputError(f"top_logprobs must be an integer from 0 to {vocab_size}, not {top_logprobs!r}")
+    top_logprobs = plain(top_logprobs)
+    if not is_int(top_logprobs) or not 0 <= top_logprobs <= vocab_size:
+        raise InputError(f"top_logprobs must be an integer from 0 to {vocab_size}, not {shown(top_logprobs)}")
+    if tokenizer is not None and getattr(tokenizer, "backend", None) is None:
+        raise InputError(f"tokenizer must be a GPTBigCodeTokenizer, not {shown(tokenizer)}")
     rows = [model.prompt(ids) for ids in _token_ids(texts, tokenizer, add_special_tokens)]
     prefix = [] if prefix_token_id is None else [model.prompt([prefix_token_id])]
     inputs = [np.concatenate([*prefix, row]) for row in rows]
@@ -175,10 +180,13 @@ def _token_ids(texts: Any, tokenizer: GPTBigCodeTokenizer | None, add_special_to
     if isinstance(texts, str):
         texts = [texts]
     elif not is_torch(texts) and not isinstance(texts, np.ndarray):
-        texts = list(texts)
-        if texts and not isinstance(texts[0], str) and np.ndim(texts[0]) == 0:
+        given = None if isinstance(texts, (bytes, Mapping)) else items_of(texts)
+        if given is None:
+            raise InputError(f"texts must be strings or lists of token ids, not {shown(texts)}")
+        texts = given
+        if texts and is_real(plain(texts[0])):
             texts = [texts]
-    elif texts.ndim == 1:
+    elif texts.ndim < 2:
         texts = [texts]
     rows = []
     for text in texts:

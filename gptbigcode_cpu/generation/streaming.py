@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu import messages
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.streamers import BaseStreamer, Streamer
 
@@ -18,7 +19,14 @@ Step = dict[int, list[int]]
 
 @contextmanager
 def informed(streamer: Streamer | None) -> Iterator[None]:
-    """Tell a streamer how the work inside the block ended."""
+    """Tell a streamer how the work inside the block ended.
+
+    Raises:
+        InputError: It is no streamer.
+    """
+    if streamer is not None and not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
+        given = messages.shown(streamer)
+        raise InputError(f"streamer must have the methods put and end, as TextStreamer has; not {given}")
     try:
         yield
     except BaseException as error:

@@ -44,7 +44,8 @@ class TopHLogitsWarper(LogitsProcessor):
         log_probabilities = log_softmax(np.take_along_axis(scores, order, -1))
         # -p log p is 0 where p is 0.
         terms = -np.exp(log_probabilities) * np.where(np.isneginf(log_probabilities), np.float32(0), log_probabilities)
-        keep = np.cumsum(terms, axis=-1) <= terms.sum(-1, keepdims=True) * np.float32(self.top_h)
+        entropy = np.cumsum(terms, axis=-1)
+        keep = entropy <= entropy[:, -1:] * np.float32(self.top_h)
         keep[:, 0] = True
         removed = np.ones(scores.shape, dtype=np.bool_)
         np.put_along_axis(removed, order, ~keep, -1)

@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.arrays import plain
 from gptbigcode_cpu.device import Device
 from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.messages import shown
 from gptbigcode_cpu.pretrained import PreTrainedModel
 from gptbigcode_cpu.suggest import check_choice, refuse_unknown
 from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer, own_tokenizer
@@ -172,6 +174,7 @@ def checked_batch_size(value: object) -> int:
     """Raises:
     InputError: `value` is no positive integer.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"batch_size must be a positive integer, not {value!r}")
-    return value
+    size = plain(value)
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size < 2**31:
+        raise InputError(f"batch_size must be a positive integer, not {shown(value)}")
+    return size

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from typing import Any, ClassVar
 
+import numpy as np
+
+from gptbigcode_cpu.arrays import plain
 from gptbigcode_cpu.errors import ContextLengthError, InputError
 from gptbigcode_cpu.generation import Call, GenerationConfig, by_full_names, given_config, merged_options
 from gptbigcode_cpu.incremental import IncrementalDecoder
+from gptbigcode_cpu.messages import shown
 from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size, is_lazy
 from gptbigcode_cpu.suggest import check_choice
 from gptbigcode_cpu.tokenizer.chat import is_message
 
 # What transformers' text-generation pipeline uses where neither the caller nor the model's generation_config.json decides.
 DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
+
+
+_SWITCHES = (
+    "return_full_text",
+    "return_text",
+    "return_tensors",
+    "continue_final_message",
+    "add_special_tokens",
+    "skip_special_tokens",
+    "clean_up_tokenization_spaces",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +46,7 @@ class TextGenerationOptions:
         handle_long_generation: ``"hole"`` cuts the beginning of a prompt that leaves no room for the new tokens.
         continue_final_message: Go on with the last message of a chat; default: if it is the assistant's.
         add_special_tokens: As in a call of the tokenizer, as is `truncation`.
-        skip_special_tokens: Leave special tokens out of the text.
+        skip_special_tokens: Leave special tokens out of the text (the default).
         clean_up_tokenization_spaces: As in `decode`.
         tokenizer_encode_kwargs: More arguments for the tokenizer, or for its `apply_chat_template`.
         tools: JSON schemas of functions, for chat templates that show them.
@@ -46,14 +62,27 @@ class TextGenerationOptions:
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None
     truncation: Any = None
-    skip_special_tokens: bool = True
+    skip_special_tokens: bool | None = None
     clean_up_tokenization_spaces: bool | None = None
     tokenizer_encode_kwargs: Mapping[str, Any] = field(default_factory=dict)
     tools: Sequence[Mapping[str, Any]] | None = None
     documents: Sequence[Mapping[str, str]] | None = None
 
     def __post_init__(self) -> None:
-        checked_batch_size(self.batch_size)
+        object.__setattr__(self, "batch_size", checked_batch_size(self.batch_size))
+        for name in _SWITCHES:
+            if (value := getattr(self, name)) is not None and not isinstance(value, (bool, np.bool_)):
+                raise InputError(f"{name} must be True or False, not {shown(value)}")
+        if not isinstance(self.prefix, str):
+            raise InputError(f"prefix must be a string, not {shown(self.prefix)}")
+        if not isinstance(self.tokenizer_encode_kwargs, Mapping) or not all(
+            isinstance(key, str) for key in self.tokenizer_encode_kwargs
+        ):
+            raise InputError(f"tokenizer_encode_kwargs must be a dict, not {shown(self.tokenizer_encode_kwargs)}")
+        for name in ("tools", "documents"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence)):
+                raise InputError(f"{name} must be a list of dicts, not {shown(value)}")
         check_choice("handle_long_generation", self.handle_long_generation, (None, "hole"))
         if self.return_tensors and (self.return_text or self.return_full_text is not None):
             raise InputError("return_tensors gives no text; it excludes return_text and return_full_text")
@@ -71,6 +100,7 @@ class _Prompt:
     ids: list[int]
     prefix_length: int
     continues: bool
+    begin: list[int]  # the bos token where nothing was given: as in transformers, it is part of the text
 
 
 @dataclass(frozen=True)
@@ -165,12 +195,12 @@ class TextGenerationPipeline(Pipeline):
         from gptbigcode_cpu.generation.loop import token_steps
 
         ids, limit = self.model.prompt(prompt.ids), self._limit(plan, prompt)
-        decoder = IncrementalDecoder(self.tokenizer, plan.own.skip_special_tokens)
+        decoder = IncrementalDecoder(self.tokenizer, plan.own.skip_special_tokens is not False)
         steps = token_steps(self.model.core, [ids], [limit], plan.config, plan.call)  # a mistake shows at the call
 
         def pieces() -> Iterator[str]:
-            for step in steps:
-                for piece in map(decoder.push, step[0]):
+            for tokens in chain([prompt.begin], (step[0] for step in steps)):
+                for piece in map(decoder.push, tokens):
                     if piece:
                         yield piece
             if rest := decoder.flush():
@@ -211,7 +241,7 @@ class TextGenerationPipeline(Pipeline):
         added = {name: value for name, value in DEFAULTS.items() if name not in said}
         if "max_length" in said:
             added.pop("max_new_tokens", None)
-        if not {**said, **added}["do_sample"]:
+        if plain({**said, **added}["do_sample"]) is not True:
             added.pop("temperature", None)
         has_length = said.get("max_new_tokens") is not None or said.get("max_length") is not None
         config = self.model.resolve_options(given, added | generation)
@@ -239,11 +269,11 @@ class TextGenerationPipeline(Pipeline):
                 **arguments,
             )
             prefix_length = 0
-        if not ids and config.bos_token_id is not None:
-            ids = [config.bos_token_id]
+        begin = [] if ids or config.bos_token_id is None else [config.bos_token_id]
+        ids = ids or begin
         if own.handle_long_generation == "hole":
             ids = self._with_hole(ids, config)
-        return _Prompt(item, ids, prefix_length, continues)
+        return _Prompt(item, ids, prefix_length, continues, begin)
 
     def _with_hole(self, ids: list[int], config: GenerationConfig) -> list[int]:
         new = config.max_new_tokens
@@ -267,7 +297,9 @@ class TextGenerationPipeline(Pipeline):
     def _record(self, prompt: _Prompt, new_ids: list[int], own: TextGenerationOptions) -> dict[str, Any]:
         if own.return_tensors:
             return {"generated_token_ids": [*prompt.ids, *new_ids]}
-        new = self.tokenizer.decode(new_ids, own.skip_special_tokens, own.clean_up_tokenization_spaces)
+        new = self.tokenizer.decode(
+            [*prompt.begin, *new_ids], own.skip_special_tokens is not False, own.clean_up_tokenization_spaces
+        )
         if own.return_full_text is False:
             return {"generated_text": new}
         if isinstance(prompt.given, str):
@@ -293,5 +325,5 @@ def _inputs(text_inputs: object) -> tuple[list[Any], bool]:
         several = True
     for item in inputs:
         if not isinstance(item, str) and not (isinstance(item, (list, tuple)) and item and all(map(is_message, item))):
-            raise InputError(f"text_inputs must be a string or several, or chats of 'role' and 'content'; not {item!r:.80}")
+            raise InputError(f"text_inputs must be a string or several, or chats of 'role' and 'content'; not {shown(item)}")
     return inputs, several
