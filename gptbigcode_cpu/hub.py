@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -126,16 +127,29 @@ def _local(name_or_path: str | Path) -> Path | None:
     name = str(name_or_path)
     try:
         path = Path(name_or_path).expanduser()
-        if name and (path.is_dir() or path.is_file()):
-            return path
+        found = bool(name) and (path.is_dir() or path.is_file())
     except (OSError, RuntimeError) as error:  # RuntimeError: no such user after the ~
         raise ModelNotFoundError(f"{not_found(name)} ({error})") from error
+    if found:
+        _check_readable(path)
+        return path
     if name and is_present(path):
         raise ModelNotFoundError(f"{name} is neither a directory nor a regular file")
     full = SHORT_NAMES.get(name, name)
     if isinstance(name_or_path, Path) or full.startswith(("/", ".", "~")) or full.count("/") != 1 or len(full) >= 200:
         raise ModelNotFoundError(not_found(name))
     return None
+
+
+def _check_readable(path: Path) -> None:
+    """Refuse a directory that may not be entered, and a file that cannot be read."""
+    try:
+        if path.is_dir():
+            os.stat(f"{path}/.")  # noqa: PTH116 - a Path drops the dot, for which one has to enter
+        else:
+            open_regular(path).close()
+    except OSError as error:
+        raise ModelNotFoundError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _hub_options(
@@ -196,7 +210,7 @@ def _gguf_in(directory: Path) -> Path | None:
     """The GGUF file of a directory that holds one model and in no other form."""
     if any(any(directory.glob(pattern)) for pattern in SAFETENSORS_PATTERNS + PYTORCH_PATTERNS):
         return None
-    files = [path for path in directory.iterdir() if path.is_file()]
+    files = [path for path in directory.glob("*") if path.is_file()]
     found = [path for path in files if path.suffix == _GGUF]
     if not found and not (directory / "config.json").exists():
         found = [path for path in files if _begins_as_gguf(path)]

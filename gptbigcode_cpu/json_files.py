@@ -92,7 +92,7 @@ def read_object(
     """
     try:
         return parse_object(read_regular(path, MAX_BYTES))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as reason:
         raise (unreadable or error)(f"{path} cannot be read: {reason.strerror}") from reason

@@ -193,6 +193,17 @@ def test_a_download_that_the_disk_has_no_room_for(server: Hub, tmp_path: Path) -
     assert "model.safetensors" not in server.downloaded()
 
 
+def test_files_of_autogptq_are_downloaded(server: Hub, tmp_path: Path) -> None:
+    main = server.repositories["owner/tiny"]["main"]
+    (main / "model.safetensors").rename(main / "gptq_model-4bit-128g.safetensors")
+    (main / "quantize_config.json").write_text("{}")
+    directory = Path(ask(server, tmp_path, "owner/tiny"))
+    weights = {"quantize_config.json", "gptq_model-4bit-128g.safetensors"}
+    assert weights <= server.downloaded()
+    assert "pytorch_model.bin" not in server.downloaded()
+    assert same_content(directory, main, weights)
+
+
 def test_a_tokenizer_is_downloaded_without_the_weights(server: Hub, tmp_path: Path) -> None:
     directory = Path(ask(server, tmp_path, "owner/tiny", weights=False))
     assert server.downloaded() == {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
