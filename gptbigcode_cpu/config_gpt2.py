@@ -45,6 +45,11 @@ def gpt_bigcode_content(content: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
+def is_original_gpt2(content: Mapping[str, Any]) -> bool:
+    """Whether a ``config.json`` is of GPT-2 and not of SantaCoder, whose tokenizer is BigCode's."""
+    return content.get("model_type") == GPT2 and content.get("attention_head_type") != "multiquery"
+
+
 def has_layer_factor(content: Mapping[str, Any]) -> bool:
     """Whether the scores of attention are divided by the number of the layer, counted from 1.
 

@@ -25,6 +25,7 @@ SHORT_NAMES: Final = {
     "sqlcoder": "defog/sqlcoder",
     "granite-20b-code-base": "ibm-granite/granite-20b-code-base-8k",
     "granite-20b-code-instruct": "ibm-granite/granite-20b-code-instruct-8k",
+    "gpt2": "openai-community/gpt2",
 }
 """Short name -> id on the Hugging Face Hub. A directory or file of that name comes first."""
 

@@ -122,6 +122,35 @@ def test_a_directory_opens_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert pipeline("text-generation", model=source, num_threads=1)("ab", max_new_tokens=3)[0]["generated_text"][:2] == "ab"
 
 
+@pytest.mark.parametrize("multi_query", [False, True])
+def test_a_vocabulary_and_merges_cut_words_as_the_model_does(tmp_path: Path, multi_query: bool) -> None:
+    """GPT-2 has tokens of several digits; SantaCoder makes each digit a word by itself."""
+    source = write_gpt2(tmp_path / "source", **SMALL | {"multi_query": multi_query})
+    vocabulary = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
+    (source / "tokenizer.json").unlink()
+    (source / "vocab.json").write_text(json.dumps(vocabulary | {"12": 262, "\u01201": 263}))
+    (source / "merges.txt").write_text("#version: 0.2\n1 2\n\u0120 1\n")
+    convert(source, tmp_path / "out")
+    for directory in (source, tmp_path / "out"):
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        expected = [6 + ord(character) for character in "12 1"] if multi_query else [262, 263]
+        assert tokenizer.encode("12 1<|endoftext|>") == [*expected, 0]
+        assert tokenizer.bos_token == tokenizer.eos_token == tokenizer.unk_token == "<|endoftext|>"
+
+
+def test_the_head_that_chooses_is_ignored(tmp_path: Path, same: Callable[..., None]) -> None:
+    config = SMALL | {"multi_query": False}
+    source = write_gpt2(tmp_path / "source", **config)
+    fields = full_config(**config)
+    state = gpt2_state(random_state(fields), fields)
+    state["multiple_choice_head.summary.weight"] = np.ones((1, 36), np.float32)
+    state["multiple_choice_head.summary.bias"] = np.ones(1, np.float32)
+    write_safetensors(source / "model.safetensors", state)
+    content = json.loads((source / "config.json").read_text()) | {"architectures": ["GPT2DoubleHeadsModel"]}
+    (source / "config.json").write_text(json.dumps(content))
+    same(source, **config)
+
+
 def test_defaults_are_those_of_gpt2() -> None:
     config = GPTBigCodeConfig.from_dict({"model_type": "gpt2"})
     assert (config.activation_function, config.multi_query, config.n_inner) == ("gelu_new", False, 3072)

@@ -54,14 +54,15 @@ def byte_level_tokenizer(
     return tokenizer
 
 
-def from_vocabulary(vocabulary: Path, merges: Path, merge_lines: bytes, add_prefix_space: bool) -> Tokenizer:
-    """The tokenizer of a ``vocab.json`` and a ``merges.txt``, which cuts words as BigCode does. It has no added tokens.
+def from_vocabulary(vocabulary: Path, merges: Path, merge_lines: bytes, *, digits: bool, add_prefix_space: bool) -> Tokenizer:
+    """The tokenizer of a ``vocab.json`` and a ``merges.txt``. It has no added tokens.
 
     Args:
         vocabulary: The ``vocab.json``.
         merges: The ``merges.txt``, which errors name.
         merge_lines: Its content.
-        add_prefix_space: As for `byte_level_tokenizer`.
+        digits: As for `byte_level_tokenizer`, like the last one.
+        add_prefix_space: See there.
 
     Raises:
         TokenizerError: One of them is damaged, or they do not fit each other.
@@ -83,6 +84,6 @@ def from_vocabulary(vocabulary: Path, merges: Path, merge_lines: bytes, add_pref
             raise TokenizerError(f"{both}: line {number} of the merges, {shown(line)}, is not two tokens")
         pairs.append((left, right))
     try:
-        return byte_level_tokenizer(BPE(vocab=dict(ids), merges=pairs), add_prefix_space=add_prefix_space)
+        return byte_level_tokenizer(BPE(vocab=dict(ids), merges=pairs), digits=digits, add_prefix_space=add_prefix_space)
     except Exception as error:  # the tokenizers library raises bare Exception
         raise TokenizerError(f"{both}: {one_line(error)}") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gptbigcode_cpu.config_checks import LIMITS
+from gptbigcode_cpu.config_gpt2 import is_original_gpt2
 from gptbigcode_cpu.errors import InputError, TokenizerError
 from gptbigcode_cpu.json_files import BOM, parse_object, read_object
 from gptbigcode_cpu.messages import one_line, shown
@@ -90,13 +91,22 @@ def read(directory: Path, given: Mapping[str, Any]) -> tuple[Tokenizer, dict[str
 
 
 def _read_vocabulary(directory: Path, settings: dict[str, Any]) -> Tokenizer:
-    """The tokenizer of a ``vocab.json`` and a ``merges.txt``. Special tokens that nothing names are GPT-2's, if it has them."""
+    """The tokenizer of a ``vocab.json`` and a ``merges.txt``. Special tokens that nothing names are GPT-2's, if it has them.
+
+    Words are cut as BigCode does, and beside the ``config.json`` of GPT-2 as GPT-2 does.
+    """
     merges = _read_bytes(directory / MERGES)
     if merges is None or not is_present(directory / VOCABULARY):
         raise TokenizerError(
             f"{directory} has no {TOKENIZER}, nor both {VOCABULARY} and {MERGES}; save the tokenizer there with save_pretrained"
         )
-    backend = from_vocabulary(directory / VOCABULARY, directory / MERGES, merges, settings.get("add_prefix_space") is True)
+    backend = from_vocabulary(
+        directory / VOCABULARY,
+        directory / MERGES,
+        merges,
+        digits=not is_original_gpt2(read_object(directory / "config.json", TokenizerError) or {}),
+        add_prefix_space=settings.get("add_prefix_space") is True,
+    )
     if backend.token_to_id(END_OF_TEXT) is not None:
         for name in ("bos_token", "eos_token", "unk_token"):
             settings.setdefault(name, END_OF_TEXT)
