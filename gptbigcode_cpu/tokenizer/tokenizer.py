@@ -269,7 +269,7 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
             raise UnsupportedError(
                 f"{type(self).__name__} has no {name}, which transformers 5 has not either; {_INSTEAD[name]}"
             )
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return super().__getattr__(name)  # type: ignore[misc]
 
     def __bool__(self) -> bool:
         return True
