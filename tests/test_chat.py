@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from gptbigcode_cpu import AutoTokenizer, GPTBigCodeTokenizer
+from gptbigcode_cpu import AutoTokenizer, GenerationConfig, GPTBigCodeTokenizer, pipeline
 from gptbigcode_cpu.errors import InputError, MissingDependencyError, TokenizerError
 from gptbigcode_cpu.tokenizer import chat
 
@@ -230,3 +233,144 @@ class TestRendering:
         monkeypatch.setattr("jinja2.__version__", "3.1.5")
         with pytest.raises(MissingDependencyError, match=r"3\.1\.6"):
             prompt(tokenizer, USER, "another template not seen before")
+
+
+class TestContentInParts:
+    PARTS: ClassVar = [{"role": "user", "content": [{"type": "text", "text": "Reverse "}, {"type": "text", "text": "a list."}]}]
+
+    @pytest.mark.parametrize("name", chat.TEMPLATES)
+    def test_is_text_for_the_templates_of_this_package(self, tokenizer: GPTBigCodeTokenizer, name: str) -> None:
+        assert prompt(tokenizer, self.PARTS, name) == prompt(tokenizer, USER, name)
+        assert len(self.PARTS[0]["content"]) == 2  # the caller's messages are not changed
+        answer = [{"role": "assistant", "content": [{"type": "text", "text": "Use l[:: "}]}]
+        assert prompt(tokenizer, [*self.PARTS, *answer], name, continue_final_message=True).endswith("Use l[:: ")
+
+    def test_is_what_it_is_for_a_checkpoints_own(self, tokenizer: GPTBigCodeTokenizer) -> None:
+        template = "{% for part in messages[0].content %}{{ part.type }}:{{ part.text }};{% endfor %}"
+        assert prompt(tokenizer, self.PARTS, template) == "text:Reverse ;text:a list.;"
+        assert prompt(tokenizer, self.PARTS, template, continue_final_message=True) == "text:Reverse ;text:a list."
+
+    @pytest.mark.parametrize(
+        ("parts", "message"),
+        [
+            ([{"type": "image_url", "image_url": {"url": "https://x"}}], "'image_url'.*text only"),
+            ([{"type": "text", "text": "a"}, {"type": "image"}], "'image'.*text only"),
+            ([{"type": "text"}], "text only"),
+            ([{"type": "text", "text": 3}], "text only"),
+            ([3], "that is 3"),
+        ],
+    )
+    @pytest.mark.parametrize("template", ["starchat", "{{ messages[0].content }}"])
+    def test_other_parts(self, tokenizer: GPTBigCodeTokenizer, parts: list[Any], message: str, template: str) -> None:
+        with pytest.raises(InputError, match=message):
+            prompt(tokenizer, [{"role": "user", "content": parts}], template)
+
+    def test_nothing_to_continue(self, tokenizer: GPTBigCodeTokenizer) -> None:
+        with pytest.raises(InputError, match="needs a text"):
+            prompt(tokenizer, [{"role": "assistant", "content": []}], "x", continue_final_message=True)
+
+
+class TestFailures:
+    """A template is somebody's program: whatever it does ends in an error of this package, with its message."""
+
+    @pytest.mark.parametrize(
+        ("template", "message"),
+        [
+            ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
+            ("{{ 1 + 'a' }}", "TypeError: unsupported operand"),
+            ("{{ 'a' + messages[0] }}", "TypeError: can only concatenate"),
+            ("{{ messages['x'].y }}", "undefined|no attribute|no element"),
+            ("{{ missing.attribute }}", "'missing' is undefined"),
+            ("{{ none() }}", "NoneType"),
+            ("{{ messages | tojson(indent=messages) }}", "TypeError"),
+            ("{{ raise_exception('roles must\nalternate') }}", "roles must alternate"),
+            ("{{ ''.__class__.mro() }}", "unsafe"),
+            ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError|recursion"),
+            ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}", "steps"),
+            ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "steps"),
+            ("{% for a in range(10 ** 9) %}{% endfor %}", "Range too big"),
+            ("{{ 9 ** 999999 }}", "larger than a prompt"),
+            ("{{ 'a' * 10 ** 10 }}", "larger than a prompt"),
+            ("{{ 10 ** 10 * [1] }}", "larger than a prompt"),
+        ],
+    )
+    def test_have_the_templates_message(self, tokenizer: GPTBigCodeTokenizer, template: str, message: str) -> None:
+        with pytest.raises(InputError, match=message) as caught:
+            prompt(tokenizer, USER, template)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("template", ["{% for %}", "{{ a", "{% if x %}", "{{ " + "(" * 5000, "{% block a b %}"])
+    def test_of_compiling(self, tokenizer: GPTBigCodeTokenizer, template: str) -> None:
+        with pytest.raises(TokenizerError, match="chat template is damaged"):
+            prompt(tokenizer, USER, template)
+
+    def test_what_templates_do_still_works(self, tokenizer: GPTBigCodeTokenizer) -> None:
+        template = (
+            "{% macro twice(x) %}{{ x * 2 }}{% endmacro %}{% for i in range(3) %}{{ loop.index }}{{ twice('a') }}"
+            "{% if loop.last %}{{ 2 ** 10 }}{% endif %}{% else %}none{% endfor %}{% for x in [] %}{% else %}!{% endfor %}"
+        )
+        assert prompt(tokenizer, USER, template) == "1aa2aa3aa1024!"
+
+    def test_a_chat_that_contains_itself(self, tokenizer: GPTBigCodeTokenizer) -> None:
+        message: dict[str, Any] = {"role": "user", "content": "x"}
+        message["more"] = message
+        with pytest.raises(InputError, match="nested too deep"):
+            prompt(tokenizer, [message], "x")
+
+    @pytest.mark.parametrize("template", [3, ["x"], {"a": "b"}])
+    def test_no_text(self, tokenizer: GPTBigCodeTokenizer, template: Any) -> None:
+        with pytest.raises(InputError, match="a chat template is a text"):
+            prompt(tokenizer, USER, template)
+
+
+@pytest.fixture(scope="module")
+def starchat(converted: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with StarChat's tokens that writes ``<|end|>``, id 4, for ever."""
+    directory = tmp_path_factory.mktemp("models") / "model"
+    shutil.copytree(converted("int8"), directory)
+    text = (directory / "tokenizer.json").read_text(encoding="utf-8")
+    names = {"prefix": "system", "middle": "user", "suffix": "assistant", "pad": "end"}
+    for old, new in names.items():
+        text = text.replace(f"<fim_{old}>", f"<|{new}|>")
+    (directory / "tokenizer.json").write_text(text, encoding="utf-8")
+    (directory / "tokenizer_config.json").write_text("{}")
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": 0, "sequence_bias": [[[4], 1e4]]}))
+    return directory
+
+
+class TestEndOfAnswer:
+    def test_of_starchat(self, starchat: Path) -> None:
+        pipe = pipeline("text-generation", model=str(starchat), num_threads=1)
+        options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 5}
+
+        def new_ids(given: Any, **more: Any) -> list[int]:
+            ids: list[int] = pipe(given, return_tensors=True, **options, **more)[0]["generated_token_ids"]
+            return ids[next(i for i in range(1, 7) if ids[-i] != 4 or i == 6) * -1 + 1 :]
+
+        for given in (USER, "<|user|>\nhi<|end|>\n<|assistant|>x"):
+            assert new_ids(given) == [4]
+            assert new_ids(given, eos_token_id=0) == [4] * 5  # what a call says counts
+            assert new_ids(given, generation_config=GenerationConfig(eos_token_id=0)) == [4] * 5
+        assert pipe(USER, **options)[0]["generated_text"][-1] == {"role": "assistant", "content": ""}
+        assert "".join(pipe.stream(USER, skip_special_tokens=False, **options)) == "<|end|>"
+
+    def test_on_the_command_line(self, starchat: Path) -> None:
+        chat = "<|user|>\nhi<|end|>\n<|assistant|>"
+        command = [sys.executable, "-m", "gptbigcode_cpu", "generate", "-m", str(starchat), "-n", "5", "--json", chat]
+        answer = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=240).stdout)
+        assert (answer["tokens"], answer["finish_reason"], answer["text"]) == ([4], "stop", "")
+
+    def test_of_each_format(self, tokenizer: GPTBigCodeTokenizer) -> None:
+        assert tokenizer.end_of_answer_ids() == []
+        assert tokenizer.end_of_answer_ids("octocoder") == tokenizer.end_of_answer_ids("wizardcoder") == [0]
+        assert tokenizer.end_of_answer_ids("starchat") == []  # it has no <|end|>
+        tokenizer.chat_template = "octocoder"
+        assert tokenizer.end_of_answer_ids() == [0]
+        assert tokenizer.end_of_answer_ids("{{ messages }}") == []
+
+    def test_parts_are_continued(self, starchat: Path) -> None:
+        pipe = pipeline("text-generation", model=str(starchat), num_threads=1)
+        messages = [*USER, {"role": "assistant", "content": [{"type": "text", "text": "Use"}]}]
+        (result,) = pipe(messages, do_sample=False, max_new_tokens=2, skip_special_tokens=False)
+        assert result["generated_text"][-1]["content"] == [{"type": "text", "text": "Use<|end|>"}]
+        assert messages[-1]["content"] == [{"type": "text", "text": "Use"}]

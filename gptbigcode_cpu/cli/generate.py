@@ -280,7 +280,8 @@ def generate(
         prompt_ids, options, mode = request.prompt_ids, request.options, request.mode
     else:
         prompt_ids = tokenizer.encode(before)
-        options["eos_token_id"] = [*loaded.resolve_options(None, options).eos_token_ids]
+        ends = (*loaded.resolve_options(None, options).eos_token_ids, *tokenizer.end_of_answer_ids())
+        options["eos_token_id"] = [*dict.fromkeys(ends)]
         room = loaded.config.n_positions + 1 - len(prompt_ids)
         options["max_new_tokens"] = max_new_tokens or max(1, min(_DEFAULT_NEW_TOKENS, room))
 

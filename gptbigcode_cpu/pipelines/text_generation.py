@@ -16,7 +16,7 @@ from gptbigcode_cpu.incremental import IncrementalDecoder
 from gptbigcode_cpu.messages import shown
 from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size, is_lazy
 from gptbigcode_cpu.suggest import check_choice
-from gptbigcode_cpu.tokenizer.chat import is_message
+from gptbigcode_cpu.tokenizer.chat import extended, is_message
 
 # What transformers' text-generation pipeline uses where neither the caller nor the model's generation_config.json decides.
 DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
@@ -245,7 +245,16 @@ class TextGenerationPipeline(Pipeline):
             added.pop("temperature", None)
         has_length = said.get("max_new_tokens") is not None or said.get("max_length") is not None
         config = self.model.resolve_options(given, added | generation)
+        if "eos_token_id" not in generation and (given is None or "eos_token_id" not in given.to_diff_dict()):
+            config = self._with_ends_of_answers(config, own)
         return _Plan(own, config, self.model.checked_call(call), has_length)
+
+    def _with_ends_of_answers(self, config: GenerationConfig, own: TextGenerationOptions) -> GenerationConfig:
+        """The options, with the ends of answers in chat formats whose models do not name them."""
+        ends = self.tokenizer.end_of_answer_ids(own.tokenizer_encode_kwargs.get("chat_template"))
+        if set(ends) <= {*config.eos_token_ids}:
+            return config
+        return config.updated({"eos_token_id": [*config.eos_token_ids, *ends]})
 
     def _prompt(self, item: Any, own: TextGenerationOptions, config: GenerationConfig) -> _Prompt:
         given = {"truncation": own.truncation, **own.tokenizer_encode_kwargs}
@@ -306,7 +315,7 @@ class TextGenerationPipeline(Pipeline):
             return {"generated_text": prompt.given + new}
         messages = [dict(message) for message in prompt.given]
         if prompt.continues:
-            messages[-1]["content"] += new
+            messages[-1]["content"] = extended(messages[-1]["content"], new)
         else:
             messages.append({"role": "assistant", "content": new})
         return {"generated_text": messages}

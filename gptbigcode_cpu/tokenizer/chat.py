@@ -5,21 +5,12 @@ The templates of models that were trained on chats but whose checkpoints carry n
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import lru_cache
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from gptbigcode_cpu.errors import InputError, MissingDependencyError, TokenizerError
-
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-# Jinja escapes that older versions allow make a template from the Hub dangerous.
-OLDEST_JINJA = (3, 1, 6)
+from gptbigcode_cpu.errors import InputError, TokenizerError
+from gptbigcode_cpu.messages import shown
+from gptbigcode_cpu.tokenizer.sandbox import plain, run
 
 TEMPLATES = {
     # StarChat alpha and beta: dialogues.py of bigcode-project/starcoder.
@@ -57,6 +48,8 @@ TEMPLATES = {
 }
 # What the names of checkpoints that speak OctoCoder's and WizardCoder's formats contain; these formats have no special tokens.
 _NAMES = {"octocoder": "octocoder", "octogeex": "octocoder", "wizardcoder": "wizardcoder"}
+# What ends an answer, by the names in TEMPLATES.
+_ENDS = {"starchat": "<|end|>", "octocoder": "<|endoftext|>", "wizardcoder": "<|endoftext|>"}
 _STARCHAT_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 _CONTINUE_MARK = "CONTINUE_FINAL_MESSAGE_TAG "
 
@@ -102,26 +95,23 @@ def render(
     if not messages:
         raise InputError("a chat needs at least one message")
     if wrong := [message for message in messages if not isinstance(message, Mapping) or "role" not in message]:
-        raise InputError(f"a message is a dict with 'role' and 'content', not {wrong[0]!r}")
-    compiled = _compile(template)
-    # Templates come from anywhere: they see plain data only. None means absent, for which templates test.
-    chat = [_plain({key: value for key, value in message.items() if value is not None}) for message in messages]
-    final = chat[-1].get("content")
+        raise InputError(f"a message is a dict with 'role' and 'content', not {shown(wrong[0])}")
+    try:
+        # Templates come from anywhere: they see plain data only. None means absent, for which templates test.
+        chat = [plain({key: value for key, value in message.items() if value is not None}) for message in messages]
+        given = {"tools": None, "documents": None, **plain(variables or {})}
+    except RecursionError as error:
+        raise InputError("the chat is nested too deep, or contains itself") from error
+    for message in chat:
+        if isinstance(message.get("content"), list):
+            parts = _text_parts(message["content"])
+            message["content"] = "".join(parts) if template in TEMPLATES.values() else message["content"]
     if continue_final_message:
         if add_generation_prompt:
             raise InputError("continue_final_message goes on with the last message, add_generation_prompt begins a new one")
-        if not isinstance(final, str):
-            raise InputError("continue_final_message needs a text as the content of the last message")
-        chat[-1]["content"] = final + _CONTINUE_MARK
-    spans: list[tuple[int, int]] = []
-    given = {"tools": None, "documents": None, **_plain(variables or {})}
-    try:
-        with _tracked(spans) as blocks:
-            for block in compiled.generate(messages=chat, add_generation_prompt=add_generation_prompt, **given):
-                blocks.append(block)
-    except import_module("jinja2").TemplateError as error:
-        raise InputError(f"the chat template does not accept this chat: {error}") from error
-    text = "".join(blocks)
+        chat[-1]["content"] = extended(chat[-1].get("content"), _CONTINUE_MARK)
+    given |= {"messages": chat, "add_generation_prompt": add_generation_prompt}
+    text, spans = run(template, given)
     if continue_final_message:
         mark = text.rfind(_CONTINUE_MARK.strip())
         if mark < 0:
@@ -131,110 +121,33 @@ def render(
     return text, spans
 
 
-_spans: ContextVar[tuple[list[str], list[tuple[int, int]]] | None] = ContextVar("spans", default=None)
+def _text_parts(parts: Sequence[Any]) -> list[str]:
+    """The texts of a content in parts, as OpenAI's clients send it.
+
+    Raises:
+        InputError: A part is something else than text, such as an image.
+    """
+    for part in parts:
+        kind = part.get("type", "text") if isinstance(part, Mapping) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            reason = f"of type {shown(kind)}" if isinstance(kind, str) and kind != "text" else f"that is {shown(part)}"
+            raise InputError(
+                f"the content of a message has a part {reason}; these models read text only, {{'type': 'text', 'text': ...}}"
+            )
+    return [part["text"] for part in parts]
 
 
-@contextmanager
-def _tracked(spans: list[tuple[int, int]]) -> Iterator[list[str]]:
-    """Collect the ranges of ``{% generation %}`` blocks; the caller appends what is rendered to the list."""
-    blocks: list[str] = []
-    token = _spans.set((blocks, spans))
-    try:
-        yield blocks
-    finally:
-        _spans.reset(token)
+def extended(content: Any, more: str) -> Any:
+    """The content of a message with more text at its end; of a content in parts, at the end of the last one.
 
-
-@lru_cache(maxsize=32)
-def _compile(template: str) -> Template:
-    try:
-        jinja2 = import_module("jinja2")
-    except ImportError as error:
-        raise MissingDependencyError('chat templates need Jinja: pip install "gptbigcode-cpu[chat]"') from error
-    version = tuple(int(part) for part in jinja2.__version__.split(".")[:3])
-    if version < OLDEST_JINJA:
-        needed = ".".join(map(str, OLDEST_JINJA))
-        raise MissingDependencyError(f"chat templates need Jinja {needed} or newer, not {jinja2.__version__}")
-    try:
-        compiled: Template = _environment().from_string(template)
-    except jinja2.TemplateError as error:
-        raise TokenizerError(f"the chat template is damaged: {error}") from error
-    return compiled
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Any:
-    from jinja2 import TemplateError, nodes, pass_eval_context
-    from jinja2.exceptions import SecurityError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-    from jinja2.utils import Namespace
-
-    class Generation(Extension):
-        """``{% generation %} ... {% endgeneration %}`` marks what the assistant wrote."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.CallBlock(self.call_method("_inside"), [], [], body).set_lineno(line)
-
-        @pass_eval_context
-        def _inside(self, _context: Any, caller: Any) -> str:
-            text = str(caller())
-            if (tracked := _spans.get()) is not None:
-                start = sum(map(len, tracked[0]))
-                tracked[1].append((start, start + len(text)))
-            return text
-
-    class PlainNamespace(Namespace):
-        """A namespace without names that begin with an underscore, the way to Python's internals."""
-
-        def __init__(*args: Any, **kwargs: Any) -> None:
-            for name in dict(*args[1:], **kwargs):
-                _refuse_private(name)
-            Namespace.__init__(*args, **kwargs)
-
-        def __setitem__(self, name: str, value: Any) -> None:
-            _refuse_private(name)
-            super().__setitem__(name, value)
-
-    def _refuse_private(name: object) -> None:
-        if isinstance(name, str) and name.startswith("_"):
-            raise SecurityError(f"a chat template may not store {name!r}")
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def tojson(
-        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-    ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    def strftime_now(form: str) -> str:
-        from datetime import datetime
-
-        return datetime.now().strftime(form)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    environment.filters["tojson"] = tojson
-    environment.globals.update(raise_exception=raise_exception, strftime_now=strftime_now, namespace=PlainNamespace)
-    return environment
-
-
-def _plain(value: Any) -> Any:
-    """A copy of JSON-like data; anything else becomes the name of its type, since a template could call its methods."""
-    if value is None or type(value) in (str, int, float, bool):
-        return value
-    if isinstance(value, Mapping):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    for kind in (str, int, float):
-        if isinstance(value, kind):
-            return kind(value)
-    return f"<{type(value).__name__}>"
+    Raises:
+        InputError: It has no text.
+    """
+    if isinstance(content, str):
+        return content + more
+    if isinstance(content, (list, tuple)) and content and _text_parts(content):
+        return [*content[:-1], {**content[-1], "text": content[-1]["text"] + more}]
+    raise InputError("continue_final_message needs a text as the content of the last message")
 
 
 class ChatTemplates:
@@ -247,6 +160,27 @@ class ChatTemplates:
 
     chat_template: str | dict[str, str] | None
     special_tokens_map: Any
+    get_added_vocab: Any
+
+    def end_of_answer_ids(self, chat_template: str | None = None) -> list[int]:
+        """Ids that end an answer in a format of this package, whatever the model's configuration says.
+
+        StarChat's configuration names ``<|endoftext|>``, but its answers end at ``<|end|>``. The pipeline and the command
+        line stop at these ids; for `generate`, pass them as `eos_token_id`.
+
+        Args:
+            chat_template: As for `get_chat_template`.
+
+        Returns:
+            The id, if the template in force is one of this package's and the vocabulary has its token; else nothing.
+        """
+        try:
+            text = self.get_chat_template(chat_template)
+        except TokenizerError:
+            return []
+        name = next((name for name, template in TEMPLATES.items() if template == text), None)
+        end = None if name is None else self.get_added_vocab().get(_ENDS[name])
+        return [] if end is None else [end]
 
     def get_chat_template(self, chat_template: str | None = None, tools: Sequence[Any] | None = None) -> str:
         """The text of a chat template.
@@ -258,6 +192,7 @@ class ChatTemplates:
 
         Raises:
             TokenizerError: None was given and the checkpoint has none.
+            InputError: It is no text.
         """
         own = self.chat_template
         if isinstance(own, dict):
@@ -274,6 +209,8 @@ class ChatTemplates:
                 "this checkpoint has no chat template; pass chat_template= with a Jinja template or one of "
                 + ", ".join(map(repr, TEMPLATES))
             )
+        if not isinstance(chosen, str):
+            raise InputError(f"a chat template is a text, not {shown(chosen)}")
         return TEMPLATES.get(chosen, chosen)
 
     def apply_chat_template(
