@@ -10,7 +10,6 @@ from typing import Any
 
 from gptbigcode_cpu.errors import InputError, TokenizerError
 from gptbigcode_cpu.messages import shown
-from gptbigcode_cpu.tokenizer.sandbox import plain, run
 
 TEMPLATES = {
     # StarChat alpha and beta: dialogues.py of bigcode-project/starcoder.
@@ -96,6 +95,8 @@ def render(
         raise InputError("a chat needs at least one message")
     if wrong := [message for message in messages if not isinstance(message, Mapping) or "role" not in message]:
         raise InputError(f"a message is a dict with 'role' and 'content', not {shown(wrong[0])}")
+    from gptbigcode_cpu.tokenizer.sandbox import plain, run  # few programs have chats
+
     try:
         # Templates come from anywhere: they see plain data only. None means absent, for which templates test.
         chat = [plain({key: value for key, value in message.items() if value is not None}) for message in messages]
