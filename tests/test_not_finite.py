@@ -5,6 +5,8 @@ What a kernel set makes of NaN is NaN; which of the many bit patterns of NaN is 
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,3 +169,30 @@ def test_a_model_whose_keys_are_beyond_float16_says_so(
     assert len(cache) == 0
     with pytest.raises(InputError, match="larger than kv_dtype"):
         model.generate([[1, 2, 3]], max_new_tokens=2)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the constants are those of x86")
+@pytest.mark.parametrize("kv_dtype", ["int8", "float32"])
+def test_the_rounding_of_the_calling_thread_changes_nothing(
+    kv_dtype: str, checkpoint: Path, converted: Callable[..., Path], core_model: Callable[..., Any]
+) -> None:
+    libm = ctypes.CDLL("libm.so.6")
+    upward, nearest = 0x800, 0
+    directory, prompt = converted("int8", checkpoint), np.arange(40, dtype=np.int32)
+
+    def results(core: Any) -> tuple[Floats, list[int]]:
+        sampler = _core.Sampler(temperature=3.0, seed=1)
+        logits = core.forward([_core.KVCache(core)], [prompt], [40])
+        return logits, [sampler.sample(row, prompt) for row in logits]
+
+    expected, tokens = results(core_model(directory, num_threads=1, kv_dtype=kv_dtype))
+    libm.fesetround(upward)
+    try:  # the second one's threads are started now
+        found = [results(core_model(directory, num_threads=n, kv_dtype=kv_dtype)) for n in (1, 3)]
+        kept = libm.fegetround()
+    finally:
+        libm.fesetround(nearest)
+    assert kept == upward
+    for logits, drawn in found:
+        assert_same_bits(logits, expected)
+        assert drawn == tokens

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
+#include <new>
 #include <string>
 #include <system_error>
 #include <utility>
 
 #include "base/error.h"
 #include "base/fork.h"
+#include "base/plain_floats.h"
 #include "cpu/topology.h"
 
 #if defined(__x86_64__)
@@ -69,7 +72,8 @@ ThreadPool::~ThreadPool() {
     return;
   }
   // After fork() there is nobody to join, and even to detach a thread would touch memory that may be gone with it.
-  new std::vector<std::thread>(std::move(threads_));  // NOLINT(cppcoreguidelines-owning-memory): never freed
+  alignas(std::vector<std::thread>) std::byte never_destroyed[sizeof(threads_)];
+  ::new (static_cast<void*>(never_destroyed)) std::vector<std::thread>(std::move(threads_));
 }
 
 void ThreadPool::check_owner() const {
@@ -117,6 +121,7 @@ void ThreadPool::wake(int thread) {
 
 void ThreadPool::start(int team, const Job& job) {
   check_owner();
+  const PlainFloats plain;
   job_ = job;
   phase_ = -1;
   team_ = team;
@@ -159,6 +164,7 @@ bool ThreadPool::do_item(int thread) {
 }
 
 void ThreadPool::live(int thread) {
+  const PlainFloats plain;
   const auto wanted = [this, thread] { return stopping_.load() || (thread < team_.load() && has_items()); };
   while (!stopping_) {
     wait_until(thread, wanted);

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/plain_floats.h"
 #include "cpu/features.h"
 #include "kernels/kernels.h"
 
@@ -82,6 +83,7 @@ Sampler::Sampler(SamplerOptions options)
 }
 
 int64_t Sampler::sample(const float* logits, int64_t vocab_size, const int32_t* context, int64_t n_context) {
+  const PlainFloats plain;
   process(logits, vocab_size, context, n_context);
   const float best = find_maxima();
   require(best != kExcluded, "every token is excluded");
