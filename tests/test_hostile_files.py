@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from oracle import drawn, hostile, model_kinds
 
+from gptbigcode_cpu import AutoTokenizer
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, GPTBigCodeError, TokenizerError
 
 SECONDS = float(os.environ.get("GPTBIGCODE_CPU_FUZZ_SECONDS", "3"))
@@ -184,3 +185,36 @@ def test_what_changes_no_token_is_no_reason_to_refuse(
 ) -> None:
     for use in hostile.prepared(models[0], tmp_path, change):
         use()
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "is damaged: .*precompiled_charsmap"),
+        ("normalizer", {"type": "Replace", "pattern": {"String": ""}, "content": "b"}, "cannot encode this text: index out of"),
+        (
+            "normalizer",
+            {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "b"},
+            "cannot encode this text: .*retry-limit",
+        ),
+        ("pre_tokenizer", {"type": "FixedLength", "length": 0}, "cannot encode this text: chunk size must be non-zero"),
+        (
+            "post_processor",
+            {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "x", "type_id": 0}}],
+                "pair": [],
+                "special_tokens": {},
+            },
+            "cannot encode this text: no entry found for key",
+        ),
+    ],
+)
+def test_panics_of_the_tokenizers_library_are_errors(
+    tmp_path: Path, models: list[Path], part: str, value: dict[str, Any], message: str
+) -> None:
+    """They are no `Exception`: ``except Exception`` lets them through."""
+    content = json.loads((models[0] / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content | {part: value}))
+    with pytest.raises(TokenizerError, match=message):
+        AutoTokenizer.from_pretrained(tmp_path)("a" * 50 + "!")

@@ -13,6 +13,7 @@ from weakref import WeakSet
 from gptbigcode_cpu.arrays import is_torch
 from gptbigcode_cpu.config_checks import LIMITS
 from gptbigcode_cpu.errors import InputError, TokenizerError, UnsupportedError
+from gptbigcode_cpu.messages import one_line
 from gptbigcode_cpu.suggest import check_choice, refuse_unknown
 from gptbigcode_cpu.tokenizer import files
 from gptbigcode_cpu.tokenizer.batch_encoding import BatchEncoding, ReturnTensors
@@ -349,12 +350,13 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
                 return backend.encode_batch(rows, **options)
         except TypeError as error:  # of all strings, only those that UTF-8 cannot express
             raise InputError("the text contains a lone surrogate and is not valid Unicode") from error
-        except Exception as error:  # the tokenizers library raises bare Exception, here about truncation only
-            raise InputError(f"the text cannot be cut to max_length: {error}") from error
-        except BaseException as error:  # Rust panics where one of two texts is cut to no more than the stride
-            if type(error).__name__ != "PanicException":
+        except BaseException as error:  # the library raises bare Exception; a panic of its Rust code is a BaseException
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
-            raise InputError(f"the text cannot be cut to max_length: {error}") from error
+            if cutting is None:
+                where = self.name_or_path or "this tokenizer"
+                raise TokenizerError(f"{where}: tokenizer.json cannot encode this text: {one_line(error)}") from error
+            raise InputError(f"the text cannot be cut to max_length: {one_line(error)}") from error
 
     @cached_property
     def _second_backend(self) -> Tokenizer:
