@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from gptbigcode_cpu.arrays import is_torch
 from gptbigcode_cpu.config_checks import LIMITS
-from gptbigcode_cpu.errors import InputError, TokenizerError, UnsupportedError
+from gptbigcode_cpu.errors import InputError, ThreadLimitError, TokenizerError, UnsupportedError
 from gptbigcode_cpu.messages import one_line
 from gptbigcode_cpu.suggest import check_choice, refuse_unknown
 from gptbigcode_cpu.tokenizer import files
@@ -353,6 +353,11 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
         except BaseException as error:  # the library raises bare Exception; a panic of its Rust code is a BaseException
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
+            if "thread pool" in str(error):
+                advice = (
+                    "set TOKENIZERS_PARALLELISM=false, or raise the limit of processes (ulimit -u, the pids of a container)"
+                )
+                raise ThreadLimitError(f"the tokenizer could not start its threads: {advice}") from error
             if cutting is None:
                 where = self.name_or_path or "this tokenizer"
                 raise TokenizerError(f"{where}: tokenizer.json cannot encode this text: {one_line(error)}") from error
