@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from divergence import Divergence
 
@@ -23,27 +25,31 @@ class Row(Divergence):
 
 def draw(rows: Sequence[Row], file: Path) -> None:
     """KL divergence against bits per weight of the whole file."""
-    import matplotlib
+    from gptbigcode_cpu.cli import plots
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    plots.draw_panels([partial(_divergence_against_bits, rows=rows)], "What quantisation costs", file, inches=(8, 5.2))
 
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    series: dict[str, list[Row]] = {"gptbigcode-cpu": [], "llama.cpp": [], "llama.cpp, importance matrix": []}
-    for row in rows:
-        if row.bits_per_weight < 12:
-            series[f"{row.name.split()[0]}{', importance matrix' * row.name.endswith('imatrix')}"].append(row)
-    for name, shown in series.items():
-        side, offset = ("right", (-5, -5)) if "importance" in name else ("left", (5, 5))
-        if shown:
-            axes.scatter([row.bits_per_weight for row in shown], [row.kl_mean for row in shown], label=name, zorder=3)
-        for row in shown:
-            point = (row.bits_per_weight, row.kl_mean)
-            axes.annotate(row.name.split()[1], point, xytext=offset, textcoords="offset points", ha=side, fontsize=8)
+
+def _divergence_against_bits(axes: Any, rows: Sequence[Row]) -> None:
+    from gptbigcode_cpu.cli.plot_labels import place_labels
+    from gptbigcode_cpu.cli.plots import BLUE, GREEN, ORANGE
+
+    labels = []
+    shown = [row for row in rows if row.bits_per_weight < 12]
+    for name, color in (("gptbigcode-cpu", BLUE), ("llama.cpp", ORANGE), ("llama.cpp, importance matrix", GREEN)):
+        series = [
+            row for row in shown if f"{row.name.split()[0]}{', importance matrix' * row.name.endswith('imatrix')}" == name
+        ]
+        if series:
+            axes.plot([row.bits_per_weight for row in series], [row.kl_mean for row in series], "o", color=color, label=name)
+        for row in series:
+            text = row.name.removesuffix(" imatrix").partition(" ")[2]
+            labels.append((row.bits_per_weight, row.kl_mean, text, color))
     axes.set(yscale="log", xlabel="bits per weight of the whole file", ylabel="KL divergence from float32, nats")
-    axes.grid(which="both", alpha=0.3)
-    axes.legend()
-    figure.savefig(file, dpi=120)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.margins(0.08)
+    axes.legend(frameon=False)
+    place_labels(axes, labels)
 
 
 def as_markdown(rows: Sequence[Row]) -> str:

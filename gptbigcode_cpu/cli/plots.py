@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptbigcode_cpu.cli.plot_labels import FONT_SIZE, place_labels
 from gptbigcode_cpu.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from gptbigcode_cpu.benchmark import AtDepth, BenchResult, Timing
 
-BLUE, ORANGE, GREY, _TEXT = "#1f5fa8", "#c8591a", "#5b6470", "#333a42"
+BLUE, ORANGE, GREEN, GREY, _TEXT = "#1f5fa8", "#c8591a", "#2e7d4f", "#5b6470", "#333a42"
 _PANEL_INCHES = (4.8, 3.9)
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": "#9aa3ad",
@@ -69,13 +70,16 @@ def draw(result: BenchResult, path: Path) -> None:
     draw_panels([partial(panel, result=result) for panel in panels], title, path)
 
 
-def draw_panels(panels: Sequence[Callable[[Any], None]], title: str, path: Path) -> None:
+def draw_panels(
+    panels: Sequence[Callable[[Any], None]], title: str, path: Path, inches: tuple[float, float] = _PANEL_INCHES
+) -> None:
     """Draw a figure.
 
     Args:
         panels: Each draws one set of axes of matplotlib's.
         title: What stands above them.
         path: Written at once or not at all; its ending says in which format.
+        inches: Width and height of one.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -83,7 +87,7 @@ def draw_panels(panels: Sequence[Callable[[Any], None]], title: str, path: Path)
     with matplotlib.rc_context(_STYLE):
         columns = 2 if len(panels) == 4 else len(panels)
         rows = len(panels) // columns
-        width, height = _PANEL_INCHES
+        width, height = inches
         figure: Any = Figure(figsize=(width * columns, height * rows + 0.3), layout="constrained")
         figure.suptitle(title, fontweight="bold", fontsize=12)
         for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=True):
@@ -122,14 +126,23 @@ def _against_context(axes: Any, depths: tuple[AtDepth, ...], cost_ms: list[float
     axes.axhline(points[0][1], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_xlabel("tokens in the cache")
     axes.set_xlim(-0.05 * context[-1], 1.05 * context[-1])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.set_ylim(0, 1.25 * max(cost_ms))
     for tokens, cost in points:
         first = tokens == context[0]  # off the rising line: the first below it, the others above
-        _label(axes, f"{1e3 / cost:.3g} tokens/s", (tokens, cost), color, below=first, side="left" if first else "right")
+        _label(
+            axes, f"{_three_digits(1e3 / cost)} tokens/s", (tokens, cost), color, below=first, side="left" if first else "right"
+        )
+
+
+def _three_digits(value: float) -> str:
+    """``38.5``, ``285`` or ``1,890``."""
+    return f"{value:.3g}" if value < 999.5 else f"{float(f'{value:.3g}'):,.0f}"
 
 
 def _label(axes: Any, text: str, point: tuple[float, float], color: str, *, below: bool = False, side: str = "center") -> None:
-    axes.annotate(text, point, (0, -13 if below else 7), textcoords="offset points", ha=side, color=color, fontsize=8.5)
+    axes.annotate(text, point, (0, -13 if below else 7), textcoords="offset points", ha=side, color=color, fontsize=FONT_SIZE)
 
 
 def _rows_cost(axes: Any, result: BenchResult) -> None:
@@ -165,31 +178,40 @@ def _roofline(axes: Any, result: BenchResult) -> None:
     left, right = min(intensities) / 3, max(intensities) * 2.5
 
     ridge = peak / bandwidth if quantized else right
+    roofs = [min(_intensity(call) * bandwidth, peak if quantized else math.inf) for call in steps + prefills]
+    above = any(_rate(call) > 1.02 * roof for call, roof in zip(steps + prefills, roofs, strict=True))
     axes.loglog([left, ridge], [left * bandwidth / 1e9, ridge * bandwidth / 1e9], color=GREY, linewidth=1.6)
     if quantized:
         axes.loglog([ridge, right], [peak / 1e9] * 2, color=GREY, linewidth=1.6)
         axes.annotate(
-            f"int8 peak, {peak / 1e9:.0f}", (right, peak / 1e9), (-2, 5), textcoords="offset points", ha="right", color=GREY
+            f"int8 peak, {_three_digits(peak / 1e9)}",
+            (right, peak / 1e9),
+            (-2, -14 if above else 5),
+            textcoords="offset points",
+            ha="right",
+            color=GREY,
         )
+    labels = []
     for calls, color, label in ((steps, BLUE, "step of N sequences"), (prefills, ORANGE, "prefill of N tokens")):
         points = sorted((_intensity(call), _rate(call) / 1e9, call.sequences * call.tokens) for call in calls)
         if not points:
             continue
         xs, ys, counts = zip(*points, strict=True)
         axes.loglog(xs, ys, "o", color=color, markersize=5, label=label)
-        for x, y, count in zip(xs, ys, counts, strict=True):
-            _label(axes, f"{count}", (x, y), color, below=True)
+        labels += [(x, y, f"{count:,}", color) for x, y, count in zip(xs, ys, counts, strict=True)]
 
     low = min(_rate(call) for call in steps + prefills) / 1e9 / 3
-    high = (peak / 1e9 if quantized else max(left, ridge) * bandwidth / 1e9) * 2.2
+    highest = max(peak if quantized else max(left, ridge) * bandwidth, *(_rate(call) for call in steps + prefills)) / 1e9
+    high = highest * (5 if above else 2.2)  # with room for a note
     axes.set_xlim(left, right)
     axes.set_ylim(low, high)
     axes.set_title("Roofline, empty context")
     axes.set_xlabel("multiply-adds per byte of weights and cache")
     axes.set_ylabel("billion multiply-adds per second")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        low_end, high_end = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high_end < 300 * low_end else (1, 3)))
+        axis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.minorticks_off()
     axes.legend(frameon=False, loc="lower right")
     # Along the slope: its angle on the page follows from the axes' proportions.
@@ -199,13 +221,18 @@ def _roofline(axes: Any, result: BenchResult) -> None:
     axes.annotate(
         f"{'cache' if result.limits.from_cache else 'memory'}, {bandwidth / 1e9:.1f} GB/s",
         (middle, middle * bandwidth / 1e9),
-        (-4, 5),
+        (5, -5) if above else (-4, 5),
         textcoords="offset points",
         ha="center",
+        va="top" if above else "baseline",
         rotation=math.degrees(math.atan2(y1 - y0, x1 - x0)),
         rotation_mode="anchor",
         color=GREY,
     )
+    if above:
+        note = "above the roof: a part of what is read is in a cache,\nor the machine was faster than when it was measured"
+        axes.text(0.02, 0.985, note, transform=axes.transAxes, va="top", color=GREY, fontsize=8)
+    place_labels(axes, labels)
 
 
 def _intensity(call: Timing) -> float:
