@@ -85,7 +85,7 @@ if TYPE_CHECKING:
         TypicalLogitsWarper,
     )
     from .incremental import IncrementalDecoder
-    from .modeling import GPTBigCodeForCausalLM, GPTBigCodeModel
+    from .modeling import GPT2LMHeadModel, GPTBigCodeForCausalLM, GPTBigCodeModel
     from .outputs import (
         BaseModelOutputWithPastAndCrossAttentions,
         CausalLMOutputWithCrossAttentions,
@@ -150,6 +150,7 @@ __all__ = [
     "ForcedEOSTokenLogitsProcessor",
     "ForkError",
     "FormatError",
+    "GPT2LMHeadModel",
     "GPT2Tokenizer",
     "GPT2TokenizerFast",
     "GPTBigCodeConfig",
@@ -231,7 +232,7 @@ _MODULE_OF = {
     **{name: "auto" for name in __all__ if name.startswith(("AutoConfig", "AutoModel"))},
     "DynamicCache": "cache",
     **dict.fromkeys(("GPTBigCodeForSequenceClassification", "GPTBigCodeForTokenClassification"), "classification"),
-    **dict.fromkeys(("GPTBigCodeForCausalLM", "GPTBigCodeModel"), "modeling"),
+    **dict.fromkeys(("GPT2LMHeadModel", "GPTBigCodeForCausalLM", "GPTBigCodeModel"), "modeling"),
     "PreTrainedModel": "pretrained",
     **{name: "outputs" for name in __all__ if "Output" in name},
     **dict.fromkeys(("TextGenerationOptions", "pipeline"), "pipelines"),
@@ -296,6 +297,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value: Any = version("gptbigcode-cpu")
+    elif name == "utils":  # a module, for `transformers.utils.logging`
+        value = import_module(f"{__name__}.{name}")
     elif name in _MODULE_OF:
         value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     else:

@@ -290,3 +290,7 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
         if counts.max() > n_positions:
             row = int(counts.argmax())
             raise ContextLengthError(f"row {row} has {counts[row]} tokens, the model has {n_positions} positions; shorten it")
+
+
+# The name of the class for GPT-2, whose checkpoints are converted to this one.
+GPT2LMHeadModel = GPTBigCodeForCausalLM

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from oracle.gguf_models import gguf_bytes, model_pairs, model_tensors
 from oracle.random_models import full_config, random_state
+from tokenizers import Tokenizer
 
 import gptbigcode_cpu
 from gptbigcode_cpu import (
@@ -27,12 +27,20 @@ from gptbigcode_cpu import (
     BitsAndBytesConfig,
     GPTBigCodeForCausalLM,
     GPTBigCodeTokenizer,
-    set_seed,
+    PreTrainedTokenizerFast,
+    cli,
 )
-from gptbigcode_cpu.errors import ConfigError, GPTBigCodeError, InputError, KernelError, ModelNotFoundError, UnsupportedError
+from gptbigcode_cpu.errors import (
+    ConfigError,
+    GPTBigCodeError,
+    InputError,
+    KernelError,
+    ModelNotFoundError,
+    TokenizerError,
+    UnsupportedError,
+)
 
 MakeCheckpoint = Callable[..., Path]
-SAMPLED: dict[str, Any] = {"do_sample": True, "max_new_tokens": 12, "eos_token_id": []}
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +191,56 @@ class TestBeforeTheConversion:
         with pytest.raises(KernelError, match="abacus"):
             AutoModelForCausalLM.from_pretrained(source)
 
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--max-new-tokens", "500", "a"], "exceed the model's 96 positions"),
+            (["a" * 200], "exceed the model's 96 positions"),
+            (["--fill", "a<cursor>b"], "cannot fill in the middle"),
+        ],
+    )
+    def test_commands(
+        self, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    ) -> None:
+        without_gaps = shutil.copytree(source, tmp_path / "model")
+        tokenizer = without_gaps / "tokenizer.json"
+        tokenizer.write_text(tokenizer.read_text().replace("<fim_", "<gap_"))
+        assert cli.run(["generate", "-m", str(without_gaps), *arguments]) not in (0, 1)
+        assert message in capsys.readouterr().err
+
+
+def test_a_tokenizer_from_a_file_or_an_object(source: Path, tokenizer: GPTBigCodeTokenizer) -> None:
+    file = source / "tokenizer.json"
+    for own in (
+        PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token="<|endoftext|>", pad_token="<fim_pad>"),
+        PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_file(str(file)), pad_token="<fim_pad>"),
+    ):
+        assert own("ab").input_ids == tokenizer("ab").input_ids
+        assert own.pad_token_id == 4
+    for wrong, message in (
+        ({}, "pass one of"),
+        ({"tokenizer_file": file, "tokenizer_object": tokenizer.backend}, "pass one of"),
+        ({"tokenizer_object": 5}, "not from int"),
+        ({"tokenizer_file": file, "pad_tokn": "a"}, "did you mean 'pad_token'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            PreTrainedTokenizerFast(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(TokenizerError, match="does not exist"):
+        PreTrainedTokenizerFast(tokenizer_file=source / "nothing.json")
+
+
+def test_names_of_older_tokenizers_say_what_to_write(tokenizer: GPTBigCodeTokenizer) -> None:
+    with pytest.raises(UnsupportedError, match="call the tokenizer itself"):
+        tokenizer.encode_plus("a")
+    assert not hasattr(tokenizer, "batch_encode_plus")
+
+
+def test_the_package_under_the_name_of_the_other() -> None:
+    code = (
+        "import gptbigcode_cpu as transformers; transformers.utils.logging.set_verbosity_error(); transformers.GPT2LMHeadModel"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
 
 class TestSource:
     def test_subfolder(self, repository: Path, model: GPTBigCodeForCausalLM) -> None:
@@ -268,70 +326,6 @@ class TestLooksAtTheModel:
         assert isinstance(model.config, gptbigcode_cpu.PretrainedConfig)
         for name in ("PreTrainedTokenizerBase", "PreTrainedTokenizer", "PreTrainedTokenizerFast", "GPT2TokenizerFast"):
             assert isinstance(tokenizer, getattr(gptbigcode_cpu, name))
-
-
-class TestSeeds:
-    def test_set_seed_repeats(self, model: GPTBigCodeForCausalLM) -> None:
-        def two(seed: int) -> list[Any]:
-            set_seed(seed)
-            return [model.generate([[5, 6]], **SAMPLED).tolist() for _ in range(2)]
-
-        assert two(1) == two(1)
-        assert two(1) != two(2)
-        first, second = two(1)
-        assert first != second
-
-    def test_seeds_the_others_too(self) -> None:
-        set_seed(3)
-        drawn = random.random(), np.random.rand()
-        set_seed(3)
-        assert drawn == (random.random(), np.random.rand())
-
-    def test_a_seed_of_the_call_wins(self, model: GPTBigCodeForCausalLM) -> None:
-        outputs = []
-        for seed in (1, 2):
-            set_seed(seed)
-            outputs.append(model.generate([[5, 6]], seed=7, **SAMPLED).tolist())
-        assert outputs[0] == outputs[1]
-
-    @pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True, None])
-    def test_bad_ones(self, seed: Any) -> None:
-        with pytest.raises(InputError, match="seed must be an integer"):
-            set_seed(seed)
-
-    def test_torch_manual_seed(self, model: GPTBigCodeForCausalLM) -> None:
-        torch = pytest.importorskip("torch")
-        set_seed(0)  # torch is there now, so that its generator is the one
-
-        def drawn() -> Any:
-            return model.generate([[5, 6]], **SAMPLED).tolist()
-
-        torch.manual_seed(5)
-        first = drawn()
-        assert drawn() != first
-        torch.manual_seed(5)
-        assert drawn() == first
-
-    def test_greedy_calls_draw_nothing(self, model: GPTBigCodeForCausalLM) -> None:
-        torch = pytest.importorskip("torch")
-        set_seed(0)
-        before = torch.get_rng_state()
-        model.generate([[5, 6]], max_new_tokens=3)
-        assert torch.equal(before, torch.get_rng_state())
-
-    def test_without_torch(self, source: Path) -> None:
-        code = f"""
-import sys
-from gptbigcode_cpu import AutoModelForCausalLM, set_seed
-model = AutoModelForCausalLM.from_pretrained({str(source)!r}, num_threads=1)
-outputs = []
-for seed in (4, 4, 5):
-    set_seed(seed)
-    outputs.append(model.generate([[5, 6]], do_sample=True, max_new_tokens=12, eos_token_id=[]).tolist())
-assert outputs[0] == outputs[1] != outputs[2]
-assert "torch" not in sys.modules
-"""
-        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 class TestStreamers:

@@ -27,7 +27,7 @@ from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.regular_files import open_regular
 
 if TYPE_CHECKING:
-    from gptbigcode_cpu import GPTBigCodeTokenizer
+    from gptbigcode_cpu import GPTBigCodeConfig, GPTBigCodeTokenizer
 
 _DEFAULT_NEW_TOKENS = 128
 _DEMO_NOTE = (
@@ -161,6 +161,14 @@ def _sampling_options(
     return {"do_sample": True, **sampling, "temperature": temperature or 1.0, "seed": seed}
 
 
+def _check_length(config: GPTBigCodeConfig, prompt_tokens: int, new_tokens: int | None) -> None:
+    """Refuse what exceeds the context before the model is opened, which may take minutes the first time."""
+    from gptbigcode_cpu.generation import GenerationConfig
+    from gptbigcode_cpu.generation.resolving import new_token_limit
+
+    new_token_limit(config, GenerationConfig(max_new_tokens=new_tokens or 1), prompt_tokens, prompt_tokens)
+
+
 @click.command(short_help="Complete a prompt, or fill a gap in a text.")
 @click.argument("prompt", nargs=-1, metavar="[PROMPT]")
 @click.option(
@@ -266,6 +274,10 @@ def generate(
     load_start = time.perf_counter()
     directory = hub.resolve(model)
     tokenizer = AutoTokenizer.from_pretrained(directory)  # first, because it is what a checkpoint may lack
+    if fill:
+        fim.FimTokens.find(tokenizer)
+    else:
+        _check_length(hub.read_config(directory), len(tokenizer.encode(before)), max_new_tokens)
     loaded = AutoModelForCausalLM.from_pretrained(
         directory, dtype=dtype, num_threads=threads, prefill_threads=prefill_threads, kv_dtype=kv_dtype
     )

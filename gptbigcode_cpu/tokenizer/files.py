@@ -177,6 +177,25 @@ def _chat_templates(directory: Path) -> dict[str, Any]:
     return {"chat_template": templates["default"] if [*templates] == ["default"] else templates}
 
 
+def backend_of(given: Any) -> Tokenizer:
+    """A tokenizer of the `tokenizers` library, or the one in a ``tokenizer.json``.
+
+    Raises:
+        TokenizerError: There is no such file, or it is damaged.
+        InputError: It is neither.
+    """
+    from tokenizers import Tokenizer
+
+    if isinstance(given, (str, Path)):
+        content = _read_bytes(path := Path(given))
+        if content is None:
+            raise TokenizerError(f"{path} does not exist; a tokenizer_file is a tokenizer.json")
+        return parse_backend(content, path)
+    if not isinstance(given, Tokenizer):
+        raise InputError(f"a tokenizer is made from a tokenizers.Tokenizer or a file, not from {type(given).__name__}")
+    return given
+
+
 def parse_backend(content: bytes, path: Path) -> Tokenizer:
     """The tokenizer of the `tokenizers` library that a ``tokenizer.json`` describes; `path` is what errors name.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from gptbigcode_cpu.errors import InputError, TokenizerError
+from gptbigcode_cpu.errors import InputError, TokenizerError, UnsupportedError
 from gptbigcode_cpu.messages import shown
 from gptbigcode_cpu.suggest import check_choice
 from gptbigcode_cpu.tokenizer.added_tokens import added_token
@@ -66,6 +66,18 @@ class _TokenId:
         if token_id is not None and token is None:
             raise TokenizerError(f"{token_id} is no token id of this tokenizer")
         instance._special[self.name] = token
+
+
+# Names that older scripts use, and what to write instead.
+_INSTEAD = {
+    **dict.fromkeys(("encode_plus", "batch_encode_plus"), "call the tokenizer itself"),
+    "additional_special_tokens": "it is extra_special_tokens",
+    "additional_special_tokens_ids": "it is extra_special_tokens_ids",
+    "build_inputs_with_special_tokens": "call the tokenizer with add_special_tokens=True",
+    "prepare_for_model": "call the tokenizer with the text",
+    "all_special_tokens_extended": "it is all_special_tokens",
+    "special_tokens_map_extended": "it is special_tokens_map",
+}
 
 
 class SpecialTokens:
@@ -138,6 +150,8 @@ class SpecialTokens:
                 return roles[name]
             if name.removesuffix("_id") in roles:
                 return self.backend.token_to_id(roles[name.removesuffix("_id")])
+            if name in _INSTEAD:
+                raise UnsupportedError(f"there is no {name}, nor is there one in transformers 5; {_INSTEAD[name]}")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property

@@ -7,12 +7,13 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 from gptbigcode_cpu.arrays import is_torch
 from gptbigcode_cpu.config_checks import LIMITS
-from gptbigcode_cpu.errors import InputError, ThreadLimitError, TokenizerError, UnsupportedError
+from gptbigcode_cpu.errors import InputError, ThreadLimitError, TokenizerError
 from gptbigcode_cpu.messages import one_line
 from gptbigcode_cpu.suggest import check_choice, refuse_unknown
 from gptbigcode_cpu.tokenizer import files
@@ -47,18 +48,6 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-# Names that older scripts use, and what to write instead.
-_INSTEAD = {
-    **dict.fromkeys(("encode_plus", "batch_encode_plus"), "call the tokenizer itself"),
-    "additional_special_tokens": "it is extra_special_tokens",
-    "additional_special_tokens_ids": "it is extra_special_tokens_ids",
-    "build_inputs_with_special_tokens": "call the tokenizer with add_special_tokens=True",
-    "prepare_for_model": "call the tokenizer with the text",
-    "all_special_tokens_extended": "it is all_special_tokens",
-    "special_tokens_map_extended": "it is special_tokens_map",
-}
-
-
 class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
     """A byte-level BPE tokenizer read from ``tokenizer.json``, with the settings of ``tokenizer_config.json``.
 
@@ -75,18 +64,34 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
     is_fast = True
     pad_token_type_id = 0
 
-    def __init__(self, backend: Tokenizer, settings: Mapping[str, Any] | None = None, name_or_path: str = "") -> None:
+    def __init__(
+        self,
+        backend: Tokenizer | None = None,
+        settings: Mapping[str, Any] | None = None,
+        name_or_path: str = "",
+        *,
+        tokenizer_object: Tokenizer | None = None,
+        tokenizer_file: str | Path | None = None,
+        **more_settings: Any,
+    ) -> None:
         """
         Args:
             backend: The tokenizer of the `tokenizers` library; named special tokens that it lacks are added to it.
             settings: The content of a ``tokenizer_config.json``.
             name_or_path: Where it comes from.
+            tokenizer_object: Another name of `backend`.
+            tokenizer_file: A ``tokenizer.json`` to read, in place of `backend`.
+            **more_settings: Settings by their names, such as ``eos_token``; they win over `settings`.
 
         Raises:
-            TokenizerError: A setting has a wrong type or value.
+            TokenizerError: A setting has a wrong type or value, or a damaged file.
+            InputError: No tokenizer, or several; or an unknown setting.
         """
-        self.backend = backend
-        self.settings = dict(settings or {})
+        if len(given := [it for it in (backend, tokenizer_object, tokenizer_file) if it is not None]) != 1:
+            raise InputError("pass one of backend, tokenizer_object and tokenizer_file, or use from_pretrained")
+        refuse_unknown({it: 0 for it in more_settings if it not in files.SETTINGS}, files.SETTINGS, "a tokenizer")
+        self.backend: Tokenizer = files.backend_of(given[0])
+        self.settings = dict(settings or {}) | more_settings
         check_settings(self.settings)
         self.name_or_path = name_or_path
         self.padding_side: Side = files.side(self.settings, "padding_side")
@@ -264,13 +269,6 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """Tokens that a call adds to a text, or to two."""
         return self.backend.num_special_tokens_to_add(pair)
-
-    def __getattr__(self, name: str) -> Any:  # only called for what is not there
-        if name in _INSTEAD:
-            raise UnsupportedError(
-                f"{type(self).__name__} has no {name}, which transformers 5 has not either; {_INSTEAD[name]}"
-            )
-        return super().__getattr__(name)  # type: ignore[misc]
 
     def __bool__(self) -> bool:
         return True
