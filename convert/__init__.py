@@ -22,7 +22,12 @@ from gptbigcode_cpu.convert.lora import Adapter, adapted_config, open_adapter
 from gptbigcode_cpu.convert.read import read_checkpoint
 from gptbigcode_cpu.convert.sample_text import Calibrate, sample_texts
 from gptbigcode_cpu.convert.spec import Plan, plan
-from gptbigcode_cpu.convert.tokenizer_files import check_generation, side_files, with_tokenizer_of
+from gptbigcode_cpu.convert.tokenizer_files import (
+    check_generation,
+    side_files,
+    with_chat_template,
+    with_tokenizer_of,
+)
 from gptbigcode_cpu.convert.write import available_bytes, check_target, replacing, scratch
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import read_config, resolve, resolve_adapter
@@ -145,11 +150,12 @@ def convert(
     check_generation(path, files, config)
     for merged in adapters:
         files, notes = with_tokenizer_of(merged.path, files, notes)
+    files, chat_notes = with_chat_template(files, str(source))
     checkpoint = Checkpoint(path, work, files)
     scheme = Scheme.default(work.config, dtype or ("int4" if aims else "int8"))
     scheme = scheme.keeping(work.config, [spec for spec, _ in work.tensors], keep)
     texts = [] if calibrate is None and not aims else sample_texts("builtin" if calibrate is None else calibrate)
-    notes = (*(merged.note for merged in adapters), *work.notes, *notes)
+    notes = (*(merged.note for merged in adapters), *work.notes, *notes, *chat_notes)
     if aims:
         from gptbigcode_cpu.convert.sensitivity import SAMPLE_TOKENS, Sensitivity
 

@@ -15,7 +15,8 @@ from gptbigcode_cpu.json_files import parse_object
 from gptbigcode_cpu.regular_files import read_regular
 from gptbigcode_cpu.tokenizer import AutoTokenizer
 from gptbigcode_cpu.tokenizer.byte_level import MERGES, VOCABULARY
-from gptbigcode_cpu.tokenizer.files import CONFIG, MAX_TOKENIZER_BYTES, TOKENIZER
+from gptbigcode_cpu.tokenizer.chat import TEMPLATES, recognise
+from gptbigcode_cpu.tokenizer.files import CHAT_TEMPLATE, CONFIG, MAX_TOKENIZER_BYTES, TOKENIZER
 
 
 def side_files(source: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
@@ -91,6 +92,24 @@ def with_tokenizer_of(
     tokenizer = {name: content for name, content in own.items() if name != GENERATION_CONFIG}
     kept = {name: content for name, content in files.items() if name == GENERATION_CONFIG}
     return kept | tokenizer, (f"the tokenizer is that of {directory}",)
+
+
+def with_chat_template(files: dict[str, bytes], name: str) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """The files with a chat template, if a checkpoint has none and its name says which it is; and a note on it.
+
+    The name of the converted model may say nothing.
+
+    Args:
+        files: From `side_files`.
+        name: The name or path of the checkpoint.
+    """
+    settings = parse_object(files[CONFIG]) if CONFIG in files else {}
+    own = any("chat_template" in file for file in files) or settings.get("chat_template") is not None
+    recognised = None if own or TOKENIZER not in files else recognise(name, ())
+    if recognised is None:
+        return files, ()
+    note = f"the checkpoint has no chat template; taken is {recognised!r}, which its name says"
+    return files | {CHAT_TEMPLATE: TEMPLATES[recognised].encode()}, (note,)
 
 
 def write_side_files(files: Mapping[str, bytes], target: Path, config: GPTBigCodeConfig) -> None:

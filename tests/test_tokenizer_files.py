@@ -305,6 +305,22 @@ class TestChatTemplateFiles:
         assert "chat_template" not in json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
         assert AutoTokenizer.from_pretrained(source, chat_template="mine").chat_template == "mine"
 
+    def test_that_the_name_says_is_kept_in_the_conversion(self, tmp_path: Path, make_checkpoint: Callable[..., Path]) -> None:
+        shape = {"vocab_size": 280, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 16}
+        for name in ("octocoder", "WizardCoder-15B-V1.0"):
+            source = make_checkpoint(tmp_path / name, **shape)
+            (source / "tokenizer_config.json").unlink(missing_ok=True)
+            report = convert(source, tmp_path / f"out-{name[:4]}")
+            assert any("chat template" in note for note in report.notes)
+            expected = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(tmp_path / f"out-{name[:4]}")
+            assert tokenizer.get_chat_template() == expected.get_chat_template()
+            assert tokenizer.end_of_answer_ids() == [0]
+        (source / "tokenizer_config.json").write_text(json.dumps({"chat_template": "own"}))
+        report = convert(source, tmp_path / "own")
+        assert not report.notes
+        assert AutoTokenizer.from_pretrained(tmp_path / "own").chat_template == "own"
+
     @pytest.mark.parametrize("name", ["../outside", "a/b", "", "a\0b"])
     def test_names_that_no_file_can_have(self, write: Write, tmp_path: Path, name: str) -> None:
         tokenizer = AutoTokenizer.from_pretrained(write())
