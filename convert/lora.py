@@ -29,6 +29,7 @@ from gptbigcode_cpu.convert.read import Rows, SourceTensor, read_file
 from gptbigcode_cpu.convert.spec import equal, full_name
 from gptbigcode_cpu.errors import CheckpointError, ModelNotFoundError
 from gptbigcode_cpu.messages import listed
+from gptbigcode_cpu.regular_files import is_present
 from gptbigcode_cpu.tensors import EMBEDDING, LM_HEAD
 
 _PREFIX = "base_model.model."
@@ -78,7 +79,7 @@ def open_adapter(directory: Path) -> Adapter:
         MissingDependencyError: The weights are a ``.bin`` file and torch is not installed.
     """
     config = read_adapter_config(directory)
-    found = [directory / name for name in ADAPTER_WEIGHTS if (directory / name).is_file()]
+    found = [directory / name for name in ADAPTER_WEIGHTS if is_present(directory / name)]
     if not found:
         raise ModelNotFoundError(f"{directory} holds no weights of an adapter: none of {', '.join(ADAPTER_WEIGHTS)}")
     saved: dict[str, SourceTensor] = {}

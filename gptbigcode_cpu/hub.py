@@ -117,7 +117,7 @@ def resolve_adapter(
             path = fetch(str(name_or_path), options, (ADAPTER_CONFIG, *TOKENIZER_FILES, weights))
             if (path / weights).is_file():
                 break
-    if path is None or not (path / ADAPTER_CONFIG).is_file():
+    if path is None or not path.is_dir() or not is_present(path / ADAPTER_CONFIG):
         raise ModelNotFoundError(f"{name_or_path} is not a LoRA adapter: there is no {ADAPTER_CONFIG} in it")
     return path
 

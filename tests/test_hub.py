@@ -132,21 +132,29 @@ def server(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> Iterator[Hub]:
 
 CLIENT = """
     import json, sys
-    from gptbigcode_cpu.hub import resolve
+    from gptbigcode_cpu import hub
     from gptbigcode_cpu.errors import GPTBigCodeError
     try:
-        print(resolve(sys.argv[1], **json.loads(sys.argv[2])))
+        print(getattr(hub, sys.argv[3])(sys.argv[1], **json.loads(sys.argv[2])))
     except GPTBigCodeError as error:
         print(f"{type(error).__name__}:", error)
 """
 
 
-def ask(server: Hub, home: Path, name: str, environment: dict[str, str] | None = None, **options: Any) -> str:
+def ask(
+    server: Hub,
+    home: Path,
+    name: str,
+    environment: dict[str, str] | None = None,
+    *,
+    function: str = "resolve",
+    **options: Any,
+) -> str:
     """What a fresh process prints that resolves `name`; the Hub client reads its settings once, when it is imported."""
     settings = {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_XET": "1"} | (environment or {})
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(CLIENT), name, json.dumps(options)],
+        [sys.executable, "-c", textwrap.dedent(CLIENT), name, json.dumps(options), function],
         env=inherited | settings,
         capture_output=True,
         text=True,
@@ -236,6 +244,21 @@ def test_bin_files_are_fetched_where_there_is_nothing_else(server: Hub, tmp_path
     (server.repositories["owner/tiny"]["main"] / "model.safetensors").unlink()
     directory = Path(ask(server, tmp_path, "owner/tiny"))
     assert (directory / "pytorch_model.bin").read_bytes() == b"unneeded"
+
+
+def test_an_adapter_is_downloaded_and_is_no_model(server: Hub, tmp_path: Path) -> None:
+    files = {"adapter_config.json": b'{"peft_type": "LORA", "base_model_name_or_path": "owner/tiny"}', "README.md": b"unneeded"}
+    for name, weights in (("owner/lora", "adapter_model.safetensors"), ("owner/old-lora", "adapter_model.bin")):
+        repository = tmp_path / name
+        repository.mkdir(parents=True)
+        for file, content in (files | {weights: b"weights", "tokenizer.json": b"{}"}).items():
+            (repository / file).write_bytes(content)
+        server.repositories[name] = {"main": repository}
+        directory = Path(ask(server, tmp_path, name, function="resolve_adapter"))
+        assert {path.name for path in directory.iterdir()} == {"adapter_config.json", "tokenizer.json", weights}
+        message = f"ModelNotFoundError: {name} is no model but a LoRA adapter of 'owner/tiny'"
+        assert ask(server, tmp_path, name).startswith(message)
+    assert "is not a LoRA adapter" in ask(server, tmp_path, "owner/tiny", function="resolve_adapter")
 
 
 def test_a_gated_repository_needs_the_token(server: Hub, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from oracle import hostile
 from oracle.adapters import PREFIX, added, eighths, pair, write_adapter
 from oracle.gpt2_models import write_gpt2
 from oracle.random_models import full_config, random_state, write_safetensors
@@ -357,6 +359,28 @@ def test_damaged_files(tmp_path: Path, make_checkpoint: MakeCheckpoint, name: st
         with pytest.raises((ConfigError, CheckpointError), match=name):
             convert(base, tmp_path / "out", adapter=adapter)
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_adapters_are_merged_or_refused_in_one_line(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, draws: Callable[..., Any]
+) -> None:
+    base = make_checkpoint(tmp_path / "base", **SMALL)
+    tensors = pair(UP, 50, 36) | {f"{UP}.lora_B.bias": eighths(1, 50), f"{UP}.lora_magnitude_vector": eighths(2, 50)}
+    tensors |= {f"{WTE}.token_adapter.trainable_tokens_delta": eighths(1, 2, 36), "transformer.ln_f.bias": eighths(1, 36)}
+    settings = {
+        "use_dora": True,
+        "rank_pattern": {"c_attn": 4},
+        "alpha_pattern": {"c_attn": 4},
+        "trainable_token_indices": [1, 2],
+    }
+    right = write_adapter(tmp_path / "right", tensors, **settings)
+    for number, random in enumerate(draws(60)):
+        adapter, out = tmp_path / f"adapter{number}", tmp_path / f"out{number}"
+        shutil.copytree(right, adapter)
+        hostile.damage(adapter, hostile.Choose(int(random.integers(1 << 30))))
+        assert hostile.problem(lambda adapter=adapter, out=out: convert(base, out, adapter=adapter)) is None
+        assert hostile.problem(lambda adapter=adapter, out=out: convert(adapter, out)) is None
+        assert not list(tmp_path.glob(".out*"))
 
 
 def test_what_is_no_adapter(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:

@@ -53,6 +53,7 @@ FRAGMENTS = [
 ]
 # Names that mean something in one of the files.
 _WORDS = """
+attention_head_type scale_attn_by_inverse_layer_idx
 add_bos_token add_cross_attention add_eos_token add_prefix_space added_tokens added_tokens_decoder
 additional_special_tokens activation_function architectures attention_softmax_in_fp32 auto_map bad_words_ids
 begin_suppress_tokens bits bnb_4bit_quant_type bos_token bos_token_id chat_template clean_up_tokenization_spaces content

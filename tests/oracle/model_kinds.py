@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oracle.gguf_models import gguf_bytes, model_pairs, model_tensors
+from oracle.gpt2_models import write_gpt2
 from oracle.random_models import full_config, random_state, write_checkpoint
 
 SIZES: dict[str, Any] = {"n_embd": 32, "n_head": 2, "n_inner": 32, "n_positions": 32, "vocab_size": 270, "n_layer": 1}
@@ -22,6 +23,7 @@ def write_models(directory: Path) -> list[Path]:
     return [
         write_checkpoint(directory / "plain", **SIZES),
         write_old(directory / "old"),
+        write_gpt2(directory / "gpt2", **SIZES),
         write_detailed(directory / "detailed"),
         write_gptq(directory / "gptq"),
         write_gguf(directory / "gguf"),
