@@ -72,7 +72,7 @@ ThreadPool::~ThreadPool() {
     return;
   }
   // After fork() there is nobody to join, and even to detach a thread would touch memory that may be gone with it.
-  alignas(std::vector<std::thread>) std::byte never_destroyed[sizeof(threads_)];
+  alignas(std::vector<std::thread>) std::byte never_destroyed[sizeof(std::vector<std::thread>)];
   ::new (static_cast<void*>(never_destroyed)) std::vector<std::thread>(std::move(threads_));
 }
 

@@ -137,9 +137,10 @@ void pack(const PackTask& task, ThreadPool& pool) {
   if (bad != kNone) {
     const int64_t index = bad;
     const float value = read_source(task, index);
-    throw std::invalid_argument(std::string(std::isnan(value) ? "NaN" : std::isinf(value) ? "infinite" : "too large an") +
-                                " element at row " +
-                                std::to_string(index / task.k) + ", column " + std::to_string(index % task.k));
+    throw std::invalid_argument(std::string(std::isnan(value)   ? "NaN"
+                                            : std::isinf(value) ? "infinite"
+                                                                : "too large an") +
+                                " element at row " + std::to_string(index / task.k) + ", column " + std::to_string(index % task.k));
   }
 }
 
