@@ -89,7 +89,10 @@ def resolve(
         return found
     if is_gguf(path):
         return path
-    raise ModelNotFoundError(f"{name_or_path} is a file; a model is a directory with config.json and weights, or a GGUF file")
+    near = f"; did you mean {path.parent}?" if (path.parent / "config.json").is_file() else ""
+    raise ModelNotFoundError(
+        f"{name_or_path} is a file; a model is a directory with config.json and weights, or a GGUF file{near}"
+    )
 
 
 def resolve_adapter(

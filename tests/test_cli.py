@@ -256,6 +256,8 @@ def test_exit_codes_tell_the_classes_apart() -> None:
     [
         (["generate"], 9, "the prompt is empty"),
         (["generate", "a", "small", "function"], 2, "quote the prompt: gptbigcode-cpu generate 'a small function'"),
+        (["generate", "TESTS", "def f(x):"], 2, "generate -m "),
+        (["info", "CONFIG"], 3, "did you mean "),
         (["def f(x):"], 2, "gptbigcode-cpu generate 'def f(x):'"),
         (["-m", "MODEL", "generate", "x"], 2, "follow its name"),
         (["genrate", "x"], 2, "generate"),
@@ -300,7 +302,12 @@ def test_exit_codes_tell_the_classes_apart() -> None:
 def test_wrong_input_is_one_line_and_its_own_code(
     model: Path, checkpoint_dir: Path, arguments: list[str], code: int, says: str
 ) -> None:
-    places = {"MODEL": str(model), "CHECKPOINT": str(checkpoint_dir), "TESTS": str(Path(__file__).parent)}
+    places = {
+        "MODEL": str(model),
+        "CHECKPOINT": str(checkpoint_dir),
+        "TESTS": str(Path(__file__).parent),
+        "CONFIG": str(model / "config.json"),
+    }
     shown = cli(*(places.get(argument, argument) for argument in arguments))
     assert shown.returncode == code, shown.stderr
     lines = [line for line in shown.stderr.splitlines() if not line.startswith("note:")]
@@ -308,6 +315,14 @@ def test_wrong_input_is_one_line_and_its_own_code(
     assert lines[0].startswith("error: ")
     assert says in lines[0]
     assert shown.stdout == ""
+
+
+def test_text_in_a_locale_that_knows_ascii_only(model: Path) -> None:
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for variables in ({}, plain):
+        shown = cli("generate", "-m", model, "# añadir, 加", "-n", "1", **variables)
+        assert shown.returncode == 0, shown.stderr
+        assert shown.stdout.startswith("# añadir, 加")
 
 
 def test_prompt_that_is_not_text(model: Path) -> None:

@@ -6,7 +6,9 @@ completion answer without loading numpy, and `generate` starts without what othe
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import logging
 import os
 import shlex
@@ -149,6 +151,10 @@ def main() -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one of them
             signal.signal(number, _end)
+    for stream in (sys.stdout, sys.stderr):
+        # The locale C knows no more than ASCII; what models write is UTF-8.
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name == "ascii":
+            stream.reconfigure(encoding="utf-8")
     sys.exit(run(sys.argv[1:]))
 
 

@@ -24,6 +24,7 @@ from gptbigcode_cpu.cli.options import (
     threads_option,
 )
 from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.names import SHORT_NAMES
 from gptbigcode_cpu.regular_files import open_regular
 
 if TYPE_CHECKING:
@@ -115,7 +116,9 @@ def until_stop(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[tuple[st
 def _read_prompt(words: tuple[str, ...], fill: bool) -> str:
     """The prompt: the argument, or standard input for ``-`` and where there is none."""
     if len(words) > 1:
-        command = f"gptbigcode-cpu generate {'--fill ' if fill else ''}{shlex.quote(' '.join(words))}"
+        named = words[0] in SHORT_NAMES or Path(words[0]).exists()  # a model, which wants -m
+        text = [f"-m {shlex.quote(words[0])}", shlex.quote(" ".join(words[1:]))] if named else [shlex.quote(" ".join(words))]
+        command = " ".join(["gptbigcode-cpu generate", *["--fill"] * fill, *text])
         raise click.UsageError(f"The prompt has several words; quote the prompt: {command}")
     terminal = sys.stdin is not None and sys.stdin.isatty()
     if not words and terminal:
@@ -126,10 +129,9 @@ def _read_prompt(words: tuple[str, ...], fill: bool) -> str:
     try:
         if prompt == "-":
             return _standard_input()
-        prompt.encode()  # an argument that is no UTF-8 arrives with surrogates
+        return os.fsencode(prompt).decode()  # its bytes, whatever the locale took them for
     except UnicodeError as error:
         raise InputError("the prompt is not UTF-8 text") from error
-    return prompt
 
 
 def _standard_input() -> str:
