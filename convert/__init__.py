@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert import journal
@@ -32,6 +33,7 @@ from gptbigcode_cpu.convert.write import available_bytes, check_target, replacin
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import read_config, resolve, resolve_adapter
 from gptbigcode_cpu.kernel_set import kernel_name, warn_if_slow
+from gptbigcode_cpu.precision import plain_name
 from gptbigcode_cpu.progress import Progress
 from gptbigcode_cpu.regular_files import checked_path
 from gptbigcode_cpu.room import what_would_fit
@@ -74,7 +76,7 @@ def convert(
     source: str | Path,
     out: str | Path,
     *,
-    dtype: str | None = None,
+    dtype: Any = None,
     keep: Mapping[str, str] = MappingProxyType({}),
     target_size: int | None = None,
     target_kld: float | None = None,
@@ -82,7 +84,7 @@ def convert(
     calibration_tokens: int = 8192,
     adapter: str | Path | Sequence[str | Path] = (),
     overwrite: bool = False,
-    num_threads: int = 0,
+    num_threads: int | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
     revision: str | None = None,
@@ -99,7 +101,8 @@ def convert(
     Args:
         source: Directory of a checkpoint (safetensors, ``.bin``, GPTQ, AWQ), a GGUF file, or an id on the Hugging Face Hub.
         out: Directory to create.
-        dtype: ``int8`` (default), ``int6``, ``int4``, ``bfloat16`` or ``float32`` (docs/quantization.md).
+        dtype: ``int8`` (default, also ``auto``), ``int6``, ``int4``, ``bfloat16`` or ``float32`` (docs/quantization.md), or the
+            torch dtype of that name.
         keep: Storage types of their own for some tensors, see `Scheme.keeping`.
         target_size: Bytes that the weights file may have: int4, int6 or int8 is chosen for every part of the model, such that
             it loses least. What each part loses is measured, on the text that `calibrate` names.
@@ -111,7 +114,7 @@ def convert(
         adapter: Directories or Hub ids of LoRA adapters of PEFT, which are merged into the weights in this order
             (docs/importing.md). An adapter's tokenizer, if it has one, takes the place of the checkpoint's.
         overwrite: Replace a converted model at `out`.
-        num_threads: Threads that quantise; 0 = one for each performance core.
+        num_threads: Threads that quantise; None or 0 = one for each performance core.
         dry_run: Check everything and report, but write nothing.
         progress: Called with what is being done, and how many bytes or parts are done of how many.
         revision: Branch, tag or commit on the Hub.
@@ -132,7 +135,9 @@ def convert(
         MissingDependencyError: The checkpoint is a ``.bin`` file and torch is not installed, or it is a quantised GGUF file and
             the gguf package is not.
     """
+    num_threads = 0 if num_threads is None else num_threads
     check_num_threads(num_threads)
+    dtype = None if dtype is None or plain_name(dtype) == "auto" else plain_name(dtype)
     aims = target_size is not None or target_kld is not None
     _check_options(dtype, target_size, target_kld, calibration_tokens)
     # No resolve() of its own: symbolic links to the parts of a GGUF file may lead to names that say nothing.

@@ -147,7 +147,7 @@ def test_bad_numbers_of_threads(tmp_path: Path, make_checkpoint: MakeCheckpoint)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-@pytest.mark.parametrize("dtype", ["int3", "", "auto", "INT8"])
+@pytest.mark.parametrize("dtype", ["int3", "", "INT8"])
 def test_unknown_dtypes(tmp_path: Path, source: Path, dtype: str) -> None:
     with pytest.raises(InputError, match="choose one of int8, int6, int4, bfloat16, float32"):
         convert(source, tmp_path / "out", dtype=dtype)

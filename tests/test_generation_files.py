@@ -220,3 +220,13 @@ class TestObjectsOfTransformers:
         for call in calls:
             with pytest.raises(InputError, match="generation_config must be a GenerationConfig, not"):
                 call()
+
+
+def test_convert_takes_the_names_that_from_pretrained_takes(checkpoint: Path, tmp_path: Path) -> None:
+    class TorchType:
+        def __str__(self) -> str:
+            return "torch.float32"
+
+    for i, (dtype, stored) in enumerate([(TorchType(), "float32"), ("float32", "float32"), ("auto", "int8"), (None, "int8")]):
+        report = convert(checkpoint, tmp_path / str(i), dtype=dtype, num_threads=None, dry_run=True)
+        assert report.scheme.dtype == stored
