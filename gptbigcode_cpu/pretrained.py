@@ -111,7 +111,7 @@ class PreTrainedModel:
                 single steps wait for the memory. Default: `num_threads`. The results are the same.
             kv_dtype: Storage type of the keys and values of past tokens: ``"int8"``, ``"bfloat16"``, ``"float16"``,
                 ``"float32"`` or the torch dtype of that name; ``"auto"`` is int8 for integer weights, and the dtype of
-                the others.
+                the others. A call that makes a key or value beyond float16's 65504 ends with an `InputError`.
             revision: Branch, tag or commit on the Hub.
             token: Access token for the Hub.
             cache_dir: Where downloads are kept.
