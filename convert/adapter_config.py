@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from gptbigcode_cpu.adapters import ADAPTER_CONFIG
+from gptbigcode_cpu.config_checks import LIMITS
 from gptbigcode_cpu.errors import ConfigError, ModelNotFoundError
 from gptbigcode_cpu.json_files import read_object
-from gptbigcode_cpu.messages import shown
+from gptbigcode_cpu.messages import one_line, shown
 
+_LARGEST = 1e30  # a weight times it is still a float32
 _ADVICE = "merge it with PEFT (merge_and_unload, then save_pretrained) and convert the result"
 # What makes of an adapter something else than weights to add, and why.
 _REFUSED = {
@@ -116,8 +118,8 @@ def _pattern(content: Mapping[str, Any], key: str) -> dict[str, Any]:
     for pattern in value:
         try:
             re.compile(pattern)
-        except re.error as error:
-            raise ConfigError(f"{key}: {shown(pattern)} is not a regular expression: {error}") from error
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ConfigError(f"{key}: {shown(pattern)} is not a regular expression: {one_line(error)}") from error
     return value
 
 
@@ -138,11 +140,13 @@ def _switch(content: Mapping[str, Any], key: str) -> bool:
 
 def _positive(key: str, value: Any) -> int:
     if type(value) is not int or value <= 0:
-        raise ConfigError(f"the rank {key} must be a positive whole number, not {shown(value)}")
+        raise ConfigError(f"the rank {one_line(key)} must be a positive whole number, not {shown(value)}")
+    if value > LIMITS["n_inner"]:
+        raise ConfigError(f"the rank {one_line(key)} is {shown(value)}, more than any layer has inputs")
     return value
 
 
 def _number(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{key} must be a number, not {shown(value)}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
+        raise ConfigError(f"{one_line(key)} must be a number of at most {_LARGEST:g}, not {shown(value)}")
     return float(value)

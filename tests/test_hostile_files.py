@@ -40,7 +40,7 @@ def test_damaged_models_are_refused_or_used(tmp_path: Path, models: list[Path], 
     assert len([line for line in run.stderr.splitlines() if line.isdigit()]) > len(models), "every kind has its turn"
 
 
-@pytest.mark.parametrize("kind", ["plain", "old", "detailed", "gptq", "gguf", "converted"])
+@pytest.mark.parametrize("kind", ["plain", "old", "detailed", "gptq", "gguf", "converted", "adapted"])
 def test_pipes_in_place_of_files(tmp_path: Path, models: list[Path], kind: str) -> None:
     """Nothing waits for a writer, and nothing goes on as if there were no such file."""
     source = next(model for model in models if model.name == kind)
@@ -138,6 +138,14 @@ REFUSED: list[tuple[str, Callable[[Path], None], type[GPTBigCodeError], str]] = 
     ("old", changed("vocab.json", zz="1.0"), CheckpointError, r"vocab\.json gives the token 'zz' the id 1\.0"),
     ("old", changed("added_tokens.json", zz='"1"'), CheckpointError, r"added_tokens\.json gives the token 'zz' the id '1'"),
     ("old", written("merges.txt", b"a\n"), CheckpointError, r"vocab\.json and merges\.txt do not make a tokenizer"),
+    ("adapted", changed("adapter_config.json", r=str(10**400)), ConfigError, r"the rank r is 1000"),
+    (
+        "adapted",
+        changed("adapter_config.json", lora_alpha=str(10**400)),
+        ConfigError,
+        r"lora_alpha must be a number of at",
+    ),
+    ("adapted", changed("adapter_config.json", rank_pattern='{"a{9999999999999}": 1}'), ConfigError, r"is not a regular expr"),
     ("old", written(INDEX, b"[]"), CheckpointError, r"index\.json must hold a JSON object"),
     ("old", changed(INDEX, weight_map="7"), CheckpointError, r"weight_map must give each tensor a file name, it is 7"),
     ("old", changed(INDEX, weight_map=f'{{"a": "{"x" * 5000}"}}'), CheckpointError, r"lacks 1 of 1 files: xxx"),
@@ -174,11 +182,12 @@ def test_hostile_values(
         changed(SETTINGS, model_max_length=str(10**400), more=str(10**400)),
         changed(SETTINGS, model_max_length="1e999"),
         changed(SETTINGS, added_tokens_decoder="null", extra_special_tokens="null", model_input_names="null"),
+        changed("special_tokens_map.json", x='{"content": "<|endoftext|>", "__type": "AddedToken"}'),
         written("preprocessor_config.json", b"\xff"),
         lambda model: written(CONFIG, b"\xef\xbb\xbf" + (model / CONFIG).read_bytes())(model),
         lambda model: written("tokenizer.json", b"\xef\xbb\xbf" + (model / "tokenizer.json").read_bytes())(model),
     ],
-    ids=map(str, range(7)),
+    ids=map(str, range(8)),
 )
 def test_what_changes_no_token_is_no_reason_to_refuse(
     tmp_path: Path, models: list[Path], change: Callable[[Path], None]

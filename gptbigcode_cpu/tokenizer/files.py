@@ -244,7 +244,8 @@ def write(directory: Path, backend: Tokenizer, settings: Mapping[str, Any]) -> t
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
         paths.append(path)
-    paths[0].write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # An added token may stand under a name that means nothing; it is written as its text.
+    paths[0].write_text(json.dumps(config, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
     paths.append(directory / TOKENIZER)
     backend.save(str(paths[-1]))
     return tuple(map(str, paths))

@@ -221,7 +221,8 @@ def uses(model: Path, out: Path) -> Iterator[Callable[[], Any]]:
         if model.is_file() or not (model / "config.json").is_file() or not packed():
             before = set(out.iterdir())
             try:
-                directory = convert(model, out / "converted", dtype="int4").out
+                adapter = [model] if (model / "adapter_config.json").exists() else []
+                directory = convert(model, out / "converted", dtype="int4", adapter=adapter).out
             except BaseException:
                 assert set(out.iterdir()) == before, "something was left behind"
                 raise

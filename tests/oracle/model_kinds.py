@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from oracle.gguf_models import gguf_bytes, model_pairs, model_tensors
 from oracle.gpt2_models import write_gpt2
-from oracle.random_models import full_config, random_state, write_checkpoint
+from oracle.random_models import full_config, random_state, write_checkpoint, write_safetensors
 
 SIZES: dict[str, Any] = {"n_embd": 32, "n_head": 2, "n_inner": 32, "n_positions": 32, "vocab_size": 270, "n_layer": 1}
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -28,6 +28,7 @@ def write_models(directory: Path) -> list[Path]:
         write_gptq(directory / "gptq"),
         write_gguf(directory / "gguf"),
         write_converted(directory / "converted"),
+        write_adapted(directory / "adapted"),
     ]
 
 
@@ -131,6 +132,36 @@ def write_gptq(directory: Path) -> Path:
     config = directory / "config.json"
     quantization = {"quant_method": "gptq", "bits": 4, "group_size": -1, "desc_act": False, "sym": True}
     config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": quantization}))
+    return directory
+
+
+def write_adapted(directory: Path) -> Path:
+    """A checkpoint, and in the same directory a LoRA adapter for it."""
+    write_checkpoint(directory, **SIZES)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "base",
+        "r": 2,
+        "lora_alpha": 4,
+        "rank_pattern": {"c_fc": 2},
+        "alpha_pattern": {"c_fc": 8},
+        "target_modules": ["c_fc", "c_proj"],
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+        "inference_mode": True,
+    }
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    random = np.random.RandomState(0)
+    matrices = {}
+    for module in ("attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
+        prefix = f"base_model.model.transformer.h.0.{module}.lora"
+        matrices[f"{prefix}_A.weight"] = random.standard_normal((2, 32)).astype(np.float32)
+        matrices[f"{prefix}_B.weight"] = random.standard_normal((32, 2)).astype(np.float32)
+    write_safetensors(directory / "adapter_model.safetensors", matrices)
     return directory
 
 
