@@ -240,6 +240,20 @@ def test_a_revision_and_a_cache_directory(server: Hub, tmp_path: Path) -> None:
     assert same_content(directory, server.repositories["owner/tiny"]["v1"], names)
 
 
+def test_a_gguf_file_is_downloaded_by_its_name(server: Hub, tmp_path: Path) -> None:
+    repository = server.repositories["owner/tiny"]["main"]
+    for name in ("one.gguf", "two.gguf", "split-00001-of-00002.gguf", "split-00002-of-00002.gguf"):
+        (repository / name).write_bytes(name.encode())  # the Hub's client stores equal files once
+    path = Path(ask(server, tmp_path, "owner/tiny", gguf_file="two.gguf"))
+    assert (path.name, path.read_bytes(), server.downloaded()) == ("two.gguf", b"two.gguf", {"two.gguf"})
+    server.requests.clear()
+    path = Path(ask(server, tmp_path, "owner/tiny", gguf_file="split-00001-of-00002.gguf"))
+    assert path.name == "split-00001-of-00002.gguf"
+    assert server.downloaded() == {"split-00001-of-00002.gguf", "split-00002-of-00002.gguf"}
+    answer = ask(server, tmp_path, "owner/tiny", gguf_file="three.gguf")
+    assert "ModelNotFoundError" in answer and "no GGUF file 'three.gguf'" in answer
+
+
 def test_bin_files_are_fetched_where_there_is_nothing_else(server: Hub, tmp_path: Path) -> None:
     (server.repositories["owner/tiny"]["main"] / "model.safetensors").unlink()
     directory = Path(ask(server, tmp_path, "owner/tiny"))

@@ -291,6 +291,15 @@ class TestSource:
         assert AutoModelForCausalLM.from_pretrained(source, config=theirs).config.pad_token_id == 3
 
 
+def test_a_generation_config_for_the_model(source: Path) -> None:
+    config = gptbigcode_cpu.GenerationConfig(max_new_tokens=3, eos_token_id=[])
+    opened = AutoModelForCausalLM.from_pretrained(source, generation_config=config)
+    assert opened.generation_config is config
+    assert opened.generate([[5, 6]]).shape == (1, 5)
+    with pytest.raises(InputError, match="generation_config must be a GenerationConfig"):
+        AutoModelForCausalLM.from_pretrained(source, generation_config=5)
+
+
 class TestLooksAtTheModel:
     def test_parameters(self, model: GPTBigCodeForCausalLM) -> None:
         assert sum(p.numel() for p in model.parameters()) == model.num_parameters()
