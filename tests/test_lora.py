@@ -408,14 +408,19 @@ def test_an_adapter_is_no_model_and_says_how_to_make_one(tmp_path: Path) -> None
         convert(adapter, tmp_path / "out")
 
 
-def test_a_calibrated_conversion_goes_on_with_the_same_adapter_only(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+def test_a_calibrated_conversion_goes_on_with_the_same_adapter_only(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from gptbigcode_cpu.convert import _fingerprint
-    from gptbigcode_cpu.convert.read import read_checkpoint
-    from gptbigcode_cpu.convert.spec import plan
-    from gptbigcode_cpu.hub import read_config
-    from gptbigcode_cpu.tensors import Scheme
 
     base, adapter = make_checkpoint(tmp_path / "base", **SMALL), write_adapter(tmp_path / "adapter", pair(UP, 50, 36))
-    work = plan(read_config(base), read_checkpoint(base))
-    prints = [_fingerprint(paths, work, Scheme("int4"), ["text"], 10) for paths in ([base], [base, adapter], [base, adapter])]
+    prints: list[str] = []
+
+    def record(*arguments: Any) -> str:
+        prints.append(_fingerprint(*arguments))
+        return prints[-1]
+
+    monkeypatch.setattr("gptbigcode_cpu.convert._fingerprint", record)
+    for adapters in ([], [adapter], [adapter]):
+        convert(base, tmp_path / "out", dtype="int4", calibrate="builtin", adapter=adapters, dry_run=True)
     assert prints[0] != prints[1] == prints[2]
