@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from logging import getLogger
 from pathlib import Path
@@ -138,9 +139,10 @@ def _type_name(tensor: Any) -> str:
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    if "weights_only" in text or "Weights only" in text:
-        return (
-            "torch.load refuses it with weights_only=True: it holds objects other than tensors, which may run code when read, "
-            "or was pickled with another protocol than 2; save it again with torch.save, or as safetensors"
-        )
+    if found := re.search(r"GLOBAL ([\w.]+)", text):
+        return f"it refers to {found[1]}, which may run code when it is read; save its state_dict() alone"
+    if "TorchScript" in text:
+        return "it is a TorchScript archive; save the state_dict() of the model with torch.save"
+    if "Weights only" in text:
+        return "it is no file of torch.save with tensors, or was pickled with another protocol than torch's, 2"
     return one_line((text or type(error).__name__).splitlines()[0])
