@@ -8,11 +8,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gptbigcode_cpu import progress
 from gptbigcode_cpu.errors import ModelNotFoundError
 from gptbigcode_cpu.names import not_found
 
 
-def fetch(name: str, options: dict[str, Any], patterns: Iterable[str], subfolder: str = "") -> Path:
+@contextmanager
+def _bars(shown: bool) -> Iterator[None]:
+    """The progress bars of the Hub client, or none; HF_HUB_DISABLE_PROGRESS_BARS decides first."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if shown or are_progress_bars_disabled() or "HF_HUB_DISABLE_PROGRESS_BARS" in os.environ:
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def fetch(
+    name: str, options: dict[str, Any], patterns: Iterable[str], subfolder: str = "", *, shows_progress: bool = True
+) -> Path:
     """The directory of files of a repository, which are downloaded if need be.
 
     Args:
@@ -20,6 +38,7 @@ def fetch(name: str, options: dict[str, Any], patterns: Iterable[str], subfolder
         options: Arguments of ``huggingface_hub.snapshot_download``.
         patterns: Names of the files, with ``*``.
         subfolder: Where in the repository they are.
+        shows_progress: Draw bars where there is a terminal for them.
 
     Raises:
         ModelNotFoundError: The message says whether repository, revision, access or connection was the trouble.
@@ -27,7 +46,7 @@ def fetch(name: str, options: dict[str, Any], patterns: Iterable[str], subfolder
     import huggingface_hub
 
     inside = [f"{subfolder}/{pattern}" if subfolder else pattern for pattern in patterns]
-    with _explained(name, options):
+    with _explained(name, options), _bars(shows_progress and progress.drawn()):
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=inside, **options)) / subfolder
 
 

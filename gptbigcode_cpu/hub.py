@@ -257,12 +257,15 @@ def _download(name: str, options: dict[str, Any], subfolder: str, gguf_file: str
         part = _GGUF_PART.fullmatch(gguf_file)
         patterns = [gguf_file] if part is None else [f"{part['name']}-*-of-{part['count']}{_GGUF}"]
         return _in_directory(fetch(name, options, patterns, subfolder), "", gguf_file)
-    directory = fetch(name, options, _DESCRIPTIONS, subfolder)
+    directory = fetch(name, options, _DESCRIPTIONS, subfolder, shows_progress=False)
     if weights:
-        _check_before_weights(name, directory, options, subfolder)
-        directory = fetch(name, options, [*_DESCRIPTIONS, *SAFETENSORS_PATTERNS], subfolder)
+        is_new = not any(any(directory.glob(pattern)) for pattern in SAFETENSORS_PATTERNS + PYTORCH_PATTERNS)
+        if is_new:
+            _check_before_weights(name, directory, options, subfolder)
+        has_more = is_new or _lacks_shards(directory)
+        directory = fetch(name, options, [*_DESCRIPTIONS, *SAFETENSORS_PATTERNS], subfolder, shows_progress=has_more)
         if not any(directory.glob("*.safetensors")):
-            directory = fetch(name, options, [*_DESCRIPTIONS, *PYTORCH_PATTERNS], subfolder)
+            directory = fetch(name, options, [*_DESCRIPTIONS, *PYTORCH_PATTERNS], subfolder, shows_progress=has_more)
         refuse_adapter(directory, name)
     if not (directory / "config.json").is_file():
         raise ModelNotFoundError(
@@ -271,14 +274,21 @@ def _download(name: str, options: dict[str, Any], subfolder: str, gguf_file: str
     return directory
 
 
+def _lacks_shards(directory: Path) -> bool:
+    """Whether a download was interrupted between the files of a model."""
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        for index in directory.glob("*.index.json"):
+            if not all((directory / file).exists() for file in json.loads(index.read_bytes())["weight_map"].values()):
+                return True
+    return False
+
+
 def _check_before_weights(name: str, directory: Path, options: dict[str, Any], subfolder: str) -> None:
     """Refuse what can be refused before gigabytes are downloaded.
 
     Raises:
         GPTBigCodeError: The configuration is not supported, or the disk is too small.
     """
-    if any(any(directory.glob(pattern)) for pattern in SAFETENSORS_PATTERNS + PYTORCH_PATTERNS):
-        return  # they were downloaded before, or some of them
     from gptbigcode_cpu import room
 
     if (directory / "config.json").is_file():

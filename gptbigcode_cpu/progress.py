@@ -34,14 +34,18 @@ def enable(shown: bool) -> None:
     _enabled = shown
 
 
+def drawn() -> bool:
+    """Whether progress is drawn: it is `enabled`, and stderr is a terminal that can take a line back."""
+    return _enabled and sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
 @contextmanager
 def status_line() -> Iterator[Callable[[str], None] | None]:
-    """A function that shows a text in one line of stderr, in place of the text before; None if there is no terminal or they are
-    not `enabled`.
+    """A function that shows a text in one line of stderr, in place of the text before; None if nothing is `drawn`.
 
     The line is cut to the width of the terminal, and cleared in the end, however that comes.
     """
-    if not _enabled or sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+    if not drawn():
         yield None
         return
     stream = sys.stderr
@@ -72,29 +76,29 @@ def progress_bar() -> Iterator[Progress]:
     """
     with status_line() as show:
         meter, ended, drawing = Meter(time.monotonic()), threading.Event(), threading.Lock()
-        drawn, thread = 0.0, None
+        last, thread = 0.0, None
 
         def draw() -> None:
-            nonlocal drawn
+            nonlocal last
             assert show is not None
             with drawing:
                 show(meter.line(terminal_width() - 1, time.monotonic()))
-                drawn = time.monotonic()
+                last = time.monotonic()
 
         def keep_drawing() -> None:
             while not ended.wait(1):
                 draw()
 
         def update(what: str, done: int, total: int) -> None:
-            nonlocal drawn, thread
+            nonlocal last, thread
             now = time.monotonic()
             is_new = meter.report(what, done, total, now)
             if show is None:
-                if now - max(drawn, meter.began + _FIRST_LOG - _LOG) > _LOG:
-                    drawn = now
+                if now - max(last, meter.began + _FIRST_LOG - _LOG) > _LOG:
+                    last = now
                     logger.info("%s: %s", meter.what, meter.in_words(now))
                 return
-            if is_new or now - drawn > _REDRAW:
+            if is_new or now - last > _REDRAW:
                 draw()
             if thread is None:
                 thread = threading.Thread(target=keep_drawing, daemon=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
 import sys
+import termios
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -183,6 +185,29 @@ def test_a_repository_is_downloaded_once_and_only_what_is_needed(server: Hub, tm
     assert Path(ask(server, tmp_path, "owner/tiny", local_files_only=True)) == directory
     assert Path(ask(server, tmp_path, "owner/tiny", {"HF_HUB_OFFLINE": "1"})) == directory
     assert server.requests == []
+
+
+def test_a_download_draws_bars_once_and_on_a_terminal_only(server: Hub, tmp_path: Path) -> None:
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    environment = inherited | {"HF_ENDPOINT": server.endpoint, "HF_HUB_DISABLE_XET": "1", "TERM": "xterm"}
+    command = [sys.executable, "-c", "from gptbigcode_cpu.hub import resolve; resolve('owner/tiny')"]
+
+    def seen_by_a_terminal(home: str) -> bytes:
+        parent, child = pty.openpty()
+        termios.tcsetwinsize(child, (24, 100))
+        subprocess.run(command, stderr=child, env=environment | {"HF_HOME": str(tmp_path / home)}, check=True)
+        os.write(child, b"end")
+        shown = b""
+        while not shown.endswith(b"end"):
+            shown += os.read(parent, 1 << 16)
+        os.close(child)
+        os.close(parent)
+        return shown
+
+    assert b"Fetching" in seen_by_a_terminal("one")
+    assert seen_by_a_terminal("one") == b"end", "everything is there"
+    plain = subprocess.run(command, capture_output=True, env=environment | {"HF_HOME": str(tmp_path / "two")}, check=True)
+    assert (plain.stdout, plain.stderr) == (b"", b"")
 
 
 def test_what_cannot_be_used_is_refused_before_the_weights(server: Hub, tmp_path: Path) -> None:
