@@ -152,10 +152,11 @@ class TestOpening:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         monkeypatch.setenv("GPTBIGCODE_CPU_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
         AutoModelForCausalLM.from_pretrained(make_checkpoint(tmp_path / "checkpoint"))
         output = capsys.readouterr()
-        assert "B/s" in output.err
+        assert "quantising block 1 of 2 [" in output.err
         assert output.out == ""
 
     def test_missing(self, tmp_path: Path) -> None:
