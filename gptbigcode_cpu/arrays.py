@@ -43,7 +43,7 @@ def to_int_array(values: object, what: str, kinds: str = "iu") -> NDArray[np.int
         array = array.astype(np.int64)
     if array.dtype.kind not in kinds:
         raise InputError(f"{what} must hold integers, not {array.dtype}")
-    if array.dtype.kind == "f" and not ((array == np.floor(array)) & (np.abs(array) < 2.0**62)).all():
+    if array.dtype.kind == "f" and not ((array == np.floor(array)) & (np.abs(array.astype(np.float64)) < 2.0**62)).all():
         raise InputError(f"{what} must hold whole numbers")
     return array.astype(np.int64, copy=False)
 

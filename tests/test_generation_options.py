@@ -253,8 +253,9 @@ class TestCaches:
         expected = model.generate(ids, attention_mask=mask, **OPTIONS).tolist()
         for kind in (np.float32, np.float64, np.bool_):
             assert model.generate(ids, attention_mask=np.array(mask, dtype=kind), **OPTIONS).tolist() == expected
-        with pytest.raises(InputError, match="attention_mask must hold"):
-            model.generate(ids, attention_mask=np.array([[0, 0, 0.5, 1]]))
+        for wrong in (np.array([[0, 0, 0.5, 1]]), np.float16("nan"), np.full((1, 4), np.inf)):
+            with pytest.raises(InputError, match="attention_mask must hold"):
+                model.generate(ids, attention_mask=wrong)
 
 
 class TestPipelinesAndStreams:
