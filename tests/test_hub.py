@@ -351,7 +351,7 @@ def test_demo_is_the_packaged_model_wherever_one_is(tmp_path: Path, monkeypatch:
         "~/none",
         "a/b/c",
         "starcode",
-        "gpt2",
+        "bert-base",
         "",
         "spaces in it",
         "a..b/c",
