@@ -58,7 +58,7 @@ def test_the_demo_model_answers_alike_on_every_machine(isa: str, core_model: Any
     core = core_model(hub.resolve("demo"), isa)
     tokens = (np.arange(200) * 37 % 8192).astype(np.int32)
     logits = core.forward([_core.KVCache(core)], [tokens], [len(tokens)])
-    assert zlib.crc32(logits.tobytes()) == 1622972741
+    assert zlib.crc32(logits.tobytes()) == 3754509362
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
