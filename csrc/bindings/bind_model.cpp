@@ -162,11 +162,11 @@ void register_model(py::module_& module) {
         return KVLayout{n_layer, n_kv_head, head_dim, parse_kv_dtype(kv_dtype)}.block_size() / kKvBlock;
       },
       py::arg("kv_dtype"), py::arg("n_layer"), py::arg("n_kv_head"), py::arg("head_dim"));
-  py::class_<PyModel, std::shared_ptr<PyModel>> model(module, "Model");
-  refuse_copies(model, "a model",
+  py::class_<PyModel, std::shared_ptr<PyModel>> model_type(module, "Model");
+  refuse_copies(model_type, "a model",
                 "its weights are mapped from a file, and its threads belong to this process; pass the name or path on, and open it "
                 "there with from_pretrained");
-  model
+  model_type
       .def(
           py::init([](const py::dict& tensors, const std::string& dtype, const std::unordered_map<std::string, std::string>& dtypes,
                       int64_t vocab_size, int64_t n_positions, int64_t n_embd, int64_t n_layer, int64_t n_head, int64_t n_kv_head,
@@ -219,10 +219,10 @@ void register_model(py::module_& module) {
       .def_property_readonly("threads", &TeamSize::threads)
       .def("report", &TeamSize::report, py::arg("work"), py::arg("seconds"), py::arg("switches"));
 
-  py::class_<PyCache> cache(module, "KVCache");
-  refuse_copies(cache, "a KV cache",
+  py::class_<PyCache> cache_type(module, "KVCache");
+  refuse_copies(cache_type, "a KV cache",
                 "it belongs to its model; DynamicCache.copy() shares it within the process, and another one runs the tokens again");
-  cache
+  cache_type
       .def(py::init([](const std::shared_ptr<PyModel>& model) { return PyCache{model, KVCache((*model)->kv_layout())}; }),
            py::arg("model"))
       .def("__len__", [](const PyCache& self) { return self.cache.size(); })

@@ -19,9 +19,9 @@ uint64_t seed_of(const py::int_& value) {
 }  // namespace
 
 void register_sampler(py::module_& module) {
-  py::class_<Sampler> sampler(module, "Sampler");
-  refuse_copies(sampler, "a sampler", "make another one with the same options and seed");
-  sampler
+  py::class_<Sampler> sampler_type(module, "Sampler");
+  refuse_copies(sampler_type, "a sampler", "make another one with the same options and seed");
+  sampler_type
       .def(py::init([](double temperature, const py::object& top_k, double top_p, double min_p, double repetition_penalty,
                        const std::optional<std::map<int64_t, float>>& logit_bias, const py::int_& seed) {
              SamplerOptions options{

@@ -5,9 +5,9 @@
 namespace gptbigcode {
 
 void register_suffix_index(py::module_& module) {
-  py::class_<SuffixIndex> index(module, "SuffixIndex");
-  refuse_copies(index, "a suffix index", "make another one and extend it by the same tokens");
-  index.def(py::init<>())
+  py::class_<SuffixIndex> index_type(module, "SuffixIndex");
+  refuse_copies(index_type, "a suffix index", "make another one and extend it by the same tokens");
+  index_type.def(py::init<>())
       .def("__len__", &SuffixIndex::size)
       .def(
           "extend",
