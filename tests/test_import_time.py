@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import ast
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-MEASURE = """
-import sys, time
-start = time.process_time()
-import numpy, numpy.typing
-numpys = time.process_time() - start
-start = time.process_time()
-{statement}
-print((time.process_time() - start) / numpys)
-print(*sys.modules)
-"""
 HEAVY = {"torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "tqdm", "click", "requests", "httpx"}
 
 
-def measure(statement: str, bytecode: Path) -> tuple[float, set[str]]:
-    """CPU time of an import, as a share of numpy's, and its top-level modules, in a fresh interpreter that keeps bytecode."""
-    command = [sys.executable, "-c", MEASURE.format(statement=statement)]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    environment["PYTHONPYCACHEPREFIX"] = str(bytecode)
-    run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    share, modules = run.stdout.splitlines()
-    return float(share), {name.partition(".")[0] for name in modules.split()}
-
-
 @pytest.mark.parametrize(
-    "statement",
-    ["import gptbigcode_cpu", "from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, pipeline"],
+    ("statement", "most_own", "most_others"),
+    [
+        ("import gptbigcode_cpu", 1, 1),
+        # In CPU time this was a third of what numpy takes, with 59 modules of its own and 27 that numpy does not need.
+        ("from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, pipeline", 65, 32),
+    ],
 )
-def test_import_is_fast_and_light(statement: str, tmp_path: Path) -> None:
-    runs = [measure(statement, tmp_path) for _ in range(6)]
-    assert not runs[0][1] & HEAVY
-    # numpy took 180 ms of CPU time where this took 57. A share, and the best of several: machines differ and are shared.
-    assert min(share for share, _ in runs) < 0.45
+def test_import_is_light(statement: str, most_own: int, most_others: int) -> None:
+    """Modules are counted, since a time depends on what else the machine does."""
+    code = f"import sys, numpy, numpy.typing\nbefore = set(sys.modules)\n{statement}\nprint(*(set(sys.modules) - before))"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    modules = set(run.stdout.split())
+    own = {name for name in modules if name.partition(".")[0] == "gptbigcode_cpu"}
+    assert not {name.partition(".")[0] for name in modules} & HEAVY
+    assert len(own) <= most_own
+    assert len(modules - own) <= most_others
 
 
 GENERATE = """
@@ -61,7 +48,8 @@ def test_the_command_loads_only_what_it_uses() -> None:
     assert not modules & ((HEAVY | unused) - {"click", "tokenizers"})
     own = {name for name in modules if name.startswith("gptbigcode_cpu")}
     assert not own & {f"gptbigcode_cpu.{name}" for name in ("convert", "pipelines")}
-    assert len(modules) < 340  # of which numpy, click and tokenizers are 200
+    assert len(own) <= 105
+    assert len(modules - own) <= 260  # of which numpy, click and tokenizers are 200
 
 
 def test_every_public_name_exists() -> None:
