@@ -51,10 +51,10 @@ class ConversionReport:
     Attributes:
         source: Directory of the checkpoint, or its GGUF file.
         out: Directory of the converted model.
-        scheme: As what its tensors are stored.
+        scheme: The types that its tensors are stored in.
         n_tensors: Tensors of the checkpoint.
         n_parameters: Their elements.
-        source_bytes: Their bytes in the checkpoint, dequantised if it is quantised.
+        source_bytes: Their bytes in the checkpoint; of a quantised one, after dequantising.
         output_bytes: Bytes that the converted model needs on disk.
         linear_bits: Bits per weight of the matrices in its blocks, scales included.
         available_bytes: Bytes that were free before.
@@ -109,8 +109,8 @@ def convert(
             it loses least. What each part loses is measured, on the text that `calibrate` names.
         target_kld: KL divergence from the weights in int8, in nats, that may be lost on that text, before calibration: the
             smallest file is chosen.
-        calibrate: ``"builtin"`` or files with text like the model's future one: int4 codes are then chosen such that the
-            outputs of the layers change least on it (docs/quantization.md).
+        calibrate: Files with sample text, or ``"builtin"``: the codes of int4 and int6 are then chosen such that the outputs of
+            the layers change least on it (docs/quantization.md).
         calibration_tokens: About how many tokens of that text are used.
         adapter: Directories or Hub ids of LoRA adapters of PEFT, which are merged into the weights in this order
             (docs/importing.md). An adapter's tokenizer, if it has one, takes the place of the checkpoint's.

@@ -67,7 +67,7 @@ class Checkpoint:
 
         Args:
             directory: Where.
-            scheme: As what the tensors are stored.
+            scheme: The types that the tensors are stored in.
             num_threads: 0 = default.
             progress: Called with what is being done, and how many bytes are done of how many.
             journal: With `windows`: keeps what is done, if the codes are to be chosen on sample text.

@@ -30,7 +30,7 @@ class WeightsFile:
         """
         Args:
             work: The tensors.
-            scheme: As what they are stored.
+            scheme: The types that they are stored in.
             header: The start of the file.
             file_bytes: Its size.
             num_threads: Threads that quantise; 0 = default.

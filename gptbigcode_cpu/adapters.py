@@ -31,10 +31,10 @@ def refuse_adapter(directory: Path, name: str) -> None:
     kind, base = content.get("peft_type"), content.get("base_model_name_or_path")
     if kind != "LORA":
         raise ModelNotFoundError(
-            f"{name} is no model but an adapter of PEFT, of the type {shown(kind)}; only 'LORA' adapters can be merged"
+            f"{name} is not a model but an adapter of PEFT, of type {shown(kind)}; only 'LORA' adapters can be merged"
         )
     known = isinstance(base, str) and base
     command = f"gptbigcode-cpu convert {one_line(base) if known else 'BASE'} OUT --adapter {name}"
     raise ModelNotFoundError(
-        f"{name} is no model but a LoRA adapter of {shown(base) if known else 'another model'}; merge the two: {command}"
+        f"{name} is not a model but a LoRA adapter of {shown(base) if known else 'another model'}; merge the two: {command}"
     )

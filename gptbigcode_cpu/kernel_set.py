@@ -37,7 +37,7 @@ def slow_because() -> str | None:
     lack = f"this CPU lacks AVX2 and FMA, which the fast kernels ({', '.join(fast)}) need" if fast else (
         f"there are no fast kernels for {platform.machine()} CPUs yet"
     )  # fmt: skip
-    return f"{lack}: models compute the same, about a hundred times slower than with AVX2"
+    return f"{lack}: models give the same results, about a hundred times slower than with AVX2"
 
 
 def warn_if_slow() -> None:

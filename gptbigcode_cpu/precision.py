@@ -56,7 +56,7 @@ def storage_dtype(dtype: Any, others: Mapping[str, Any]) -> str:
     """The storage type that the arguments of `from_pretrained` ask for.
 
     Args:
-        dtype: A name of `DTYPES`, the torch dtype of that name, or float16, for which bfloat16 of the same size is taken.
+        dtype: A name of `DTYPES`, the torch dtype of that name, or float16, in place of which bfloat16 is used.
         others: Values of `OTHER_NAMES`.
 
     Raises:
@@ -80,7 +80,8 @@ def storage_dtype(dtype: Any, others: Mapping[str, Any]) -> str:
         return asked
     if name == "float16":
         logger.warning(
-            "weights are not stored as float16: bfloat16, of the same size, is taken; int8 takes half of it, float32 is exact"
+            "weights cannot be stored as float16; bfloat16 is used, which has the same size "
+            "(dtype='float32' is exact, 'int8' is half as large)"
         )
         return "bfloat16"
     if name not in DTYPES:

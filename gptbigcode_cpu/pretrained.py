@@ -102,13 +102,13 @@ class PreTrainedModel:
             pretrained_model_name_or_path: A directory with a checkpoint or a converted model, a GGUF file, a Hub id, or
                 ``"demo"`` for the tiny demonstration model inside this package.
             dtype: ``"int8"``, ``"int6"``, ``"int4"``, ``"bfloat16"``, ``"float32"`` or the torch dtype of that name;
-                ``"auto"`` is what a converted model is stored in, and int8 for a plain checkpoint. For float16 bfloat16
-                is taken, which is as large, with a warning. Also called ``torch_dtype``; ``load_in_8bit``, ``load_in_4bit``
+                ``"auto"`` is what a converted model is stored in, and int8 for a plain checkpoint. In place of float16,
+                bfloat16 is used, with a warning. Also called ``torch_dtype``; ``load_in_8bit``, ``load_in_4bit``
                 and a `BitsAndBytesConfig` as ``quantization_config`` mean int8 and int4.
             num_threads: Default: the environment variable GPTBIGCODE_CPU_NUM_THREADS, or else what suits the machine: one per
                 performance core, and fewer while other processes leave no room for all of them.
-            prefill_threads: For more than 16 new tokens at once, which profit from threads that share a core (SMT), where
-                single steps wait for the memory. Default: `num_threads`. The results are the same.
+            prefill_threads: Threads for calls of more than 16 new tokens, such as prompts. They profit from threads that
+                share a core (SMT), which single steps do not. Default: `num_threads`. The results are the same.
             kv_dtype: Storage type of the keys and values of past tokens: ``"int8"``, ``"bfloat16"``, ``"float16"``,
                 ``"float32"`` or the torch dtype of that name; ``"auto"`` is int8 for integer weights, and the dtype of
                 the others. A call that makes a key or value beyond float16's 65504 ends with an `InputError`.

@@ -45,12 +45,12 @@ def note_memory(name: str, config: GPTBigCodeConfig, dtype: str) -> None:
     Args:
         name: What the model is called.
         config: Its configuration.
-        dtype: As what its weights are stored, or will be.
+        dtype: Type that its weights are stored in, or will be.
     """
     memory, needed = memory_bytes(), converted_bytes(config, dtype)
     if needed > memory:
         logger.warning(
-            "%s in %s needs %s of memory and this machine has %s, so that every token waits for the disk%s",
+            "%s in %s needs %s of memory and this machine has %s, so every token has to wait for the disk%s",
             *(name, dtype, human_bytes(needed), human_bytes(memory), what_would_fit(config, dtype, memory)),
         )
 

@@ -78,7 +78,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Scheme:
-    """As what the tensors of a model are stored.
+    """The types that the tensors of a model are stored in.
 
     Attributes:
         dtype: Storage type of the packed tensors, if nothing else is said.

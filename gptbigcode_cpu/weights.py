@@ -44,7 +44,7 @@ class PackedModel:
     Attributes:
         path: The directory.
         config: Its ``config.json``.
-        scheme: As what its tensors are stored.
+        scheme: The types that its tensors are stored in.
         tensors: Name -> read-only view on the mapped file, shapes as in docs/format.md; bfloat16 as uint16.
         nbytes: Bytes of these tensors.
     """
@@ -96,7 +96,7 @@ def is_packed(config: GPTBigCodeConfig) -> bool:
 
 
 def packed_scheme(config: GPTBigCodeConfig, path: Path) -> Scheme:
-    """As what the tensors of a converted model are stored.
+    """The types that the tensors of a converted model are stored in.
 
     Raises:
         FormatError: `path` is not a converted model, or one of an unknown version or type.

@@ -295,7 +295,7 @@ def test_an_adapter_is_downloaded_and_is_no_model(server: Hub, tmp_path: Path) -
         server.repositories[name] = {"main": repository}
         directory = Path(ask(server, tmp_path, name, function="resolve_adapter"))
         assert {path.name for path in directory.iterdir()} == {"adapter_config.json", "tokenizer.json", weights}
-        message = f"ModelNotFoundError: {name} is no model but a LoRA adapter of 'owner/tiny'"
+        message = f"ModelNotFoundError: {name} is not a model but a LoRA adapter of 'owner/tiny'"
         assert ask(server, tmp_path, name).startswith(message)
     assert "is not a LoRA adapter" in ask(server, tmp_path, "owner/tiny", function="resolve_adapter")
 

@@ -110,7 +110,7 @@ class TestPrecision:
 
     def test_float16_is_not_taken_silently(self, source: Path, caplog: pytest.LogCaptureFixture) -> None:
         AutoModelForCausalLM.from_pretrained(source, dtype="float16")
-        assert "bfloat16, of the same size, is taken" in caplog.text
+        assert "bfloat16 is used, which has the same size" in caplog.text
         caplog.clear()
         AutoModelForCausalLM.from_pretrained(source, dtype="bfloat16")
         assert caplog.text == ""

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from gptbigcode_cpu.conversions import Conversion
 
 
-@click.group(invoke_without_command=True, short_help="List and delete what first uses of checkpoints left.")
+@click.group(invoke_without_command=True, short_help="List and delete conversions that are kept.")
 @json_option
 @debug_option
 @click.pass_context
 def cache(ctx: click.Context, as_json: bool) -> None:
     """List the conversions that were made when plain checkpoints were first used.
 
-    They are in GPTBIGCODE_CPU_CACHE (default: ~/.cache/gptbigcode-cpu). Together they have at most the size that
-    GPTBIGCODE_CPU_CACHE_SIZE says (default: 50GB; "unlimited" is possible): where a new one leaves no room, those of an
-    older format are removed, then those that were used longest ago, but none that a process is using.
+    They are kept in the directory GPTBIGCODE_CPU_CACHE (default: ~/.cache/gptbigcode-cpu). Together they take at most
+    GPTBIGCODE_CPU_CACHE_SIZE, such as 20GB or unlimited (default: 50GB). When a new one needs room, those of an older
+    format are removed first, then those that were used longest ago. Conversions that a process is using stay.
 
     \b
     Examples:
@@ -63,7 +63,7 @@ def cache(ctx: click.Context, as_json: bool) -> None:
 def delete(names: tuple[str, ...], everything: bool, dtype: str | None, yes: bool) -> None:
     """Delete the conversions of NAMES, as the list shows them.
 
-    The checkpoints they were made of stay where they are. The next use of one converts it again.
+    The checkpoints stay where they are. The next use of one converts it again.
 
     \b
     Examples:
@@ -93,7 +93,9 @@ def delete(names: tuple[str, ...], everything: bool, dtype: str | None, yes: boo
         used = conversions.in_use(each)
         conversions.remove(each)
         if used:
-            click.echo(f"note: a process is using {each.name} ({each.dtype}); its room is free when that ends", err=True)
+            click.echo(
+                f"note: a process is using {each.name} ({each.dtype}); its disk space is freed when that process ends", err=True
+            )
     click.echo(f"deleted {len(chosen)} conversion{'' if len(chosen) == 1 else 's'}, {size}")
 
 

@@ -73,14 +73,14 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
     "--target-kld",
     type=click.FloatRange(min=0, min_open=True),
     metavar="NATS",
-    help="The same, so that the file is smallest and the KL divergence from int8, measured on sample text, is at most this.",
+    help="Choose them so that the file is smallest and the KL divergence from int8, measured on sample text, is at most this.",
 )
 @click.option(
     "--calibrate",
     multiple=True,
     metavar="FILE...|builtin",
-    help="Choose int4 codes so that the layers' outputs change least on this text (plain, or .jsonl with a text per line); "
-    "builtin = the source code of this package.",
+    help="Choose the codes of int4 and int6 so that the layers' outputs change least on this text (plain, or .jsonl with a "
+    "text per line); builtin = the source code of this package.",
 )
 @click.option(
     "--calibration-tokens", type=click.IntRange(min=1), default=8192, show_default=True, help="How much of the text is used."
@@ -89,7 +89,7 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
     "--adapter",
     multiple=True,
     metavar="ADAPTER",
-    help="Merge a LoRA adapter of PEFT into the weights: a directory or Hub id; several are merged in this order.",
+    help="Merge a LoRA adapter of PEFT into the weights: a directory or Hub id; several are merged in the order given.",
 )
 @click.option("--dry-run", is_flag=True, help="Check SRC (from the Hub: download it) and print the bytes needed; write no OUT.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists; it stays intact until the new one is complete.")
@@ -128,9 +128,9 @@ def convert(
     bfloat16  as most checkpoints are stored
     float32   for comparisons
 
-    --calibrate runs text through the model, block by block, and lets what is still to be rounded make up for what was (GPTQ).
-    It takes away about a third of what int4 loses, and some minutes. Stopped or killed, the same command goes on where it was;
-    what is done so far is in .OUT.calibration beside OUT.
+    --calibrate chooses the codes of int4 and int6 on sample text, block by block, so that later columns make up for the
+    rounding errors of earlier ones (GPTQ). It removes about 40 % of what int4 loses, and takes some minutes. If it is stopped
+    or killed, the same command goes on from there; until then, what is done is in .OUT.calibration beside OUT.
 
     \b
     Examples:
@@ -177,7 +177,7 @@ def convert(
     if dry_run:
         return
     if aims:
-        click.echo(f"first it is measured what each part of the model loses in {plan.scheme.dtype}", err=True)
+        click.echo(f"first measuring what each part of the model loses in {plan.scheme.dtype}", err=True)
     start = time.perf_counter()
     try:
         with progress_bar() as progress:

@@ -137,24 +137,24 @@ def evaluate(
 ) -> None:
     """Measure how well MODEL predicts a text; with --reference, what quantisation costs it.
 
-    FILES are plain text, or .jsonl with a "text" per line. Each text is preceded by an end-of-text token. Windows of --context
-    tokens advance by --stride, and each scores its last --stride tokens, so that all are scored once, with enough text before
-    them.
+    The files of --text are plain text, or .jsonl with a "text" per line. An end-of-text token is put before each text. Windows
+    of --context tokens advance by --stride, and each scores its last --stride tokens. So every token is scored once, with text
+    before it.
 
     \b
     perplexity        exp of the mean loss; the number of equally likely tokens
                       that would be as hard to choose from. Less is better.
-    change            of the perplexity, relative to the reference's
+    change            how much higher the perplexity is than the reference's
     KL divergence     how far the next-token distributions are from the
                       reference's, in nats; 0 = the same. It sees every change,
                       where perplexity sees the sum of gains and losses.
     top-1 agreement   how often both find the same token the likeliest
-    error by layer    of the activations, relative to the reference's
+    error by layer    how far the hidden states are from the reference's
 
-    After ± stands one standard error, with windows as independent samples.
+    The figure after ± is one standard error, with windows as independent samples.
 
-    --fim hides lines of the text one by one, lets MODEL fill each in greedily from what is before and after it, with both
-    orders of the prompt (PSM: prefix, suffix, middle; SPM: suffix, prefix, middle), and counts those that are exactly right.
+    --fim hides lines of the text one by one, and lets MODEL fill each in greedily from the text before and after it. It counts
+    the lines that are exactly right, for both orders of the prompt (PSM: prefix, suffix, middle; SPM: suffix, prefix, middle).
     The text around a line is cut to whole lines that fit into --context.
 
     --plot needs pip install "gptbigcode-cpu[bench]".

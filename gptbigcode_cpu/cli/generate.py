@@ -181,7 +181,7 @@ def _check_length(config: GPTBigCodeConfig, prompt_tokens: int, new_tokens: int 
     show_default=True,
     help="Directory (converted or not), GGUF file, Hub id, short name, or demo.",
 )
-@click.option("--fill", is_flag=True, help="Fill in the middle: write what belongs where PROMPT says <cursor>.")
+@click.option("--fill", is_flag=True, help="Fill in the middle: write what belongs in the place of <cursor> in PROMPT.")
 @click.option("--cursor", metavar="TEXT", help="With --fill: the mark where to write, instead of <cursor>.")
 @click.option(
     "--mode",
@@ -240,9 +240,10 @@ def generate(
     stats: bool,
     as_json: bool,
 ) -> None:
-    """Complete PROMPT; without one, or for -, standard input. The text appears as it is written.
+    """Complete PROMPT, or standard input if PROMPT is - or missing. The text appears while it is written.
 
-    A plain checkpoint is quantised on first use and kept; see also: gptbigcode-cpu convert, gptbigcode-cpu cache.
+    A plain checkpoint is quantised on first use, and the result is kept. See also: gptbigcode-cpu convert, gptbigcode-cpu
+    cache.
 
     \b
     Examples:

@@ -57,7 +57,7 @@ class GenerationConfig:
         suppress_tokens: Token ids that are not written.
         begin_suppress_tokens: Token ids that are not written first.
         forced_bos_token_id: The token after a prompt of one token.
-        forced_eos_token_id: The token or tokens, one of which is the last one allowed by the length.
+        forced_eos_token_id: The last token that the length allows is this one, or one of these.
         exponential_decay_length_penalty: ``(start, factor)``: makes the end likelier by ``factor**n``, n tokens after `start`.
         guidance_scale: Classifier-free guidance: moves the scores away from those after ``negative_prompt_ids``; 1 = off.
         remove_invalid_values: Replace NaN and infinities in the logits.

@@ -54,7 +54,8 @@ def new_token_limit(
 ) -> int:
     """How many tokens may be generated after prompts of `width` tokens with padding and `longest` without.
 
-    The last token is written and never run, so prompt and new tokens together may be one more than the positions.
+    The last new token is never run through the model and takes no position. So prompt and new tokens together may be one
+    more than `n_positions`.
 
     Args:
         model: The model's configuration.
@@ -80,8 +81,9 @@ def new_token_limit(
     else:
         limit = max(1, min(DEFAULT_NEW_TOKENS, model.n_positions - longest))
     if longest + limit > model.n_positions + 1:
+        room = model.n_positions + 1 - longest
+        advice = f"ask for at most {room} new tokens, or shorten the prompt" if room > 0 else "shorten the prompt"
         raise ContextLengthError(
-            f"{longest} prompt tokens and {limit} new ones exceed the model's {model.n_positions} positions by more than the "
-            "last token, which needs none; shorten the prompt or ask for fewer tokens"
+            f"{longest} prompt tokens and {limit} new ones exceed the model's {model.n_positions} positions; {advice}"
         )
     return limit

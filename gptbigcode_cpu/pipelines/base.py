@@ -76,7 +76,9 @@ class Pipeline:
         for name in [name for name in _NEUTRAL if name in remaining]:
             value, neutral = remaining.pop(name), _NEUTRAL[name]
             if name == "device" and not (value is None or value == -1 or str(value) == "cpu"):
-                raise InputError(f"device={value!r} is not here: this package computes on the CPU; leave it out, or pass 'cpu'")
+                raise InputError(
+                    f"device={value!r} is not available: this package computes on the CPU; leave it out, or pass 'cpu'"
+                )
             if neutral is not None:
                 # str: of torch.device("cpu").
                 check_choice(name, value if isinstance(value, int | None) else str(value), neutral)

@@ -57,7 +57,7 @@ def read(directory: Path, given: Mapping[str, Any]) -> tuple[Tokenizer, dict[str
         given: Settings that replace those of the files.
 
     Raises:
-        TokenizerError: A file is missing or damaged, or the tokenizer in a GGUF file is or is not supported.
+        TokenizerError: A file is missing or damaged, or the tokenizer in a GGUF file is damaged or not supported.
         CheckpointError: A GGUF file is damaged.
     """
     from gptbigcode_cpu.hub import is_gguf

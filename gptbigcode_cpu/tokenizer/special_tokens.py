@@ -137,8 +137,8 @@ class SpecialTokens:
                 token_id = self.backend.token_to_id(token)
                 if token_id in owners:
                     raise TokenizerError(
-                        f"the token {shown(token)} is not in the vocabulary, and its next id, {token_id}, is that of "
-                        f"{shown(owners[token_id])}: the vocabulary has gaps. Give the token an id in added_tokens.json"
+                        f"the token {shown(token)} is not in the vocabulary and cannot be added: the vocabulary has gaps, and "
+                        f"the next id, {token_id}, is that of {shown(owners[token_id])}; give it an id in added_tokens.json"
                     )
 
     if not TYPE_CHECKING:

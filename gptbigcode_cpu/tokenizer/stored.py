@@ -60,7 +60,8 @@ class StoredTokenizer:
 
         Raises:
             ModelNotFoundError: The name leads nowhere.
-            TokenizerError: ``tokenizer.json`` is missing or damaged, or the tokenizer in a GGUF file is or is not supported.
+            TokenizerError: ``tokenizer.json`` is missing or damaged, or the tokenizer in a GGUF file is damaged or
+                not supported.
             CheckpointError: A GGUF file is damaged.
             InputError: An unknown setting.
         """
