@@ -64,6 +64,4 @@ def check_download(name: str, sizes: Iterable[int], directory: Path) -> None:
     needed, free = sum(sizes), shutil.disk_usage(directory).free
     if needed > free:
         sizes_in_words = f"have {human_bytes(needed)}, but the file system of {directory} has {human_bytes(free)} left"
-        raise DiskSpaceError(
-            f"the weights of {name!r} {sizes_in_words}; nothing of them was downloaded; HF_HOME names another place"
-        )
+        raise DiskSpaceError(f"the weights of {name!r} {sizes_in_words}; nothing was downloaded; HF_HOME names another place")

@@ -16,7 +16,7 @@ _own: random.Random | None = None
 
 
 def set_seed(seed: int, deterministic: bool = False) -> None:
-    """Make what follows repeatable: sampled calls without a `seed` of their own draw the same texts after the same call.
+    """Make sampling repeatable: after the same call, sampled calls without a `seed` of their own draw the same texts.
 
     Seeds the modules `random` and `numpy.random`, and torch if it has been imported, as transformers' function of this name.
 

@@ -1,4 +1,4 @@
-"""The tensors of a GPTBigCode model: which a checkpoint has, and as what each is stored (docs/format.md)."""
+"""The tensors of a GPTBigCode model: which a checkpoint has, and how each is stored (docs/format.md)."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def _read_prompt(words: tuple[str, ...], fill: bool) -> str:
         raise click.UsageError(f"The prompt has several words; quote the prompt: {command}")
     terminal = sys.stdin is not None and sys.stdin.isatty()
     if not words and terminal:
-        raise click.UsageError('Missing PROMPT: write it in quotes, pipe it, or write - to type it. "def f(x):" is one.')
+        raise click.UsageError('Missing PROMPT: write it in quotes ("def f(x):"), pipe it, or write - to type it.')
     prompt = words[0] if words else "-"
     if prompt == "-" and terminal:
         click.echo("type the prompt; Ctrl-D on a line of its own ends it", err=True)

@@ -65,7 +65,7 @@ class GenerationConfig:
         return_dict_in_generate: Return an object with the sequences and what `output_scores` and `output_logits` ask for.
         output_scores: Return the processed scores of every step.
         output_logits: Return the logits of every step.
-        use_cache: Return the cache, as ``past_key_values``, with `return_dict_in_generate` (the default).
+        use_cache: Return the cache with `return_dict_in_generate`, as ``past_key_values``; true by default.
         pad_token_id: What fills finished rows; default: the first end token.
         bos_token_id: The prompt where none is given; other prompts are used as they are.
         eos_token_id: Token id or ids that end a sequence; -1 or an empty list: none.
