@@ -43,7 +43,7 @@ def drawn() -> bool:
 def status_line() -> Iterator[Callable[[str], None] | None]:
     """A function that shows a text in one line of stderr, in place of the text before; None if nothing is `drawn`.
 
-    The line is cut to the width of the terminal, and cleared in the end, however that comes.
+    The line is cut to the width of the terminal, and cleared in the end, however that comes, and before a message of the log.
     """
     if not drawn():
         yield None
@@ -51,13 +51,37 @@ def status_line() -> Iterator[Callable[[str], None] | None]:
     stream = sys.stderr
 
     def show(text: str) -> None:
-        stream.write("\r\x1b[K" + text[: terminal_width() - 1])
+        stream.write("\r\x1b[K" + text[: _line_width()])
         stream.flush()
 
+    def make_way(_record: logging.LogRecord) -> bool:
+        show("")
+        return True
+
+    handlers = _handlers()
+    for handler in handlers:
+        handler.addFilter(make_way)
     try:
         yield show
     finally:
+        for handler in handlers:
+            handler.removeFilter(make_way)
         show("")
+
+
+def _handlers() -> list[logging.Handler]:
+    """What messages of the package go to."""
+    found = [] if logging.lastResort is None else [logging.lastResort]
+    source: logging.Logger | None = logging.getLogger("gptbigcode_cpu")
+    while source is not None:
+        found += source.handlers
+        source = source.parent if source.propagate else None
+    return found
+
+
+def _line_width() -> int:
+    """Columns for a line that is redrawn: all but those in which the terminal shows ``^C``, lest that begins another line."""
+    return max(terminal_width() - 3, 1)
 
 
 def terminal_width() -> int:
@@ -82,7 +106,7 @@ def progress_bar() -> Iterator[Progress]:
             nonlocal last
             assert show is not None
             with drawing:
-                show(meter.line(terminal_width() - 1, time.monotonic()))
+                show(meter.line(_line_width(), time.monotonic()))
                 last = time.monotonic()
 
         def keep_drawing() -> None:

@@ -114,10 +114,27 @@ def test_a_terminal_sees_one_line_that_lives_and_goes_away(columns: int) -> None
     states = shown.split("\r\x1b[K")
     assert states[-1] == "done\r\n"
     assert states[0] == ""
-    assert all(len(state) < columns for state in states[:-1])
+    assert all(len(state) <= columns - 3 for state in states[:-1]), "^C has room behind it"
     if columns > 20:
         assert any(re.search(r"0:0\d left$", state) for state in states)
         assert len(states) > 4, "it is redrawn while nothing is reported"
+
+
+def test_a_message_does_not_stand_behind_the_bar() -> None:
+    """Whatever shows the messages: Python itself, or a handler of the program."""
+    code = """
+        import logging, sys
+        from gptbigcode_cpu.progress import progress_bar
+        if HANDLER:
+            logging.basicConfig(stream=sys.stderr, format="%(message)s")
+        for _ in range(2):
+            with progress_bar() as report:
+                report("writing block 1 of 4", 0, 100)
+                logging.getLogger("gptbigcode_cpu.conversions").warning("it is kept")
+    """
+    for handler in ("0", "1"):
+        shown = on_a_terminal(code.replace("HANDLER", handler), 80)
+        assert shown.count("\r\x1b[Kit is kept\r\n") == 2, shown
 
 
 def test_a_dumb_terminal_gets_no_escape_codes() -> None:
