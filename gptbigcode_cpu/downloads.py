@@ -71,7 +71,7 @@ def _explained(name: str, options: dict[str, Any]) -> Iterator[None]:
         ) from error
     except hub_errors.LocalEntryNotFoundError as error:
         raise ModelNotFoundError(
-            f"{where} is not in the local cache, and {_not_reached(error, options['local_files_only'])}"
+            f"{where} is no directory here and not in the local cache, and {_not_reached(error, options['local_files_only'])}"
         ) from error
     except Exception as error:  # of the HTTP library, which the Hub client has changed more than once
         raise ModelNotFoundError(f"{where} could not be downloaded: {' '.join(str(error).split())}") from error

@@ -259,7 +259,15 @@ def test_exit_codes_tell_the_classes_apart() -> None:
         (["generate", "TESTS", "def f(x):"], 2, "generate -m "),
         (["info", "CONFIG"], 3, "did you mean "),
         (["def f(x):"], 2, "gptbigcode-cpu generate 'def f(x):'"),
-        (["-m", "MODEL", "generate", "x"], 2, "follow its name"),
+        (["-m", "MODEL", "generate", "x"], 2, "-m is an option of generate, and such options follow its name"),
+        (["--verison"], 2, "Did you mean '--version'?"),
+        (["MODEL"], 2, "to use it as a model: gptbigcode-cpu generate -m "),
+        (["starcoder"], 2, "to use it as a model: gptbigcode-cpu generate -m starcoder PROMPT"),
+        (["hello"], 2, "'hello' is no command; there are generate, convert, info"),
+        (["convrt"], 2, "did you mean 'convert'?"),
+        (["help", "convrt"], 2, "did you mean 'convert'?"),
+        (["generate", "-1 + 2"], 2, "A prompt that begins with - follows --: gptbigcode-cpu generate -- '-1 + 2'"),
+        (["generate", "--fill", "<cursor> <cursor>"], 9, "choose another mark with --cursor"),
         (["genrate", "x"], 2, "generate"),
         (
             ["generate", "-m", "starcodr", "x"],
@@ -485,3 +493,18 @@ def test_human_bytes() -> None:
     assert human_bytes(1234) == "1.23 kB"
     assert human_bytes(2_300_000_000) == "2.3 GB"
     assert human_bytes(999_700) == "1 MB"
+
+
+def test_help_is_a_command_too() -> None:
+    assert cli("help").stdout == cli("--help").stdout == cli("-h").stdout
+    assert cli("help", "convert").stdout == cli("convert", "--help").stdout
+    assert cli("-V").stdout == cli("--version").stdout
+
+
+def test_a_prompt_that_is_a_path_is_noted(model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "code.py"
+    text.write_text("x")
+    for path, says in ((text, f"to complete what is in that file: < {text}"), (model, f"a model follows -m: {model}")):
+        shown = cli("generate", "-m", str(model), "-n", "1", str(path))
+        assert (shown.returncode, says in shown.stderr) == (0, True), shown.stderr
+    assert "taken as" not in cli("generate", "-m", str(model), "-n", "1", "def f(x):" + "x" * 300).stderr

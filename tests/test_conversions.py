@@ -89,6 +89,7 @@ def test_the_list(make: Callable[..., Path], tmp_path: Path, cache: Path) -> Non
     assert shown[-1].startswith("2 conversions, ") and shown[-1].endswith(f" of at most 50 GB in {cache}")
     listed = json.loads(run("cache", "--json").stdout)
     assert [each["format_version"] for each in listed] == [FORMAT_VERSION] * 2
+    assert run("cache", "list", "--json").stdout == json.dumps(listed) + "\n"
     assert listed[0]["nbytes"] == sum(file.stat().st_size for file in second.iterdir())
     packed_dir(tmp_path / "model-1")
     assert conversions.conversions()[0].path == first, "it was used last"
@@ -116,11 +117,11 @@ def test_deleting_asks_on_a_terminal(make: Callable[..., Path], answer: str, rem
     ) as asking:
         os.close(child)
         os.write(parent, f"{answer}\n".encode())
-        _, stderr = asking.communicate(timeout=60)
+        stdout, stderr = asking.communicate(timeout=60)
     os.close(parent)
     assert b"delete this (" in stderr
-    assert path.exists() == remains
-    assert asking.returncode == (130 if remains else 0)
+    assert (path.exists(), b"nothing was deleted" in stdout) == (remains, remains)
+    assert asking.returncode == 0, "a no is an answer"
 
 
 def test_those_used_longest_ago_make_room(make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

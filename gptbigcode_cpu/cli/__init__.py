@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -31,6 +32,7 @@ from gptbigcode_cpu.cli.generate import generate
 from gptbigcode_cpu.cli.info import info
 from gptbigcode_cpu.cli.options import Settings
 from gptbigcode_cpu.names import SHORT_NAMES
+from gptbigcode_cpu.suggest import nearest
 
 _EPILOG = f"""MODEL is a directory, a .gguf file, an id on the Hugging Face Hub, demo (a tiny model that is in this package),
 or the short name of a well-known one: {", ".join(SHORT_NAMES)}.
@@ -40,7 +42,8 @@ Exit codes: 0 done, 1 unexpected error, 2 wrong usage, 3 model not found,
 4 bad checkpoint, 5 bad config, 6 damaged model file, 7 tokenizer,
 8 context too long, 9 wrong input, 10 kernel set not available, 11 disk too
 small, 12 optional dependency missing, 13 operating system, 14 not supported,
-130 Ctrl-C, 143 ended by kill. GPTBIGCODE_CPU_DEBUG=1 shows the traceback of every error."""
+130 Ctrl-C, 143 ended by kill.
+GPTBIGCODE_CPU_DEBUG=1 shows the traceback of every error."""
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -61,17 +64,29 @@ class _Commands(click.Group):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            raise click.UsageError(f"{error.format_message()} Options of a command follow its name.", ctx) from error
+            for name, command in self.commands.items():
+                if any(error.option_name in each.opts for each in command.params):
+                    text = f"{error.option_name} is an option of {name}, and such options follow its name."
+                    raise click.UsageError(text, ctx) from error
+            raise
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if self.get_command(ctx, name) is None and (not name.replace("-", "").isalnum()):
-            raise click.UsageError(f"{name!r} is no command; to complete it: {PROGRAM} generate {shlex.quote(name)}", ctx)
+        if self.get_command(ctx, name) is None:
+            if name in ("demo", *SHORT_NAMES) or Path(name).exists():
+                text = f"to use it as a model: {PROGRAM} generate -m {shlex.quote(name)} PROMPT"
+            elif not name.replace("-", "").isalnum():
+                text = f"to complete it: {PROGRAM} generate {shlex.quote(name)}"
+            else:
+                text = f"there are {', '.join(self.commands)}{nearest(name, self.commands)}"
+            raise click.UsageError(f"{name!r} is no command; {text}", ctx)
         return super().resolve_command(ctx, args)
 
 
 @click.group(cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version.")
+@click.option(
+    "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
+)
 def cli() -> None:
     """Run SantaCoder, StarCoder and other GPTBigCode models on the CPU.
 
@@ -84,8 +99,33 @@ def cli() -> None:
     """
 
 
+@click.command(short_help="Show this message, or that of a command.")
+@click.argument(
+    "command", required=False, shell_complete=lambda _ctx, _param, word: [n for n in cli.commands if n.startswith(word)]
+)
+@click.pass_context
+def show_help(ctx: click.Context, command: str | None) -> None:
+    """Show what there is, or how a COMMAND is used; the same as COMMAND --help.
+
+    \b
+    Examples:
+      gptbigcode-cpu help
+      gptbigcode-cpu help convert
+    """
+    parent = ctx.parent
+    assert parent is not None
+    if command is None:
+        click.echo(parent.get_help())
+        return
+    _, found, _ = cli.resolve_command(parent, [command])
+    assert found is not None
+    with click.Context(found, info_name=command, parent=parent) as of_command:
+        click.echo(found.get_help(of_command))
+
+
 for _command in (generate, convert, info, cache, bench, evaluate, completion):
     cli.add_command(_command)
+cli.add_command(show_help, "help")
 
 
 class _Notes(logging.Handler):

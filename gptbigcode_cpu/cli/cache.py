@@ -38,8 +38,25 @@ def cache(ctx: click.Context, as_json: bool) -> None:
       gptbigcode-cpu cache delete bigcode/starcoderbase-1b
       gptbigcode-cpu cache delete --all --yes
     """
-    if ctx.invoked_subcommand is not None:
-        return
+    if ctx.invoked_subcommand is None:
+        _print(as_json)
+
+
+@cache.command("list")
+@json_option
+@debug_option
+def list_command(as_json: bool) -> None:
+    """List the conversions; the same as without a command.
+
+    \b
+    Examples:
+      gptbigcode-cpu cache list
+      gptbigcode-cpu cache list --json
+    """
+    _print(as_json)
+
+
+def _print(as_json: bool) -> None:
     from gptbigcode_cpu import conversions
 
     found = conversions.conversions()
@@ -88,7 +105,9 @@ def delete(names: tuple[str, ...], everything: bool, dtype: str | None, yes: boo
         if sys.stdin is None or not sys.stdin.isatty():
             raise click.UsageError("Deleting asks on a terminal; here pass --yes.")
         _list(chosen)
-        click.confirm(f"delete {'this' if len(chosen) == 1 else 'these'} ({size})?", abort=True, err=True)
+        if not click.confirm(f"delete {'this' if len(chosen) == 1 else 'these'} ({size})?", err=True):
+            click.echo("nothing was deleted")
+            return
     for each in chosen:
         used = conversions.in_use(each)
         conversions.remove(each)

@@ -89,6 +89,12 @@ end
 complete --no-files --command %(prog_name)s --arguments "(%(complete_func)s)"
 """
 
+# What reads a user's completion files in bash; a package of its own, which small systems lack.
+_BASH_LOADERS: Final = tuple(
+    f"{prefix}/share/bash-completion/bash_completion"
+    for prefix in ("/usr", "/usr/local", "/opt/homebrew", "/home/linuxbrew/.linuxbrew")
+)
+
 
 class _Bash(BashComplete):
     source_template = _BASH
@@ -160,5 +166,7 @@ def completion(ctx: click.Context, shell: str | None, install: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(script, encoding="utf-8")
     click.echo(f"wrote {path}; it takes effect in a new shell")
+    if shell == "bash" and not any(Path(loader).is_file() for loader in _BASH_LOADERS):
+        click.echo(f"the package bash-completion is not installed; without it, bash needs this line in ~/.bashrc:\n  . {path}")
     if shell == "zsh":
         click.echo(f"zsh also needs this line in ~/.zshrc, before compinit:\n  fpath=({path.parent} $fpath)")

@@ -33,7 +33,12 @@ _CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
 )
 
 # Arguments of the library, and the options that stand for them where these have other names.
-_RENAMED: Final = {"num_threads": "--threads", "local_files_only": "--offline", "extra_files": "--extra-file"}
+_RENAMED: Final = {
+    "num_threads": "--threads",
+    "local_files_only": "--offline",
+    "extra_files": "--extra-file",
+    "mark": "--cursor",
+}
 # Those that have an underscore, or are no English word, are never meant as words.
 _ARGUMENTS: Final = (
     *("dtype", "kv_dtype", "prefill_threads", "max_new_tokens", "top_k", "top_p", "min_p", "repetition_penalty"),

@@ -116,7 +116,7 @@ def until_stop(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[tuple[st
 def _read_prompt(words: tuple[str, ...], fill: bool) -> str:
     """The prompt: the argument, or standard input for ``-`` and where there is none."""
     if len(words) > 1:
-        named = words[0] in SHORT_NAMES or Path(words[0]).exists()  # a model, which wants -m
+        named = words[0] in SHORT_NAMES or _exists(words[0])  # a model, which wants -m
         text = [f"-m {shlex.quote(words[0])}", shlex.quote(" ".join(words[1:]))] if named else [shlex.quote(" ".join(words))]
         command = " ".join(["gptbigcode-cpu generate", *["--fill"] * fill, *text])
         raise click.UsageError(f"The prompt has several words; quote the prompt: {command}")
@@ -124,6 +124,10 @@ def _read_prompt(words: tuple[str, ...], fill: bool) -> str:
     if not words and terminal:
         raise click.UsageError('Missing PROMPT: write it in quotes ("def f(x):"), pipe it, or write - to type it.')
     prompt = words[0] if words else "-"
+    if words and (prompt in SHORT_NAMES or _exists(prompt)):
+        flag = "<" if Path(prompt).is_file() and Path(prompt).suffix != ".gguf" else "-m"
+        other = f"to complete what is in that file: {flag}" if flag == "<" else f"a model follows {flag}:"
+        click.echo(f"note: {prompt} is taken as the text to complete; {other} {shlex.quote(prompt)}", err=True)
     if prompt == "-" and terminal:
         click.echo("type the prompt; Ctrl-D on a line of its own ends it", err=True)
     try:
@@ -132,6 +136,13 @@ def _read_prompt(words: tuple[str, ...], fill: bool) -> str:
         return os.fsencode(prompt).decode()  # its bytes, whatever the locale took them for
     except UnicodeError as error:
         raise InputError("the prompt is not UTF-8 text") from error
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # a long prompt is no name of a file
+        return False
 
 
 def _standard_input() -> str:
@@ -171,7 +182,21 @@ def _check_length(config: GPTBigCodeConfig, prompt_tokens: int, new_tokens: int 
     new_token_limit(config, GenerationConfig(max_new_tokens=new_tokens or 1), prompt_tokens, prompt_tokens)
 
 
-@click.command(short_help="Complete a prompt, or fill a gap in a text.")
+class _WithPrompt(click.Command):
+    """A command whose argument may be any text, with a hint for one that looks like an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        texts = [each for each in args if each.startswith("-") and " " in each]
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if not texts:
+                raise
+            hint = f"A prompt that begins with - follows --: {ctx.command_path} -- {shlex.quote(texts[-1])}"
+            raise click.UsageError(f"{error.format_message()} {hint}", ctx) from error
+
+
+@click.command(cls=_WithPrompt, short_help="Complete a prompt, or fill a gap in a text.")
 @click.argument("prompt", nargs=-1, metavar="[PROMPT]")
 @click.option(
     "-m",

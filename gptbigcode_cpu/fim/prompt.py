@@ -94,7 +94,7 @@ def split_at_cursor(text: str, mark: str = CURSOR) -> tuple[str, str]:
     if not mark:
         raise InputError("the mark must not be empty")
     if (count := text.count(mark)) != 1:
-        another = "; choose another mark (mark=, or --cursor of the command)" if count else ""
+        another = "; choose another mark with mark=" if count else ""
         raise InputError(f"the text must contain the mark {mark} once, where the model shall write; found {count}{another}")
     prefix, _, suffix = text.partition(mark)
     return prefix, suffix
