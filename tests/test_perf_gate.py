@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,15 @@ COMMITTED: dict[str, dict[str, float]] = {
     "int8": {"step": 0.88, "prefill": 0.396, "step of 4": 3.11},
     "bfloat16": {"step": 1.22, "prefill": 0.535, "step of 4": 2.47},
 }
+# Millions of instructions to sample a token of StarCoder's vocabulary, by the options of the sampler.
+SAMPLING: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "greedy with a penalty and a bias": {"temperature": 0.0, "repetition_penalty": 1.1, "logit_bias": {5: 1.0}},
+    "top_k and top_p": {"temperature": 0.8, "top_k": 50, "top_p": 0.95},
+    "top_p": {"temperature": 0.8, "top_p": 0.95},
+}
+DTYPES = tuple(COMMITTED)
+COMMITTED["sampling"] = {"greedy": 0.253, "greedy with a penalty and a bias": 0.343, "top_k and top_p": 0.284, "top_p": 0.486}
 
 CONFIG = {"n_layer": 1, "n_embd": 512, "n_head": 4, "n_inner": 1024, "vocab_size": 1024, "n_positions": 768}
 DEPTH, PROMPT, STEPS = 512, 64, 4
@@ -44,10 +54,21 @@ PROGRAM = f"""
 import ctypes, sys
 import numpy as np
 from pathlib import Path
-from gptbigcode_cpu._core import KVCache
+from gptbigcode_cpu._core import KVCache, Sampler
 from gptbigcode_cpu.weights import load_core, open_packed
 
 switches = ctypes.CDLL(sys.argv[1])
+
+random = np.random.default_rng(6)
+logits = (2 * random.standard_normal(49152)).astype(np.float32)
+context = random.integers(0, 49152, 2000).astype(np.int32)
+for number, options in enumerate({list(SAMPLING.values())!r}):
+    sampler = Sampler(**options)
+    sampler.sample(logits, context)
+    switches.start()
+    for _ in range({STEPS}):
+        sampler.sample(logits, context)
+    switches.stop(f"sampling {{number}} 0 0".encode())
 
 def counted(name, caches, count, times):
     tokens = [np.arange(count, dtype=np.int32) + 7 * i for i in range(len(caches))]
@@ -75,13 +96,13 @@ def measure(directory: Path, write_checkpoint: Callable[..., Path]) -> dict[str,
     from gptbigcode_cpu.convert import convert
 
     checkpoint = write_checkpoint(directory / "checkpoint", **CONFIG)
-    for dtype in COMMITTED:
+    for dtype in DTYPES:
         convert(checkpoint, directory / dtype, dtype=dtype)
     (directory / "switches.cpp").write_text(SWITCHES)
     library, out = directory / "switches.so", directory / "counts"
     subprocess.run(["g++", "-shared", "-fPIC", "-o", library, directory / "switches.cpp"], check=True)
     callgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--combine-dumps=yes", f"--callgrind-out-file={out}"]
-    models = [directory / dtype for dtype in COMMITTED]
+    models = [directory / dtype for dtype in DTYPES]
     subprocess.run(
         [*callgrind, sys.executable, "-c", PROGRAM, library, *models],
         check=True,
@@ -92,8 +113,9 @@ def measure(directory: Path, write_checkpoint: Callable[..., Path]) -> dict[str,
     text = out.read_text()
     parts = re.findall(r"^desc: Trigger: Client Request: (\S+) (\S+) (\d+) (\d+)$.*?^totals: (\d+)$", text, re.M | re.S)
     counts = {(dtype, kind, int(rows), int(depth)): int(total) for dtype, kind, rows, depth, total in parts}
-    found = {}
-    for dtype in COMMITTED:
+    sampling = [counts["sampling", str(number), 0, 0] / STEPS / 1e6 for number in range(len(SAMPLING))]
+    found = {"sampling": dict(zip(SAMPLING, sampling, strict=True))}
+    for dtype in DTYPES:
         step, prefill = counts[dtype, "step", 1, 0], counts[dtype, "prefill", 1, 0]
         found[dtype] = {
             "step": step / STEPS / 1e6,

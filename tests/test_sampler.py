@@ -7,8 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -264,34 +262,6 @@ def test_every_instruction_set_draws_the_same() -> None:
         command, environment = [sys.executable, "-c", DRAWS], os.environ | {"GPTBIGCODE_CPU_ISA": isa}
         runs[isa] = json.loads(subprocess.run(command, check=True, capture_output=True, env=environment).stdout)
     assert all(run == runs["scalar"] for run in runs.values())
-
-
-def best_seconds(function: Callable[[], object]) -> float:
-    times = []
-    for _ in range(200):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-@pytest.mark.parametrize(
-    ("options", "bound"),
-    [
-        ({"temperature": 0.0}, 2.0),
-        ({"temperature": 0.0, "repetition_penalty": 1.1, "logit_bias": {5: 1.0}}, 3.0),
-        ({"top_k": 50, "top_p": 0.95}, 3.0),
-        ({"top_p": 0.95}, 5.0),
-    ],
-    ids=str,
-)
-def test_a_token_costs_a_few_passes_over_the_vocabulary(options: dict[str, Any], bound: float) -> None:
-    """In units of numpy's vectorised exponential of the logits; anything that is done per token in scalar code costs ten."""
-    random = np.random.default_rng(6)
-    logits = (2 * random.standard_normal(49152)).astype(np.float32)
-    context = random.integers(0, 49152, 2000).astype(np.int32)
-    sampler = _core.Sampler(**({"temperature": 0.8} | options))
-    assert best_seconds(lambda: sampler.sample(logits, context)) < bound * best_seconds(lambda: np.exp(logits))
 
 
 def test_successive_draws_are_independent() -> None:

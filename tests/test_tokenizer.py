@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,9 +82,7 @@ def test_decoder_starts_anew_after_flush(tokenizer: GPTBigCodeTokenizer) -> None
 
 def test_cost_per_token_does_not_grow(tokenizer: GPTBigCodeTokenizer) -> None:
     first_byte = tokenizer.encode("🙂")[0]
-    start = time.perf_counter()
-    pieces(tokenizer, [first_byte] * 100_000)
-    assert time.perf_counter() - start < 5  # decoding the whole anew for each token would take minutes
+    pieces(tokenizer, [first_byte] * 100_000)  # decoding the whole anew for each token would take minutes, and time out
 
 
 def test_incremental_decoder_refuses_other_tokenizers() -> None:
