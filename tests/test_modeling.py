@@ -279,7 +279,7 @@ class TestThreads:
                 try:
                     model([[5]])
                 except RuntimeError as error:
-                    os._exit(0 if "load the model in the child" in str(error) else 1)
+                    os._exit(0 if "load the model in each child" in str(error) else 1)
                 os._exit(2)
             assert os.waitpid(child, 0)[1] == 0
             assert (model([[5]]).logits == expected).all()

@@ -378,7 +378,7 @@ def test_any_bytes_are_refused_or_map(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "any"
     path.unlink(missing_ok=True)
     path.write_bytes(content)
-    with contextlib.suppress(TensorFileError):
+    with contextlib.suppress(TensorFileError, OSError):  # OSError: hypothesis knows how a pointer of Git LFS begins
         assert map_tensor_file(path).entries == {}
 
 
