@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -10,6 +11,7 @@ import select
 import shutil
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +55,14 @@ def typed(shell: str, place: Path, text: str) -> list[str]:
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "TERM": "dumb", "HOME": str(place), "PS1": "$ "}
     parent, child = pty.openpty()
     process = subprocess.Popen(
-        START[shell], stdin=child, stdout=child, stderr=child, env=environment, cwd=place, start_new_session=True
+        START[shell],
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        env=environment,
+        cwd=place,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # fish runs only on its controlling terminal
     )
     os.close(child)
     try:
