@@ -117,8 +117,10 @@ def _agreed(what: str, given: Sequence[Settings], awq: bool) -> Any:
             value = settings.get(name)
             if name == "is_marlin_format":
                 value = "marlin" if value else None
-            elif what == "format" and isinstance(value, str):
+            elif what in ("format", "quant_method") and isinstance(value, str):
                 value = value.lower()
+            elif isinstance(value, float) and value.is_integer():
+                value = int(value)
             # GPTQ's tools have a version of their own there. AWQ's checkpoint_format "gptq" is a default that nobody set.
             if value is None or (name == "version" and not awq) or (awq and (name, value) == ("checkpoint_format", "gptq")):
                 continue

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gptbigcode_cpu.convert.read import Shard
 from gptbigcode_cpu.errors import CheckpointError, MissingDependencyError
+from gptbigcode_cpu.file_kinds import N_BYTES, described
 from gptbigcode_cpu.messages import one_line, shown
 from gptbigcode_cpu.regular_files import open_regular
 
@@ -98,7 +99,7 @@ class PytorchShard(Shard):
         except OSError as error:
             raise CheckpointError(f"{self._path} cannot be read: {error.strerror or error}") from error
         except Exception as error:  # on damaged files torch raises errors of many kinds
-            raise CheckpointError(f"{self._path} cannot be read as weights: {_reason(error)}") from error
+            raise CheckpointError(f"{self._path} cannot be read as weights: {_reason(error)}{_kind(self._path)}") from error
         if not isinstance(content, Mapping):
             raise CheckpointError(f"{self._path} holds a {type(content).__name__} instead of a table of tensors by name")
         tensors = {
@@ -135,6 +136,12 @@ def _type_name(tensor: Any) -> str:
     if tensor.is_meta or tensor.layout is not torch.strided:
         return "empty" if tensor.is_meta else f"sparse {name}"
     return _TYPES.get(name, name)
+
+
+def _kind(path: Path) -> str:
+    with open_regular(path) as file:
+        start = file.read(N_BYTES)
+    return "" if start.startswith((b"PK", b"\x80\x02")) else described(start)
 
 
 def _reason(error: Exception) -> str:

@@ -12,20 +12,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.checkpoint_files import find_weights
+from gptbigcode_cpu.checkpoint_files import weights_files
 from gptbigcode_cpu.config import CONFIG_NAME, GPTBigCodeConfig
 from gptbigcode_cpu.config_gpt2 import GPT2, has_layer_factor
 from gptbigcode_cpu.errors import CheckpointError, ConfigError
 from gptbigcode_cpu.hub import is_gguf, read_config
 from gptbigcode_cpu.json_files import read_object
-from gptbigcode_cpu.messages import one_line, shown
-from gptbigcode_cpu.regular_files import is_present
 from gptbigcode_cpu.tensor_file import NUMPY_TYPES, TensorFile, TensorFileError, map_tensor_file
 
 if TYPE_CHECKING:
@@ -154,9 +152,7 @@ def _dequantised(path: Path, tensors: dict[str, SourceTensor], config: GPTBigCod
 
 
 def _directory_tensors(directory: Path) -> dict[str, SourceTensor]:
-    weights = find_weights(directory)
-    names = _shard_names(weights) if weights.suffix == ".json" else [weights.name]
-    return _tensors({name: _open_shard(directory / name) for name in names})
+    return _tensors({str(path.relative_to(directory)): _open_shard(path) for path in weights_files(directory)})
 
 
 def _open_shard(path: Path) -> Shard:
@@ -187,25 +183,6 @@ class _SafetensorsShard(Shard):
         begin = entry.begin - entry.begin % mmap.PAGESIZE
         if entry.end > begin:
             self._file.mapping.madvise(mmap.MADV_DONTNEED, begin, entry.end - begin)
-
-
-def _shard_names(index: Path) -> list[str]:
-    """The files that an index names.
-
-    As in transformers, a tensor that the index names and no file holds is missed only if the model needs it: tools that drop
-    the second name of a tied head from the files leave it in the index.
-    """
-    weight_map = (read_object(index, CheckpointError) or {}).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise CheckpointError(f"{index}: weight_map must give each tensor a file name, it is {shown(weight_map)}")
-    names = sorted(set(weight_map.values()))
-    for name in names:
-        if PurePosixPath(name).name != name or name in ("", ".", "..") or "\0" in name:
-            raise CheckpointError(f"{index}: {shown(name)} is not the name of a file beside the index")
-    missing = [one_line(name) for name in names if not is_present(index.parent / name)]
-    if missing:
-        raise CheckpointError(f"{index.parent} lacks {len(missing)} of {len(names)} files: {', '.join(missing[:8])}")
-    return names
 
 
 def _tensors(shards: Mapping[str, Shard]) -> dict[str, SourceTensor]:

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gptbigcode_cpu.config_checks import CHECKS, label_count
+from gptbigcode_cpu.config_checks import CHECKS, full_attention, label_count
 from gptbigcode_cpu.config_gpt2 import GPT2, gpt_bigcode_content
+from gptbigcode_cpu.config_reading import as_read
 from gptbigcode_cpu.errors import ConfigError, InputError, ModelNotFoundError
 from gptbigcode_cpu.json_files import read_object
 from gptbigcode_cpu.messages import shown
@@ -171,6 +172,7 @@ class GPTBigCodeConfig:
             setattr(self, key, value)
         if self.n_embd % self.n_head:
             raise ConfigError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        full_attention(vars(self), self.n_positions)
         if self.problem_type == "single_label_classification" and self.num_labels == 1:
             raise ConfigError("problem_type single_label_classification needs at least two labels; for one use regression")
 
@@ -289,7 +291,8 @@ class GPTBigCodeConfig:
     def from_dict(cls, config_dict: Mapping[str, Any]) -> GPTBigCodeConfig:
         """Check the content of a ``config.json``, which must name its ``model_type``.
 
-        That of a GPT-2 model becomes the configuration of the same GPTBigCode model.
+        What changes nothing is not refused, as in transformers. That of a GPT-2 model becomes the configuration of the same
+        GPTBigCode model.
 
         Raises:
             ConfigError: A value has the wrong type, is out of range, or asks for something that is not supported.
@@ -300,7 +303,7 @@ class GPTBigCodeConfig:
             config_dict = gpt_bigcode_content(config_dict)
         if config_dict.get("model_type") != MODEL_TYPE:
             raise ConfigError(_other_model_type(config_dict.get("model_type")))
-        return cls(**config_dict)
+        return cls(**as_read(config_dict))
 
     def update(self, config_dict: Mapping[str, Any]) -> None:
         """Set several values.

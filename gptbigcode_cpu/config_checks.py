@@ -135,6 +135,22 @@ def no_pruning(key: str, value: object) -> Any:
     return value
 
 
+def full_attention(values: Mapping[str, Any], n_positions: int) -> None:
+    """Nothing: every token attends to all before it.
+
+    transformers heeds these keys in models of all kinds. A window as wide as the context limits nothing.
+    """
+    for key in ("sliding_window", "attention_chunk_size"):
+        width = values.get(key)
+        if width is not None and not (type(width) is int and width >= n_positions):
+            raise ConfigError(f"{key} is {shown(width)}: attention within a window is not supported")
+    if values.get("is_causal") is False:
+        raise ConfigError("is_causal is false: attention to later tokens is not supported")
+    kinds = values.get("layer_types")
+    if kinds is not None and not (isinstance(kinds, list | tuple) and all(kind == "full_attention" for kind in kinds)):
+        raise ConfigError(f"layer_types is {shown(kinds)}; supported is 'full_attention' in all layers")
+
+
 def dtype(key: str, value: object) -> str | None:
     """The name of a type, without torch's prefix, or None."""
     return None if value is None else str(value).removeprefix("torch.")

@@ -33,7 +33,7 @@ def gpt_bigcode_content(content: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: A key that only GPT-2 has holds a wrong value.
     """
-    attention = content.get("attention_head_type", "multihead")
+    attention = content.get("attention_head_type") or "multihead"
     if not isinstance(attention, str) or attention not in _MULTI_QUERY:
         raise ConfigError(f"attention_head_type {attention!r:.40} is not supported; supported are {', '.join(_MULTI_QUERY)}")
     has_layer_factor(content)

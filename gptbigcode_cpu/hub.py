@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from gptbigcode_cpu.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, refuse_adapter
-from gptbigcode_cpu.checkpoint_files import AWQ_CONFIG, GPTQ_CONFIG, PYTORCH_PATTERNS, SAFETENSORS_PATTERNS, find_weights
+from gptbigcode_cpu.checkpoint_files import (
+    AWQ_CONFIG,
+    GPTQ_CONFIG,
+    PYTORCH_PATTERNS,
+    SAFETENSORS_PATTERNS,
+    find_weights,
+    weights_files,
+)
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.downloads import described, fetch
 from gptbigcode_cpu.errors import CheckpointError, InputError, ModelNotFoundError
@@ -215,7 +222,7 @@ def _gguf_in(directory: Path) -> Path | None:
         return None
     files = [path for path in directory.glob("*") if path.is_file()]
     found = [path for path in files if path.suffix == _GGUF]
-    if not found and not (directory / "config.json").exists():
+    if not found and not is_present(directory / "config.json"):
         found = [path for path in files if _begins_as_gguf(path)]
     names = sorted(path.name for path in found)
     if len({_GGUF_PART.sub(r"\g<name>", name) for name in names}) > 1:
@@ -232,7 +239,7 @@ def read_config(path: Path) -> GPTBigCodeConfig:
         CheckpointError: A GGUF file is malformed or holds another kind of model.
     """
     if not is_gguf(path):
-        if path.is_dir() and not (path / "config.json").exists():
+        if path.is_dir() and not is_present(path / "config.json"):
             raise ModelNotFoundError(
                 f"{path} holds no model: there is neither a config.json nor a .gguf file{_models_below(path)}"
             )
@@ -361,7 +368,7 @@ def _content_key(source: Path, cache: Path) -> str:
     else:
         root = source
         patterns = (*_DESCRIPTIONS, *SAFETENSORS_PATTERNS, *PYTORCH_PATTERNS)
-        paths = {find_weights(source), *(path for pattern in patterns for path in source.glob(pattern))}
+        paths = {find_weights(source), *weights_files(source), *(path for pattern in patterns for path in source.glob(pattern))}
     digest = hashlib.sha256(f"format {FORMAT_VERSION}\n".encode())
     for path in sorted(paths):
         digest.update(f"{path.relative_to(root)} {_file_digest(path, cache / 'digests')}\n".encode())
@@ -373,15 +380,15 @@ def _file_digest(path: Path, memory: Path) -> str:
     import hashlib
     import secrets
 
-    status = path.stat()
-    state = [str(path.resolve()), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-    note = memory / hashlib.sha256(json.dumps(state).encode()).hexdigest()
-    with suppress(OSError):
-        remembered = note.read_text()
-        if len(remembered) == 64:
-            return remembered
     try:
         with open_regular(path) as file:
+            status = os.fstat(file.fileno())
+            state = [str(path.resolve()), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+            note = memory / hashlib.sha256(json.dumps(state).encode()).hexdigest()
+            with suppress(OSError):
+                remembered = note.read_text()
+                if len(remembered) == 64:
+                    return remembered
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error

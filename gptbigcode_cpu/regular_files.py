@@ -39,7 +39,7 @@ def checked_path(path: str | Path, what: str) -> Path:
 def is_present(path: Path) -> bool:
     """Whether something of this name is there, be it a file that `open_regular` opens or not."""
     try:
-        path.stat()
+        path.lstat()
     except (OSError, ValueError):
         return False
     return True
@@ -49,14 +49,21 @@ def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading, through symbolic links.
 
     Raises:
-        OSError: It is not there, may not be read, is not a regular file, or is a pointer of Git LFS; ``strerror`` says which. A
-            name that no file can have (a NUL, a lone surrogate, too long) is an OSError, too.
+        FileNotFoundError: It is not there.
+        OSError: It is a link to what is not there, may not be read, is not a regular file, or is a pointer of Git LFS;
+            ``strerror`` says which. A name that no file can have (a NUL, a lone surrogate, too long) is an OSError, too.
     """
     try:
         # Without O_NONBLOCK, opening a pipe waits for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except ValueError as error:
         raise OSError(errno.EINVAL, "no file can have this name", str(path)) from error
+    except FileNotFoundError as error:
+        if not path.is_symlink():
+            raise
+        # Such as what is left of the Hub's cache when files were deleted from it, or a copy of it.
+        reason = f"it is a symbolic link to {shown(str(path.readlink()))}, which is not there"
+        raise OSError(errno.EINVAL, reason, str(path)) from error
     try:
         kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
         if kind == stat.S_IFDIR:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.file_kinds import N_BYTES, described
 from gptbigcode_cpu.json_files import JSONError, parse_object
 from gptbigcode_cpu.messages import shown
 from gptbigcode_cpu.regular_files import open_regular
@@ -92,11 +93,15 @@ def map_tensor_file(path: Path) -> TensorFile:
         if size < 8:
             raise TensorFileError(f"the file has {size} bytes, too few for the 8 bytes of the header length")
         file.seek(0)
-        length = int.from_bytes(file.read(8), "little")
+        start = file.read(N_BYTES)
+        length = int.from_bytes(start[:8], "little")
         if length > MAX_HEADER_BYTES:
-            raise TensorFileError(f"the header claims {length} bytes, more than the {MAX_HEADER_BYTES} allowed")
+            raise TensorFileError(
+                f"the header claims {length} bytes, more than the {MAX_HEADER_BYTES} allowed{described(start)}"
+            )
         if length > size - 8:
             raise TensorFileError(f"the header claims {length} bytes, but only {size - 8} follow")
+        file.seek(8)
         entries = parse_header(file.read(length), 8 + length, size)
         return TensorFile(path, entries, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 

@@ -90,12 +90,16 @@ def test_other_names_are_understood(alias: str, key: str) -> None:
         ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon"),
         ({"eos_token_id": [0, "x"]}, "eos_token_id"),
         ({"bos_token_id": 1.0}, "bos_token_id"),
-        ({"architectures": "GPTBigCodeForCausalLM"}, "architectures"),
+        ({"architectures": 4}, "architectures"),
         ({"id2label": {"a": "b"}}, "id2label"),
         ({"label2id": {"a": float("inf")}}, "label2id must have numbers"),
-        ({"id2label": {"0": "b"}, "num_labels": 3}, "num_labels"),
-        ({"num_labels": 0}, "num_labels"),
         ({"quantization_config": 4}, "quantization_config"),
+        ({"sliding_window": 100}, "sliding_window is 100: attention within a window"),
+        ({"sliding_window": True}, "sliding_window"),
+        ({"attention_chunk_size": 8}, "attention_chunk_size is 8"),
+        ({"is_causal": False}, "is_causal is false"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is"),
+        ({"layer_types": 3}, "layer_types is 3"),
     ],
 )
 def test_unsupported_values_are_refused_with_the_reason(change: dict[str, Any], message: str) -> None:
@@ -228,6 +232,61 @@ def test_what_is_written() -> None:
     assert json.loads(config.to_json_string(use_diff=False)) == config.to_dict()
     assert "name_or_path" not in config.to_dict()
     assert GPTBigCodeConfig(n_embd=64, n_head=4).to_diff_dict() == MINIMAL | {"n_embd": 64, "n_head": 4}
+
+
+# What changes no token of a language model. Arguments with these values are errors.
+IDLE: list[dict[str, Any]] = [
+    {"output_attentions": None, "output_hidden_states": None, "return_dict": None, "use_cache": None},
+    {"problem_type": "guessing", "num_labels": 0, "id2label": {}},
+    {"architectures": "GPTBigCodeForCausalLM"},
+]
+
+
+@pytest.mark.parametrize("content", IDLE)
+def test_what_changes_nothing_is_ignored_in_files(content: dict[str, Any]) -> None:
+    assert GPTBigCodeConfig.from_dict(MINIMAL | content) == GPTBigCodeConfig()
+    with pytest.raises(ConfigError):
+        GPTBigCodeConfig(**content)
+
+
+def test_limits_of_attention_that_limit_nothing() -> None:
+    neutral = {"sliding_window": 1024, "attention_chunk_size": None, "is_causal": True, "layer_types": ["full_attention"] * 12}
+    assert GPTBigCodeConfig.from_dict(MINIMAL | neutral).sliding_window == 1024
+    with pytest.raises(ConfigError, match="sliding_window is 1024"):
+        GPTBigCodeConfig.from_dict(MINIMAL | neutral | {"n_positions": 1025})
+
+
+def test_files_that_say_a_thing_twice() -> None:
+    read = GPTBigCodeConfig.from_dict(MINIMAL | {"torch_dtype": "float16", "dtype": "float32"})
+    assert read.dtype == "float32"
+    labels = {"id2label": {"0": "a", "1": "b", "2": "c"}, "num_labels": 2}
+    assert GPTBigCodeConfig.from_dict(MINIMAL | labels).id2label == {0: "LABEL_0", 1: "LABEL_1"}
+    with pytest.raises(ConfigError, match="dtype is 'float32', but its other name torch_dtype says 'float16'"):
+        GPTBigCodeConfig(torch_dtype="float16", dtype="float32")
+    with pytest.raises(ConfigError, match="num_labels is 2, but id2label names 3"):
+        GPTBigCodeConfig(**labels)
+
+
+def test_the_loss_of_a_classifier_is_checked() -> None:
+    with pytest.raises(ConfigError, match="problem_type must be one of regression"):
+        GPTBigCodeConfig.from_dict(
+            MINIMAL | {"architectures": ["GPTBigCodeForSequenceClassification"], "problem_type": "guessing"}
+        )
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(
+    "content", [*IDLE[:2], {"torch_dtype": "float16", "dtype": "float32"}, {"id2label": {"0": "a"}, "num_labels": 2}]
+)
+def test_transformers_ignores_it_too(content: dict[str, Any]) -> None:
+    transformers = pytest.importorskip("transformers")
+    given = {key: value for key, value in content.items() if key != "use_cache"}
+    ours, theirs = GPTBigCodeConfig.from_dict(MINIMAL | given), transformers.GPTBigCodeConfig.from_dict(dict(given))
+    assert (theirs.n_embd, theirs.num_hidden_layers) == (ours.n_embd, ours.n_layer)
+    if "dtype" in given:
+        assert str(theirs.dtype) == f"torch.{ours.dtype}"
+    if given.get("id2label"):
+        assert theirs.id2label == ours.id2label
 
 
 def test_saved_and_read_again(tmp_path: Path) -> None:

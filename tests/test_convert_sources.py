@@ -297,7 +297,7 @@ def test_missing_shards_are_all_named(sharded: Path, tmp_path: Path) -> None:
         convert(sharded, tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "..", ""])
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/../../b.safetensors", "..", ""])
 def test_shards_outside_the_directory(sharded: Path, tmp_path: Path, name: str) -> None:
     rewrite_index(sharded, lambda index: index["weight_map"].update({"transformer.wte.weight": name}))
     with pytest.raises(CheckpointError, match="not the name of a file beside"):

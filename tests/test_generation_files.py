@@ -34,6 +34,8 @@ HARMLESS: list[dict[str, Any]] = [
     {"num_assistant_tokens": 0, "num_assistant_tokens_schedule": "weekly", "prompt_lookup_num_tokens": 0},
     {"early_stopping": "sometimes", "length_penalty": "long", "num_beam_groups": 4, "diversity_penalty": 0.5},
     {"pad_token_id": -1, "bos_token_id": -1, "max_time": None, "guidance_scale": 1},
+    {"suppress_tokens": [-1], "begin_suppress_tokens": [], "forced_bos_token_id": -1, "custom_generate": "owner/name"},
+    {"do_sample": 0, "use_cache": 0, "num_beams": 1.0, "renormalize_logits": 0.0, "repetition_penalty": 1},
     {
         "penalty_alpha": 0.0,
         "renormalize_logits": False,
@@ -61,6 +63,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"force_words_ids": [[3]]}, "force_words_ids"),
     ({"repetition_penalty": 0}, "repetition_penalty"),
     ({"max_new_tokens": 0}, "max_new_tokens"),
+    ({"max_new_tokens": 3.5}, "max_new_tokens"),
+    ({"do_sample": "false"}, "do_sample"),
     ({"eos_token_id": "end"}, "eos_token_id"),
     ({"max_length": 10**400}, "max_length"),
     ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences"),
@@ -115,6 +119,14 @@ class TestFiles:
         assert (
             model.generate(PROMPT, max_new_tokens=NEW, **none).tolist() == plain.generate(PROMPT, max_new_tokens=NEW).tolist()
         )
+
+    @pytest.mark.parametrize(
+        ("options", "argument"), [({"max_length": 7.0}, {"max_length": 7}), ({"num_beams": 2.0}, {"num_beams": 2})], ids=str
+    )
+    def test_whole_numbers_with_a_point(self, with_options: Any, plain: Any, options: Any, argument: dict[str, Any]) -> None:
+        assert opened(with_options(options)).generate(PROMPT).tolist() == plain.generate(PROMPT, **argument).tolist()
+        with pytest.raises(InputError):
+            plain.generate(PROMPT, **options)
 
     @pytest.mark.parametrize("options", FOLLOWED, ids=str)
     @pytest.mark.parametrize("in_config", [False, True])

@@ -169,7 +169,7 @@ def test_defaults_are_those_of_gpt2() -> None:
         ({"attention_head_type": ["multiquery"]}, "attention_head_type"),
         ({"scale_attn_by_inverse_layer_idx": 1}, "scale_attn_by_inverse_layer_idx must be true or false"),
         ({"activation_function": "tanh_or_so"}, "tanh_or_so"),
-        ({"architectures": "GPT2LMHeadModel"}, "architectures"),
+        ({"architectures": 2}, "architectures"),
         ({"pruned_heads": {"0": [1]}}, "pruned"),
     ],
 )

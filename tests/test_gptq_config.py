@@ -14,7 +14,7 @@ from test_gptq import SMALL, expected_bytes, neighbours, pack_awq, pack_gptq, wr
 from gptbigcode_cpu import hub
 from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.convert.gptq_config import Method, method_of
-from gptbigcode_cpu.errors import ConfigError
+from gptbigcode_cpu.errors import ConfigError, ModelNotFoundError
 
 MakeCheckpoint = Callable[..., Path]
 GPTQ: dict[str, Any] = {"bits": 4, "group_size": 32, "desc_act": True, "sym": False}
@@ -42,6 +42,19 @@ def test_files_of_autogptq(tmp_path: Path, quantised: tuple[Path, dict[str, NDAr
     (source / "model.safetensors").rename(source / name)
     (source / "quantize_config.json").write_text(json.dumps(GPTQ | {"model_file_base_name": None, "damp_percent": 0.01}))
     assert converted(source, tmp_path / "out") == expected
+
+
+def test_several_files_of_which_autogptq_names_one(
+    tmp_path: Path, quantised: tuple[Path, dict[str, NDArray[Any]], bytes]
+) -> None:
+    source, _, expected = quantised
+    (source / "model.safetensors").rename(source / "gptq_model-4bit-32g.safetensors")
+    (source / "another.safetensors").write_bytes(b"")
+    (source / "quantize_config.json").write_text(json.dumps(GPTQ | {"model_file_base_name": "gptq_model-4bit-32g"}))
+    assert converted(source, tmp_path / "out") == expected
+    (source / "quantize_config.json").write_text(json.dumps(GPTQ | {"model_file_base_name": "gptq_model"}))
+    with pytest.raises(ModelNotFoundError, match="holds several weights files"):
+        convert(source, tmp_path / "out2")
 
 
 def test_the_cache_of_conversions_knows_files_of_autogptq(
@@ -146,6 +159,7 @@ def test_a_quantize_config_that_is_none(
         ({"quant_method": "gptq", "wbits": 8, "groupsize": -1, "format": "gptq_v2"}, Method(False, 8, -1, 0, False)),
         # gptqmodel writes the version of the tool.
         ({"quant_method": "gptq", "bits": 4, "version": "1.2.0", "desc_act": True}, Method(False, 4, 128, 1, True)),
+        ({"quant_method": "GPTQ", "bits": 4.0, "group_size": 32.0, "w_bit": 4}, Method(False, 4, 32, 1, False)),
         ({"quant_method": "awq"}, Method(True, 4, 128, 0, False)),
         # As transformers 5 writes it.
         ({"quant_method": "awq", "bits": 4, "format": "gemm", "version": "gemm"}, Method(True, 4, 128, 0, False)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ def _empty(value: Any) -> bool:
     return isinstance(value, (list, tuple, dict)) and not value
 
 
+def _no_token(value: Any) -> bool:
+    return _empty(value) or (isinstance(value, (list, tuple)) and all(_minus_one(item) for item in value))
+
+
 def _minus_one(value: Any) -> bool:
     return is_real(value) and value == -1
 
@@ -58,7 +63,8 @@ _OFF: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("top_p", "typical_p"), _at_least_one),
     **dict.fromkeys(("epsilon_cutoff", "eta_cutoff"), _no_cutoff),
     **dict.fromkeys(("bad_words_ids", "sequence_bias", "stop_strings"), _empty),
-    **dict.fromkeys(("pad_token_id", "bos_token_id"), _minus_one),
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "forced_bos_token_id"), _minus_one),
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), _no_token),
 }
 
 
@@ -83,13 +89,30 @@ def sorted_content(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
         if value is None or (name in _OFF and _OFF[name](value)):
             continue
         try:
-            known[name] = checked(name, value)
+            known[name] = _read(name, value)
         except InputError as error:
             if name in _SPEED:
                 logger.debug("ignored, because it changes no token: %s", error)
             else:
                 carried[name] = value
     return known, carried
+
+
+def _read(name: str, value: Any) -> Any:
+    """The value of an option, where 9.0 may stand for 9, and 0 and 1 for false and true, as other languages write them.
+
+    Raises:
+        InputError: It is wrong.
+    """
+    readings: list[Any] = [value]
+    if isinstance(value, float) and value.is_integer():
+        readings.append(int(value))
+    if value in (0, 1) and not isinstance(value, bool):
+        readings.append(bool(value))
+    for reading in readings:
+        with suppress(InputError):
+            return checked(name, reading)
+    return checked(name, value)
 
 
 def options_of_model(content: Mapping[str, Any]) -> dict[str, Any]:

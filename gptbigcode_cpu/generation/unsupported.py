@@ -59,7 +59,6 @@ CHANGE_TOKENS = frozenset(
     {
         "token_healing",
         "watermarking_config",
-        "custom_generate",
         "penalty_alpha",
         "dola_layers",
         "diversity_penalty",
