@@ -46,6 +46,7 @@ _BLOCK_NAMES = {
 }
 _NAME = re.compile(r"(?:blk\.(?P<layer>0|[1-9]\d{0,5})\.)?(?P<stem>[a-z_]+)\.(?P<kind>weight|bias)")
 _EMBEDDING, _ATTENTION = "token_embd.weight", "blk.0.attn_qkv.weight"
+_NO_TOKEN = (-1, 2**32 - 1)  # llama.cpp's LLAMA_TOKEN_NULL, signed and not
 _TOKEN_IDS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
 
 
@@ -92,8 +93,10 @@ class GGUFModel:
         return int(value) if isinstance(value, float) and value.is_integer() else value
 
     def token_id(self, name: str) -> int | None:
-        """The id of a special token: ``bos``, ``eos``, ``unknown``, ``padding``."""
+        """The id of a special token: ``bos``, ``eos``, ``unknown``, ``padding``; None if there is none."""
         value = self.get(f"tokenizer.ggml.{name}_token_id")
+        if value in _NO_TOKEN:
+            return None
         if value is not None and (type(value) is not int or value < 0):
             raise CheckpointError(f"{self.path}: tokenizer.ggml.{name}_token_id must be a token id, not {value!r:.40}")
         return value

@@ -124,14 +124,8 @@ class _Cursor:
     def number(self, kind: struct.Struct, what: str) -> Any:
         return kind.unpack_from(self._data, self.take(kind.size, what))[0]
 
-    def string(self, what: str) -> str:
-        try:
-            return self.bytes(self.number(_U64, what), what).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise GGUFError(f"{what} is not valid UTF-8") from error
-
     def text(self, what: str) -> str:
-        """A string of a value, whose bytes that are not UTF-8 become lone surrogates, as `os.fsdecode` makes them."""
+        """A string, whose bytes that are not UTF-8 become lone surrogates, as `os.fsdecode` makes them."""
         return self.bytes(self.number(_U64, what), what).decode("utf-8", "surrogateescape")
 
     def count(self, what: str, least_bytes: int) -> int:
@@ -163,7 +157,7 @@ def _counts(cursor: _Cursor) -> tuple[int, int]:
 def _pairs(cursor: _Cursor, count: int) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for i in range(count):
-        key = cursor.string(f"key {i}")
+        key = cursor.text(f"key {i}")
         what = f"the value of {shown(key)}"
         if key in metadata:
             raise GGUFError(f"the key {shown(key)} is there twice")
@@ -190,7 +184,7 @@ def _descriptions(cursor: _Cursor, count: int) -> dict[str, tuple[int, tuple[int
     """Type, shape and offset of every tensor, by name."""
     tensors: dict[str, tuple[int, tuple[int, ...], int]] = {}
     for i in range(count):
-        name = cursor.string(f"the name of tensor {i}")
+        name = cursor.text(f"the name of tensor {i}")
         what = f"the description of tensor {shown(name)}"
         if name in tensors:
             raise GGUFError(f"tensor {shown(name)} is there twice")

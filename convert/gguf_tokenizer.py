@@ -11,6 +11,7 @@ import numpy as np
 from gptbigcode_cpu.convert.gguf_files import GGUFModel
 from gptbigcode_cpu.convert.tokenizer_files import json_bytes
 from gptbigcode_cpu.errors import TokenizerError
+from gptbigcode_cpu.messages import one_line, shown
 from gptbigcode_cpu.tokenizer.byte_level import byte_level_tokenizer
 from gptbigcode_cpu.tokenizer.files import TOKENIZER
 
@@ -78,18 +79,30 @@ def tokenizer_files(model: GGUFModel) -> tuple[dict[str, bytes], tuple[str, ...]
         bpe = BPE(vocab=vocabulary, merges=merges)
         tokenizer = byte_level_tokenizer(bpe, special, plain, digits=PRE_TOKENIZERS[pre], begin=begin, end=end)
     except Exception as error:  # tokenizers raises plain Exception
-        raise TokenizerError(f"{model.path}: its tokens and merges do not make a tokenizer: {error}") from error
+        raise TokenizerError(f"{model.path}: its tokens and merges do not make a tokenizer: {one_line(error)}") from error
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     settings |= {name: token for name, token in named.items() if token is not None}
     if more := [token for token in special if token not in named.values()]:
         settings["additional_special_tokens"] = more
     if type(length := model.get("starcoder.context_length")) is int:
         settings["model_max_length"] = length
-    if isinstance(template := model.get("tokenizer.chat_template"), str):
-        if _SURROGATE.search(template):
-            raise TokenizerError(f"{model.path}: tokenizer.chat_template is not valid UTF-8")
-        settings["chat_template"] = template
+    settings |= _chat_templates(model)
     return {TOKENIZER: tokenizer.to_str(pretty=True).encode(), "tokenizer_config.json": json_bytes(settings)}, notes
+
+
+def _chat_templates(model: GGUFModel) -> dict[str, Any]:
+    """The chat template, or several by name: ``tokenizer.chat_templates`` lists those beside the default one."""
+    names = model.metadata.get("tokenizer.chat_templates")
+    keys = {"default": "tokenizer.chat_template"}
+    keys |= {name: f"tokenizer.chat_template.{name}" for name in names} if isinstance(names, list) else {}
+    found = {name: text for name, key in keys.items() if isinstance(text := model.get(key), str)}
+    for name, text in found.items():
+        if _SURROGATE.search(name + text):
+            raise TokenizerError(f"{model.path}: {one_line(keys[name])} is not valid UTF-8")
+    if not found:
+        return {}
+    named = [{"name": name, "template": text} for name, text in found.items()]
+    return {"chat_template": found["default"] if [*found] == ["default"] else named}
 
 
 def _strings(model: GGUFModel, key: str) -> list[str]:
@@ -107,8 +120,10 @@ def _tokens(model: GGUFModel) -> tuple[list[str], np.ndarray[Any, Any]]:
         types = types.astype(np.int32)
     if not isinstance(types, np.ndarray) or types.dtype.kind not in "iu" or len(types) != len(tokens):
         raise TokenizerError(f"{model.path}: {_PREFIX}token_type must be a number for each of the {len(tokens)} tokens")
-    if len(set(tokens)) != len(tokens) or "" in tokens:
-        raise TokenizerError(f"{model.path} has a token twice, or an empty one")
+    tokens = [token or f"[EMPTY_{number}]" for number, token in enumerate(tokens)]  # as in llama.cpp
+    if len(set(tokens)) != len(tokens):
+        token = next(token for number, token in enumerate(tokens) if token in tokens[:number])
+        raise TokenizerError(f"{model.path} has a token twice: {shown(token)}")
     embedding = model.tensors.get("token_embd.weight")
     if embedding is not None and len(tokens) > embedding.shape[0]:
         raise TokenizerError(f"{model.path} has {len(tokens)} tokens, but embeddings for {embedding.shape[0]}")
@@ -131,11 +146,15 @@ def _byte_level(model: GGUFModel, tokens: list[str], merges: list[tuple[str, str
     letters = _letters()
     given = set(tokens)
     if given.issuperset(letters):
-        return list(tokens)
+        return _checked_texts(model, tokens)
     spelled = ["".join(letters[byte] for byte in token.encode("utf-8", "surrogateescape")) for token in tokens]
     known = set(spelled)
     if known.issuperset(letters) or (merges and all(left + right in known for left, right in merges) and given != known):
         return spelled
+    return _checked_texts(model, tokens)
+
+
+def _checked_texts(model: GGUFModel, tokens: list[str]) -> list[str]:
     for number, token in enumerate(tokens):
         if _SURROGATE.search(token):
             raise TokenizerError(f"{model.path}: token {number} is not valid UTF-8, and its tokens are not single bytes")
@@ -158,6 +177,8 @@ def _named_id(model: GGUFModel, key: str, count: int) -> int | None:
 
 def _flag(model: GGUFModel, key: str) -> bool:
     value = model.get(_PREFIX + key, False)
+    if value in (0, 1):  # some writers have no type of truth values
+        return bool(value)
     if not isinstance(value, bool):
         raise TokenizerError(f"{model.path}: {_PREFIX}{key} must be true or false, not {value!r:.40}")
     return value

@@ -54,7 +54,6 @@ HUGE = 1 << 62
         (gguf_bytes({"a": (9, struct.pack("<IQ", 8, HUGE))}, {}), f"'a' claims {HUGE} entries"),
         (gguf_bytes({"a": (9, struct.pack("<IQ", 5, HUGE))}, {}), f"'a' claims {HUGE} entries"),
         (gguf_bytes({"a": (9, struct.pack("<IQ", 9, 1) + bytes(32))}, {}), "'a' is an array of type 9"),
-        (gguf_bytes({"aa": 1}, {}).replace(b"aa", b"\xff\xff"), "key 0 is not valid UTF-8"),
         (gguf_bytes({"a": (13, bytes(8))}, {}), "'a' has the unknown type 13"),
         (gguf_bytes({"b": 1, "a": 1}, {}).replace(b"b", b"a", 1), "'a' is there twice"),
         (gguf_bytes({"general.alignment": 0}, {}), "power of two"),

@@ -143,11 +143,12 @@ def test_files_without_a_tokenizer(tmp_path: Path, kind: str | None) -> None:
         ({"ggml__merges": ["ab"]}, "not two tokens each"),
         ({"ggml__merges": ["a b c"]}, "not two tokens each"),
         ({"ggml__merges": ["a c"]}, "do not make a tokenizer"),
-        ({"ggml__tokens": ["a"] * 270}, "has a token twice"),
+        ({"ggml__tokens": ["a"] * 270}, "has a token twice: 'a'"),
         ({"ggml__tokens": [f"t{i}" for i in range(300)], "ggml__token_type": None}, "300 tokens, but embeddings for 270"),
         ({"ggml__token_type": [1, 2]}, "a number for each of the 270 tokens"),
         ({"ggml__bos_token_id": 270}, "bos_token_id is 270, but there are 270 tokens"),
-        ({"ggml__add_bos_token": 1}, "must be true or false"),
+        ({"ggml__add_bos_token": 2}, "must be true or false"),
+        ({"ggml__add_bos_token": "yes"}, "must be true or false"),
     ],
 )
 def test_tokenizers_that_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

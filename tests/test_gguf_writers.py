@@ -161,7 +161,60 @@ def test_strings_that_are_not_utf_8(tmp_path: Path, expected: bytes) -> None:
             {"tokenizer.ggml.tokens": strings([b"a", b"\xff\xfe", *(b"%d" % i for i in range(268))])},
             "token 1 is not valid UTF-8",
         ),
+        ({"tokenizer.ggml.tokens": strings([*(letter.encode() for letter in LETTERS), *[b"\xff"] * 14])}, "has a token twice"),
+        (
+            {
+                "tokenizer.ggml.tokens": strings(
+                    [*(f"x{i}".encode() for i in range(13)), b"\xff", *(x.encode() for x in LETTERS)]
+                )
+            },
+            "token 13 is not valid UTF-8",
+        ),
         ({"tokenizer.ggml.merges": strings([b"\xff a"])}, "do not make a tokenizer"),
     ):
-        with pytest.raises(TokenizerError, match=message):
+        with pytest.raises(TokenizerError, match=message) as caught:
             convert(write_model(tmp_path / "model.gguf", change), tmp_path / "out2")
+        assert "\n" not in str(caught.value)
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path, expected: bytes) -> None:
+    """llama.cpp asks for no encoding of keys and of names of tensors, either."""
+    fields = full_config(**SMALL)
+    tensors = model_tensors(fields, random_state(fields)) | {"zzz": (0, (8,), bytes(32))}
+    content = gguf_bytes(model_pairs(fields) | {"general.yyy": 1}, tensors)
+    (tmp_path / "model.gguf").write_bytes(content.replace(b"general.yyy", b"general.y\xff\xfe").replace(b"zzz", b"z\xff\xfe"))
+    report = convert(tmp_path / "model.gguf", tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == expected
+    assert any(r"z\udcff\udcfe" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("none", [(5, struct.pack("<i", -1)), (4, struct.pack("<I", 2**32 - 1))])
+def test_the_id_of_no_token(tmp_path: Path, none: tuple[int, bytes]) -> None:
+    """llama.cpp's LLAMA_TOKEN_NULL."""
+    path = write_model(tmp_path / "model.gguf", {f"tokenizer.ggml.{name}_token_id": none for name in ("unknown", "padding")})
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    assert (tokenizer.unk_token, tokenizer.pad_token, tokenizer.eos_token) == (None, None, "<|endoftext|>")
+    assert AutoConfig.from_pretrained(path).pad_token_id is None
+
+
+def test_truth_values_as_numbers(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.gguf", {"tokenizer.ggml.add_bos_token": (0, b"\x01")})
+    assert AutoTokenizer.from_pretrained(path).encode("a")[0] == 0
+
+
+def test_chat_templates_with_names(tmp_path: Path) -> None:
+    change = {"tokenizer.chat_templates": ["rag", "absent"], "tokenizer.chat_template.rag": "R{{ messages[0].content }}"}
+    path = write_model(tmp_path / "model.gguf", change | {"tokenizer.chat_template": "D"})
+    convert(path, tmp_path / "out")
+    for source in (path, tmp_path / "out"):
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        assert tokenizer.chat_template == {"default": "D", "rag": "R{{ messages[0].content }}"}
+        chat = [{"role": "user", "content": "x"}]
+        assert tokenizer.apply_chat_template(chat, chat_template="rag", tokenize=False) == "Rx"
+
+
+def test_empty_tokens(tmp_path: Path) -> None:
+    tokens = [*BYTE_LEVEL["model"]["vocab"], *[""] * 8]
+    path = write_model(tmp_path / "model.gguf", {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": [1] * 270})
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    assert tokenizer.convert_ids_to_tokens([262, 269]) == ["[EMPTY_262]", "[EMPTY_269]"]
