@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -188,6 +189,18 @@ class TestStopping:
         ids = lambda text: np.array([tokenizer.encode(text)])  # noqa: E731
         for text, expected in (("st", False), ("stop", True), ("nonstop", True), ("stop ", False), ("é!", True), ("é", False)):
             assert criterion(ids(text)).tolist() == [expected], text
+
+    def test_stop_strings_with_a_tokenizer_of_transformers(self, model: Any, tokenizer: Any) -> None:
+        # Theirs has its object of the tokenizers library under another name; `backend` is the name of a kind.
+        theirs = SimpleNamespace(backend="tokenizers", backend_tokenizer=tokenizer.backend)
+        new = model.generate([PROMPT], **OPTIONS)[0, len(PROMPT) :]
+        for stops in (tokenizer.decode(new[2:4]), [tokenizer.decode(new[2:4]), "another"]):
+            right = model.generate([PROMPT], stop_strings=stops, tokenizer=tokenizer, **OPTIONS)
+            assert right.shape[1] < len(PROMPT) + len(new)
+            assert np.array_equal(model.generate([PROMPT], stop_strings=stops, tokenizer=theirs, **OPTIONS), right)
+            assert [*model.stream([PROMPT], stop_strings=stops, tokenizer=theirs, **OPTIONS)] == right[
+                0, len(PROMPT) :
+            ].tolist()
 
     def test_stop_strings_need_a_tokenizer(self, model: Any) -> None:
         with pytest.raises(InputError, match="stop_strings needs the tokenizer"):

@@ -85,8 +85,6 @@ def _structured(call: Call) -> list[LogitsProcessor]:
         return []
     if call.tokenizer is None:
         raise InputError(f"{', '.join(given)} needs the tokenizer: pass tokenizer=")
-    if not hasattr(call.tokenizer, "backend") and not hasattr(call.tokenizer, "backend_tokenizer"):
-        raise InputError(f"tokenizer must be a GPTBigCodeTokenizer, not {type(call.tokenizer).__name__}")
     from gptbigcode_cpu.structured import StructuredLogitsProcessor
 
     return [StructuredLogitsProcessor(call.tokenizer, **given)]

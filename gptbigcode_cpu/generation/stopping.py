@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.errors import InputError
-
 from .processors import Ids, token_list
 
 if TYPE_CHECKING:
@@ -112,10 +110,9 @@ class StoppingCriteriaList(list[Callable[..., Any]]):
 def _token_bytes_of(tokenizer: Any) -> Callable[[int], bytes]:
     """The bytes of a token id, by a tokenizer of this package or one of transformers, which wraps the same library."""
     from gptbigcode_cpu.incremental import token_bytes
+    from gptbigcode_cpu.tokenizer import backend_of
 
-    backend = getattr(tokenizer, "backend", None) or getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise InputError(f"tokenizer must be a GPTBigCodeTokenizer, not {type(tokenizer).__name__}")
+    backend = backend_of(tokenizer)
     known: dict[int, bytes] = {}
 
     def bytes_of(token_id: int) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gptbigcode_cpu.tokenizer.batch_encoding import BatchEncoding, CharSpan, ReturnTensors, TokenSpan
-from gptbigcode_cpu.tokenizer.foreign import own_tokenizer
+from gptbigcode_cpu.tokenizer.foreign import backend_of, own_tokenizer
 from gptbigcode_cpu.tokenizer.tokenizer import (
     AutoTokenizer,
     GPT2Tokenizer,
@@ -26,5 +26,6 @@ __all__ = [
     "PreTrainedTokenizerFast",
     "ReturnTensors",
     "TokenSpan",
+    "backend_of",
     "own_tokenizer",
 ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.tokenizer.tokenizer import GPTBigCodeTokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 # Attributes of a tokenizer of transformers, which are keys of a tokenizer_config.json as well.
 _SETTINGS = (
@@ -25,13 +28,25 @@ def own_tokenizer(tokenizer: Any) -> GPTBigCodeTokenizer:
     """
     if isinstance(tokenizer, GPTBigCodeTokenizer):
         return tokenizer
+    backend = backend_of(tokenizer)
+    settings = {name: value for name in _SETTINGS if (value := getattr(tokenizer, name, None))}
+    return GPTBigCodeTokenizer(type(backend).from_str(backend.to_str()), settings, str(tokenizer.name_or_path))
+
+
+def backend_of(tokenizer: Any) -> Tokenizer:
+    """What does the work in a tokenizer of this package or a fast one of transformers: an object of the tokenizers library.
+
+    Raises:
+        InputError: It is neither.
+    """
     from tokenizers import Tokenizer
 
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    # transformers has a `backend` too, which is a string.
+    name = "backend" if isinstance(tokenizer, GPTBigCodeTokenizer) else "backend_tokenizer"
+    backend = getattr(tokenizer, name, None)
     if not isinstance(backend, Tokenizer):
         raise InputError(
             f"tokenizer must be a tokenizer of this package, not {type(tokenizer).__module__}.{type(tokenizer).__name__}; "
             "AutoTokenizer.from_pretrained opens one"
         )
-    settings = {name: value for name in _SETTINGS if (value := getattr(tokenizer, name, None))}
-    return GPTBigCodeTokenizer(Tokenizer.from_str(backend.to_str()), settings, str(tokenizer.name_or_path))
+    return backend
