@@ -165,5 +165,6 @@ def given_cache(past_key_values: Any, cache: Any) -> DynamicCache | None:
         raise InputError("cache and past_key_values are two names of one argument; pass one")
     chosen = cache if cache is not None else past_key_values
     if chosen is not None and not isinstance(chosen, DynamicCache):
-        raise InputError(f"past_key_values must be a DynamicCache of this package, not {type(chosen).__name__}")
+        kind = f"{type(chosen).__module__}.{type(chosen).__name__}".removeprefix("builtins.")
+        raise InputError(f"past_key_values must be a DynamicCache of this package, not {kind}")
     return chosen

@@ -109,7 +109,6 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
     """A GPTBigCode language model.
 
     Attributes:
-        generation_config: What its ``generation_config.json`` sets.
         transformer: The model without the head.
     """
 
@@ -126,7 +125,19 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
         """
         super().__init__(packed, core)
         self.transformer = GPTBigCodeModel(packed, self.core)
-        self.generation_config = generation_config or GenerationConfig()
+        self._generation_config = generation_config or GenerationConfig()
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """Options that hold where a call says nothing else. It may be changed, or assigned: also an object of transformers."""
+        return self._generation_config
+
+    @generation_config.setter
+    def generation_config(self, value: Any) -> None:
+        given = given_config(value)
+        if given is None:
+            raise InputError("generation_config must be a GenerationConfig, not None; GenerationConfig() sets nothing")
+        self._generation_config = given
 
     @classmethod
     def _from_packed(cls, packed: PackedModel, core: _core.Model) -> Self:

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from . import tensors
 from .errors import InputError
 from .suggest import refuse_unknown
@@ -48,7 +50,11 @@ class BitsAndBytesConfig:
 
 
 def plain_name(dtype: Any) -> str:
-    """The name of a dtype, without torch's prefix."""
+    """The name of a dtype: a string, or one of torch or numpy. None is ``"auto"``."""
+    if dtype is None:
+        return "auto"
+    if isinstance(dtype, type) and issubclass(dtype, np.generic):
+        return dtype.__name__
     return str(dtype).removeprefix("torch.")
 
 
@@ -67,7 +73,7 @@ def storage_dtype(dtype: Any, others: Mapping[str, Any]) -> str:
         if plain_name(dtype) not in ("auto", plain_name(older)):
             raise InputError(f"dtype is {plain_name(dtype)!r}, but its older name torch_dtype says {plain_name(older)!r}")
         dtype = older
-    name = plain_name("auto" if dtype is None else dtype)
+    name = plain_name(dtype)
     eight, four = others.get("load_in_8bit"), others.get("load_in_4bit")
     if config is not None:
         if eight or four:

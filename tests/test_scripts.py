@@ -95,6 +95,8 @@ class TestPrecision:
             ({"torch_dtype": "torch.bfloat16"}, "bfloat16"),
             ({"torch_dtype": "torch.float16"}, "bfloat16"),
             ({"dtype": "float16"}, "bfloat16"),
+            ({"dtype": np.float32}, "float32"),
+            ({"dtype": np.dtype("float32")}, "float32"),
             ({"load_in_8bit": True}, "int8"),
             ({"load_in_4bit": True, "torch_dtype": "float16"}, "int4"),
             ({"load_in_8bit": False, "dtype": "float32"}, "float32"),
@@ -107,6 +109,10 @@ class TestPrecision:
     )
     def test_every_way_to_ask(self, source: Path, options: dict[str, Any], stored: str) -> None:
         assert AutoModelForCausalLM.from_pretrained(source, **options).dtype == stored
+
+    @pytest.mark.parametrize(("kv_dtype", "stored"), [(None, "int8"), (np.float16, "float16"), ("torch.bfloat16", "bfloat16")])
+    def test_keys_and_values(self, source: Path, kv_dtype: Any, stored: str) -> None:
+        assert AutoModelForCausalLM.from_pretrained(source, kv_dtype=kv_dtype).kv_dtype == stored
 
     def test_float16_is_not_taken_silently(self, source: Path, caplog: pytest.LogCaptureFixture) -> None:
         AutoModelForCausalLM.from_pretrained(source, dtype="float16")
@@ -298,6 +304,30 @@ def test_a_generation_config_for_the_model(source: Path) -> None:
     assert opened.generate([[5, 6]]).shape == (1, 5)
     with pytest.raises(InputError, match="generation_config must be a GenerationConfig"):
         AutoModelForCausalLM.from_pretrained(source, generation_config=5)
+
+
+def test_a_generation_config_is_assigned(source: Path) -> None:
+    class GenerationConfig:  # as that of transformers looks from here
+        def __init__(self, **options: Any) -> None:
+            self.options = options
+
+        def to_dict(self) -> dict[str, Any]:
+            return {"max_new_tokens": None, "transformers_version": "5.0.0", **self.options}
+
+    opened = AutoModelForCausalLM.from_pretrained(source)
+    opened.generation_config = GenerationConfig(max_new_tokens=3, eos_token_id=[])
+    assert opened.generate([[5, 6]]).shape == (1, 5)
+    opened.generation_config.max_new_tokens = 4
+    assert opened.generate([[5, 6]]).shape == (1, 6)
+    for wrong in (None, 5, {"max_new_tokens": 3}):
+        with pytest.raises(InputError, match="generation_config must be a GenerationConfig"):
+            opened.generation_config = wrong
+    assert opened.generation_config.max_new_tokens == 4
+
+
+def test_a_generation_config_of_what_a_file_says() -> None:
+    content = {"_from_model_config": True, "eos_token_id": 0, "transformers_version": "4.26.0"}
+    assert gptbigcode_cpu.GenerationConfig(**content).to_diff_dict() == content
 
 
 class TestLooksAtTheModel:

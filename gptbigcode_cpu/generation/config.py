@@ -12,7 +12,7 @@ from typing import Any
 from gptbigcode_cpu.errors import InputError, ModelNotFoundError
 
 from .options import RULES, by_full_names, checked, idle_options
-from .unsupported import CHANGE_TOKENS, refuse
+from .unsupported import CHANGE_TOKENS, METADATA, refuse
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class GenerationConfig:
     def __init__(self, **options: Any) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, None)
-        self.__dict__["carried"] = {}
+        self.__dict__["carried"] = {name: options.pop(name) for name in METADATA if name in options}
         for name, value in by_full_names(options).items():
             setattr(self, name, value)
 

@@ -53,6 +53,9 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "cache": ((), "it belongs to generate and stream of a model, which take token ids"),
 }
 
+# What transformers writes into files about the files.
+METADATA = ("transformers_version", "_from_model_config", "_commit_hash")
+
 # Those that can change which tokens are written. The others are about speed, memory and further results: a file may say
 # what it likes about them.
 CHANGE_TOKENS = frozenset(
