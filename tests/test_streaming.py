@@ -185,6 +185,25 @@ class TestStreamers:
         with pytest.raises(InputError):
             next(streamer)
 
+    def test_own_streamers_get_the_kind_of_array_that_the_prompt_is(self, model: GPTBigCodeForCausalLM) -> None:
+        torch = pytest.importorskip("torch")
+
+        class Plain:  # no subclass of anything
+            def __init__(self) -> None:
+                self.values: list[Any] = []
+
+            put = Recorder.put
+
+            def end(self) -> None:
+                pass
+
+        for kind in (Recorder, Plain):
+            for prompt, expected in ((torch.tensor([[1, 2]]), torch.Tensor), (np.array([[1, 2]]), np.ndarray)):
+                streamer: Any = kind()
+                output = model.generate(prompt, streamer=streamer, **OPTIONS)
+                assert all(isinstance(value, expected) for value in streamer.values)
+                assert [value.item() for value in streamer.values[1:]] == output[0, 2:].tolist()
+
     @pytest.mark.live
     def test_streamers_of_transformers_work(
         self,

@@ -56,7 +56,7 @@ def decode_rows(
     steps = token_steps(
         core, batch.rows, [limit] * len(batch.rows), config, call, width=width, record=record, caches=caches, kept=kept
     )
-    for step in shown(steps, streamer, prompts, fill):
+    for step in shown(steps, streamer, prompts, fill, call.torch):
         for row, tokens in step.items():
             written[row] += tokens
     longest = max(map(len, written))

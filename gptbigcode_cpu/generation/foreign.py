@@ -1,4 +1,4 @@
-"""The caller's logits processors and stopping criteria: any callables, on numpy arrays or on torch tensors."""
+"""The caller's logits processors, stopping criteria and streamers: on numpy arrays or on torch tensors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gptbigcode_cpu.arrays import is_torch, to_torch
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.messages import shown
+from gptbigcode_cpu.streamers import BaseStreamer, Streamer
 
 from .processors import Ids, LogitsProcessor, Scores
 from .stopping import StoppingCriteria
@@ -28,13 +29,14 @@ def wants_torch(function: object, by_default: bool) -> bool:
     Args:
         function: The callable.
         by_default: The answer for others, whose callers pass the kind of array that they use themselves. Subclasses of
-            `LogitsProcessor` and `StoppingCriteria` are others; those of processors and criteria that compute something go on
+            `LogitsProcessor`, `StoppingCriteria` and `BaseStreamer` are others; those of classes that compute something go on
             with numpy.
     """
     homes = {base.__module__.partition(".")[0] for base in type(function).__mro__}
     if "transformers" in homes or "torch" in homes:
         return True
-    return by_default and all(base in (LogitsProcessor, StoppingCriteria) for base in type(function).__mro__ if is_own(base))
+    abstract = (LogitsProcessor, StoppingCriteria, BaseStreamer, Streamer)
+    return by_default and all(base in abstract for base in type(function).__mro__ if is_own(base))
 
 
 def to_numpy(value: Any) -> Any:

@@ -88,7 +88,8 @@ class GenerationMixin:
                 allowed next.
             synced_gpus: Must be None or False.
             assistant_model: A smaller model with the same tokenizer that guesses tokens; changes the speed only.
-            streamer: Receives the prompt and then every step's tokens.
+            streamer: Receives the prompt and then every step's tokens: one of transformers torch tensors, as does one of the
+                caller's own if the prompt is a torch tensor.
             negative_prompt_ids: For `guidance_scale`: a prompt for every row, or one for all.
             negative_prompt_attention_mask: Its mask, as `attention_mask`.
             input_ids: Another name for `inputs`.
@@ -253,7 +254,7 @@ class GenerationMixin:
             with informed(streamer):
                 prompt = some[0] if streamer is not None else np.zeros(0)
                 seen = np.repeat(prompt[None].astype(np.int64), copies, axis=0)
-                for step in shown(steps, streamer, seen, fill_token(config)):
+                for step in shown(steps, streamer, seen, fill_token(config), call.torch):
                     for row, tokens in step.items():
                         rows[place + row] += tokens
         return rows

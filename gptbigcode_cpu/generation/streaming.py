@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptbigcode_cpu import messages
+from gptbigcode_cpu.arrays import to_torch
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.streamers import BaseStreamer, Streamer
 
 from .config import GenerationConfig
+from .foreign import wants_torch
 
 Step = dict[int, list[int]]
 
@@ -52,7 +54,9 @@ def fill_token(config: GenerationConfig) -> int:
     return config.pad_token_id if config.pad_token_id is not None else next(iter(config.eos_token_ids), 0)
 
 
-def shown(steps: Iterable[Step], streamer: Streamer | None, prompts: NDArray[np.int64], fill: int) -> Iterator[Step]:
+def shown(
+    steps: Iterable[Step], streamer: Streamer | None, prompts: NDArray[np.int64], fill: int, torch: bool = False
+) -> Iterator[Step]:
     """The steps, of which the streamer sees first the prompts and then a token of every row at a time.
 
     Args:
@@ -60,11 +64,13 @@ def shown(steps: Iterable[Step], streamer: Streamer | None, prompts: NDArray[np.
         streamer: None: nobody sees them.
         prompts: int64 ``[rows, tokens]``.
         fill: The token of rows that are finished.
+        torch: Whether the prompt came as a torch tensor; then streamers of the caller's own are given torch tensors.
     """
     if streamer is None:
         yield from steps
         return
-    streamer.put(prompts)
+    form = to_torch if wants_torch(streamer, torch) else np.asarray
+    streamer.put(form(prompts))
     written: list[list[int]] = [[] for _ in prompts]
     place = 0
     for step in steps:
@@ -73,11 +79,11 @@ def shown(steps: Iterable[Step], streamer: Streamer | None, prompts: NDArray[np.
         # With speculation a row may be ahead.
         complete = min(len(written[row]) for row in step)
         for column in range(place, complete):
-            streamer.put(_column(written, column, fill))
+            streamer.put(form(_column(written, column, fill)))
         place = max(place, complete)
         yield step
     for column in range(place, max(map(len, written))):
-        streamer.put(_column(written, column, fill))
+        streamer.put(form(_column(written, column, fill)))
 
 
 def _column(written: Sequence[Sequence[int]], place: int, fill: int) -> NDArray[np.int64]:
