@@ -173,6 +173,21 @@ class TestOptions:
         tokens = pipe.model.generate([[0]], **GREEDY)[0]
         assert pipe("", **GREEDY) == [{"generated_text": pipe.tokenizer.decode(tokens, skip_special_tokens=True)}]
 
+    def test_truncation_to_max_length(self, pipe: TextGenerationPipeline) -> None:
+        ids = pipe.tokenizer(PROMPT)["input_ids"]
+        options: dict[str, Any] = {"max_length": 2, "max_new_tokens": 3, "return_tensors": True, "do_sample": False}
+        (result,) = pipe(PROMPT, truncation=True, **options)
+        assert result["generated_token_ids"][:-3] == ids[:2]
+        for truncation in (None, False, "do_not_truncate"):
+            (result,) = pipe(PROMPT, truncation=truncation, **options)
+            assert result["generated_token_ids"][:-3] == ids
+
+    def test_padding_changes_nothing(self, pipe: TextGenerationPipeline) -> None:
+        prompts = [PROMPT, "x"]
+        assert pipe(prompts, padding=True, **GREEDY) == pipe(prompts, padding="longest", **GREEDY) == pipe(prompts, **GREEDY)
+        with pytest.raises(InputError, match="padding must be"):
+            pipe(prompts, padding="max_length", **GREEDY)
+
     def test_truncation(self, pipe: TextGenerationPipeline) -> None:
         (result,) = pipe(PROMPT, tokenizer_encode_kwargs={"truncation": True, "max_length": 2}, return_tensors=True, **GREEDY)
         assert result["generated_token_ids"][:2] == pipe.tokenizer.encode(PROMPT)[:2]

@@ -45,7 +45,9 @@ class TextGenerationOptions:
         prefix: Stands before every prompt and is not returned.
         handle_long_generation: ``"hole"`` cuts the beginning of a prompt that leaves no room for the new tokens.
         continue_final_message: Go on with the last message of a chat; default: if it is the assistant's.
-        add_special_tokens: As in a call of the tokenizer, as is `truncation`.
+        add_special_tokens: As in a call of the tokenizer.
+        truncation: The same; True cuts prompts to the `max_length` of the options, or else to the context.
+        padding: Accepted, as in transformers, and changes nothing: prompts of different lengths run together without padding.
         skip_special_tokens: Leave special tokens out of the text (the default).
         clean_up_tokenization_spaces: As in `decode`.
         tokenizer_encode_kwargs: More arguments for the tokenizer, or for its `apply_chat_template`.
@@ -62,6 +64,7 @@ class TextGenerationOptions:
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None
     truncation: Any = None
+    padding: Any = None
     skip_special_tokens: bool | None = None
     clean_up_tokenization_spaces: bool | None = None
     tokenizer_encode_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +87,7 @@ class TextGenerationOptions:
             if value is not None and (isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence)):
                 raise InputError(f"{name} must be a list of dicts, not {shown(value)}")
         check_choice("handle_long_generation", self.handle_long_generation, (None, "hole"))
+        check_choice("padding", self.padding, (None, True, False, "longest", "do_not_pad"))
         if self.return_tensors and (self.return_text or self.return_full_text is not None):
             raise InputError("return_tensors gives no text; it excludes return_text and return_full_text")
         if self.return_text is not None and self.return_full_text is not None:
@@ -105,12 +109,13 @@ class _Prompt:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a call asks for: the pipeline's own options, those of generation, other arguments, and whether a length is given."""
+    """What a call asks for: the pipeline's own options, those of generation, other arguments, and about lengths."""
 
     own: TextGenerationOptions
     config: GenerationConfig
     call: Call
     has_length: bool
+    cut: int | None  # tokens of a prompt that is truncated
 
 
 OWN_OPTIONS = frozenset(item.name for item in fields(TextGenerationOptions))
@@ -169,7 +174,7 @@ class TextGenerationPipeline(Pipeline):
         inputs, several = _inputs(text_inputs)
         plan = self._plan(self.options, options)
         own, config, call = plan.own, plan.config, plan.call
-        prompts = [self._prompt(item, own, config) for item in inputs]
+        prompts = [self._prompt(item, plan) for item in inputs]
         ids = [self.model.prompt(prompt.ids) for prompt in prompts]
         limits = [self._limit(plan, prompt) for prompt in prompts]
         copies = config.num_return_sequences or 1
@@ -191,7 +196,7 @@ class TextGenerationPipeline(Pipeline):
         self.model.check_stream(plan.config)
         if plan.call.streamer is not None:
             raise InputError("stream gives the text itself; pass a streamer to a call of the pipeline")
-        prompt = self._prompt(inputs[0], plan.own, plan.config)
+        prompt = self._prompt(inputs[0], plan)
         from gptbigcode_cpu.generation.loop import token_steps
 
         ids, limit = self.model.prompt(prompt.ids), self._limit(plan, prompt)
@@ -247,7 +252,8 @@ class TextGenerationPipeline(Pipeline):
         config = self.model.resolve_options(given, added | generation)
         if "eos_token_id" not in generation and (given is None or "eos_token_id" not in given.to_diff_dict()):
             config = self._with_ends_of_answers(config, own)
-        return _Plan(own, config, self.model.checked_call(call), has_length)
+        cuts = own.truncation not in (None, False, "do_not_truncate") and generation.get("max_length") is not None
+        return _Plan(own, config, self.model.checked_call(call), has_length, config.max_length if cuts else None)
 
     def _with_ends_of_answers(self, config: GenerationConfig, own: TextGenerationOptions) -> GenerationConfig:
         """The options, with the ends of answers in chat formats whose models do not name them."""
@@ -256,8 +262,9 @@ class TextGenerationPipeline(Pipeline):
             return config
         return config.updated({"eos_token_id": [*config.eos_token_ids, *ends]})
 
-    def _prompt(self, item: Any, own: TextGenerationOptions, config: GenerationConfig) -> _Prompt:
-        given = {"truncation": own.truncation, **own.tokenizer_encode_kwargs}
+    def _prompt(self, item: Any, plan: _Plan) -> _Prompt:
+        own, config = plan.own, plan.config
+        given = {"truncation": own.truncation, "max_length": plan.cut, **own.tokenizer_encode_kwargs}
         arguments = {name: value for name, value in given.items() if value is not None}
         if isinstance(item, str):
             if own.add_special_tokens is not None:
