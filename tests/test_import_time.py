@@ -15,9 +15,9 @@ HEAVY = {"torch", "transformers", "tokenizers", "huggingface_hub", "safetensors"
 @pytest.mark.parametrize(
     ("statement", "most_own", "most_others"),
     [
-        ("import gptbigcode_cpu", 1, 1),
+        ("import gptbigcode_cpu", 1, 4),  # with what finds the modules of an editable installation
         # In CPU time this was a third of what numpy takes, with 59 modules of its own and 27 that numpy does not need.
-        ("from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, pipeline", 65, 32),
+        ("from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, pipeline", 65, 36),
     ],
 )
 def test_import_is_light(statement: str, most_own: int, most_others: int) -> None:
