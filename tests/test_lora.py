@@ -404,7 +404,7 @@ def test_an_adapter_is_no_model_and_says_how_to_make_one(tmp_path: Path) -> None
     with pytest.raises(ModelNotFoundError, match=f"LoRA adapter of another model.*convert BASE OUT --adapter {adapter}"):
         convert(adapter, tmp_path / "out")
     (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "PROMPT_TUNING"}))
-    with pytest.raises(ModelNotFoundError, match="adapter of PEFT, of the type 'PROMPT_TUNING'"):
+    with pytest.raises(ModelNotFoundError, match="adapter of PEFT, of type 'PROMPT_TUNING'"):
         convert(adapter, tmp_path / "out")
 
 
