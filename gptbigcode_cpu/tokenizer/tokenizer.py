@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from weakref import WeakSet
 
 from gptbigcode_cpu.arrays import is_torch
 from gptbigcode_cpu.config_checks import LIMITS
@@ -35,17 +34,10 @@ UNLIMITED = int(1e30)  # what transformers reports as model_max_length when noth
 _BOUNDED = LIMITS["n_positions"]  # above what a model can have, a limit is none
 TRUNCATIONS = (None, False, True, "longest_first", "only_first", "only_second", "do_not_truncate")
 
-_with_lock: WeakSet[GPTBigCodeTokenizer] = WeakSet()
-
-
-def _after_fork() -> None:
-    # Nobody would unlock what another thread had locked: the lock, and one inside the second backend.
-    for tokenizer in _with_lock:
-        tokenizer._renew_lock()
-        tokenizer._vocabulary_changed()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+# Held while a second backend is made or used, and while the process is forked: a child has no thread that would unlock what is
+# locked inside the library.
+_second_lock = threading.Lock()
+os.register_at_fork(before=_second_lock.acquire, after_in_parent=_second_lock.release, after_in_child=_second_lock.release)
 
 
 class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
@@ -105,8 +97,6 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
         files.set_post_processor(self.backend, self.settings, self.bos_token, self.eos_token)
         own_template = files.chat_template(self.settings)
         self.chat_template = own_template or recognise(name_or_path, self.backend.get_added_tokens_decoder().values())
-        self._renew_lock()
-        _with_lock.add(self)
         self._warned = False
 
     def __call__(
@@ -281,16 +271,8 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # The lock belongs to the process, and the second backend is made again when it is needed.
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_second_backend")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._renew_lock()
-        _with_lock.add(self)
-
-    def _renew_lock(self) -> None:
-        self._lock = threading.Lock()
+        # The second backend is made again when it is needed.
+        return {name: value for name, value in self.__dict__.items() if name != "_second_backend"}
 
     @property
     def add_bos_token(self) -> bool:
@@ -338,7 +320,7 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
             if cutting is None and not split:
                 return self.backend.encode_batch(rows, **options)
             # The library keeps these two settings in the tokenizer: they are changed on a second one, by one thread at a time.
-            with self._lock:
+            with _second_lock:
                 backend = self._second_backend
                 backend.encode_special_tokens = split
                 if cutting is None:
