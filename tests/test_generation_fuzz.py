@@ -36,6 +36,8 @@ ODD += [["x", ""], ["x"], range(3), {1, 2}, object(), np.array([1, 2]), np.array
 ODD += [1j, iter([1]), [[1, [2, [3]]]]]
 TOKENS: list[Any] = [0, 43, [43], [43, 188], [188], range(100, 200), np.array([3, 4])]
 ALLOWED: list[Any] = [None, 3, [], [-1], [272], np.array([5, 6]), ["x"], [None], range(9), {5, 6}, "x", 10**400]
+WITHOUT_LENGTH = MaxLengthCriteria(5)
+WITHOUT_LENGTH.max_length = None  # type: ignore[assignment]
 FUNCTIONS: dict[str, list[Any]] = {
     "logits_processor": [
         [],
@@ -49,7 +51,7 @@ FUNCTIONS: dict[str, list[Any]] = {
         [lambda ids, scores: "x"],
         [lambda ids, scores: True],
         [MaxLengthCriteria(5), MaxLengthCriteria(4)],
-        [MaxLengthCriteria(None)],  # type: ignore[arg-type]
+        [WITHOUT_LENGTH],
         [None],
     ],
     "prefix_allowed_tokens_fn": [lambda prompt, ids, answer=answer: answer for answer in ALLOWED],

@@ -85,6 +85,8 @@ def _goes_before(processor: object, rest: Sequence[object], sampling: bool) -> b
     native = _NATIVE if sampling else _NATIVE_WHEN_GREEDY
     if type(processor) not in native or getattr(processor, "min_tokens_to_keep", 1) > 1:
         return False
+    if getattr(processor, "filter_value", p.EXCLUDED) != p.EXCLUDED:
+        return False
     return not rest or _ORDER.index(type(processor)) < _ORDER.index(type(rest[0]))
 
 
@@ -177,17 +179,17 @@ def _warpers(config: GenerationConfig) -> list[p.LogitsProcessor]:
     if config.top_h is not None:
         chosen.append(w.TopHLogitsWarper(config.top_h))
     if config.top_k:
-        chosen.append(w.TopKLogitsWarper(config.top_k, keep))
+        chosen.append(w.TopKLogitsWarper(config.top_k, min_tokens_to_keep=keep))
     if config.top_p is not None and config.top_p < 1:
-        chosen.append(w.TopPLogitsWarper(config.top_p, keep))
+        chosen.append(w.TopPLogitsWarper(config.top_p, min_tokens_to_keep=keep))
     if config.min_p:
-        chosen.append(w.MinPLogitsWarper(config.min_p, keep))
+        chosen.append(w.MinPLogitsWarper(config.min_p, min_tokens_to_keep=keep))
     if config.typical_p is not None and config.typical_p < 1:
-        chosen.append(w.TypicalLogitsWarper(config.typical_p, keep))
+        chosen.append(w.TypicalLogitsWarper(config.typical_p, min_tokens_to_keep=keep))
     if config.epsilon_cutoff:
-        chosen.append(w.EpsilonLogitsWarper(config.epsilon_cutoff, keep))
+        chosen.append(w.EpsilonLogitsWarper(config.epsilon_cutoff, min_tokens_to_keep=keep))
     if config.eta_cutoff:
-        chosen.append(w.EtaLogitsWarper(config.eta_cutoff, keep))
+        chosen.append(w.EtaLogitsWarper(config.eta_cutoff, min_tokens_to_keep=keep))
     return chosen
 
 

@@ -62,7 +62,8 @@ def _ids(value: Any, low: int = 0) -> bool:
     return _is_list(value) and all(is_int(token_id) and low <= token_id <= _LARGEST_INT for token_id in value)
 
 
-def _is_bias(value: Any) -> bool:
+def is_bias(value: Any) -> bool:
+    """Whether `value` is what may be added to a score: a number of float32, or -inf."""
     return _within(value, -_LARGEST, _LARGEST) or (is_real(value) and value == -math.inf)
 
 
@@ -70,7 +71,7 @@ def _is_sequence_bias(value: Any) -> bool:
     pairs = list(value.items()) if isinstance(value, Mapping) else value
     if not _is_list(pairs) or not pairs:
         return False
-    return all(_is_list(pair) and len(pair) == 2 and _ids(pair[0]) and len(pair[0]) > 0 and _is_bias(pair[1]) for pair in pairs)
+    return all(_is_list(pair) and len(pair) == 2 and _ids(pair[0]) and len(pair[0]) > 0 and is_bias(pair[1]) for pair in pairs)
 
 
 def sequence_biases(value: Any) -> dict[tuple[int, ...], float]:
@@ -79,7 +80,7 @@ def sequence_biases(value: Any) -> dict[tuple[int, ...], float]:
     Raises:
         InputError: It is neither.
     """
-    value = checked("sequence_bias", value)
+    value = required("sequence_bias", value)
     pairs = value.items() if isinstance(value, Mapping) else value
     return {tuple(ids): float(bias) for ids, bias in pairs}
 
@@ -93,12 +94,17 @@ def _is_decay(value: Any) -> bool:
 def _is_logit_bias(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return False
-    return all(is_int(key) and 0 <= key <= _LARGEST_INT and _is_bias(bias) for key, bias in value.items())
+    return all(is_int(key) and 0 <= key <= _LARGEST_INT and is_bias(bias) for key, bias in value.items())
 
 
 def _is_stop_strings(value: Any) -> bool:
     texts = [value] if isinstance(value, str) else value
-    return _is_list(texts) and len(texts) > 0 and all(isinstance(text, str) and text for text in texts)
+    return _is_list(texts) and len(texts) > 0 and all(isinstance(text, str) and text and _is_unicode(text) for text in texts)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, which no token stands for."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 _FLAG: Rule = (is_flag, "True or False")
@@ -114,7 +120,7 @@ RULES: dict[str, Rule] = {
     "min_new_tokens": _integer(0),
     "early_stopping": (lambda value: is_flag(value) or (isinstance(value, str) and value == "never"), "True, False or 'never'"),
     "max_time": _number(0, _LARGEST, "a positive number of seconds", above=True),
-    "stop_strings": (_is_stop_strings, "a string or a list of strings, none of them empty"),
+    "stop_strings": (_is_stop_strings, "a string or a list of strings of Unicode text, none of them empty"),
     "do_sample": _FLAG,
     "num_beams": _integer(1, _MOST_ROWS),
     "length_penalty": _number(-_LARGEST, _LARGEST, "a number"),
@@ -193,6 +199,17 @@ def checked(name: str, value: Any) -> Any:
     if result is not None and not accepts(result):
         raise InputError(f"{name} must be {expected}, not {shown(value)}")
     return result
+
+
+def required(name: str, value: Any) -> Any:
+    """`checked`, for what must be set.
+
+    Raises:
+        InputError: It is None, has the wrong type or is out of range.
+    """
+    if value is None:
+        raise InputError(f"{name} must be {RULES[name][1]}, not None")
+    return checked(name, value)
 
 
 def by_full_names(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,22 +2,24 @@
 
 A processor takes ``input_ids``, int64 ``[rows, tokens]`` with padding on the left, and ``scores``, float32 ``[rows, vocab]``,
 and returns new scores; it never writes into what it is given. Those that treat rows differently have `for_rows`, which is told
-what the rows are.
+what the rows are. A bad argument is an `InputError` that names it; ``device`` is there for scripts that pass it, and changes
+nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.arrays import items_of, plain
+from gptbigcode_cpu.arrays import is_torch, items_of, plain, to_int_array, to_torch
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.messages import shown
 
-from .options import is_int, sequence_biases
+from .options import is_int, required, sequence_biases
 
 Ids = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -41,7 +43,12 @@ class RowInfo(Protocol):
 
 
 class LogitsProcessor:
-    """Base class of logits processors."""
+    """Base class of logits processors. Those of this package may also be called with torch tensors; the result is one then."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__module__.startswith("gptbigcode_cpu.") and "__call__" in vars(cls):
+            cls.__call__ = _also_on_torch(cls.__call__)  # type: ignore[assignment,method-assign]
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         """New scores for the next token of every row.
@@ -62,6 +69,19 @@ class LogitsProcessorList(list[Callable[..., Any]]):
         return scores
 
 
+def _also_on_torch(call: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
+    """A processor's call on numpy arrays, as one that takes torch tensors, too."""
+
+    @wraps(call)
+    def either(self: Any, input_ids: Any, scores: Any) -> Any:
+        if not is_torch(scores):
+            return call(self, input_ids, scores)
+        numbers = np.ascontiguousarray(scores.detach().float().cpu().numpy())
+        return to_torch(call(self, to_int_array(input_ids, "input_ids"), numbers))
+
+    return either
+
+
 def softmax(scores: Scores) -> Scores:
     """Probabilities along the last axis."""
     weights = np.exp(scores - scores.max(-1, keepdims=True))
@@ -74,9 +94,29 @@ def log_softmax(scores: Scores) -> Scores:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True, dtype=np.float64)), dtype=np.float32)
 
 
-def token_list(tokens: int | Iterable[int]) -> list[int]:
-    """One token id or several as a list."""
-    return [int(token) for token in tokens] if isinstance(tokens, Iterable) else [int(tokens)]
+def count(name: str, value: Any, low: int = 0) -> int:
+    """A number of tokens, from `low`, as an argument of a processor.
+
+    Raises:
+        InputError: It is something else.
+    """
+    number = plain(value)
+    if not is_int(number) or not low <= number < 2**63:
+        raise InputError(f"{name} must be an integer from {low}, not {shown(value)}")
+    return int(number)
+
+
+def token_list(tokens: Any, name: str = "eos_token_id") -> list[int]:
+    """One token id or several as a list.
+
+    Raises:
+        InputError: They are something else; the message calls them `name`.
+    """
+    given = plain(tokens)
+    ids = [given] if is_int(given) else items_of(given)
+    if ids is None or not all(is_int(token) and 0 <= token < 2**31 for token in ids):
+        raise InputError(f"{name} must be a token id or a list of them, not {shown(tokens)}")
+    return ids
 
 
 def excluded(scores: Scores, token_ids: Iterable[int]) -> Scores:
@@ -97,7 +137,8 @@ class LogitBiasLogitsProcessor(LogitsProcessor):
     """Adds to the logits of tokens."""
 
     def __init__(self, logit_bias: Mapping[int, float]) -> None:
-        self.logit_bias = {int(token_id): float(bias) for token_id, bias in logit_bias.items()}
+        biases = required("logit_bias", logit_bias)
+        self.logit_bias = {int(token_id): float(bias) for token_id, bias in biases.items()}
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         scores = scores.copy()
@@ -129,48 +170,51 @@ class NoBadWordsLogitsProcessor(SequenceBiasLogitsProcessor):
 
     def __init__(self, bad_words_ids: Sequence[Sequence[int]], eos_token_id: int | Iterable[int] | None = None) -> None:
         ends = [] if eos_token_id is None else token_list(eos_token_id)
-        words = [tuple(ids) for ids in bad_words_ids if not (len(ids) == 1 and ids[0] in ends)]
-        super().__init__({ids: float("-inf") for ids in words})
+        words = [tuple(ids) for ids in required("bad_words_ids", bad_words_ids)]
+        self.sequence_bias = {ids: float("-inf") for ids in words if not (len(ids) == 1 and ids[0] in ends)}
 
 
 class RepetitionPenaltyLogitsProcessor(LogitsProcessor):
     """Divides positive and multiplies negative scores of tokens that were there before; padding does not count."""
 
     def __init__(self, penalty: float, prompt_ignore_length: int | None = None) -> None:
-        self.penalty = np.float32(penalty)
-        self.prompt_ignore_length = prompt_ignore_length or 0
+        self.penalty = np.float32(required("repetition_penalty", penalty))
+        self.prompt_ignore_length = count("prompt_ignore_length", prompt_ignore_length or 0)
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
-        return self._penalised([ids[self.prompt_ignore_length :] for ids in input_ids], scores)
+        return penalised([ids[self.prompt_ignore_length :] for ids in input_ids], scores, self.penalty)
 
     def for_rows(self, rows: Sequence[RowInfo], input_ids: Ids, scores: Scores) -> Scores:
-        return self._penalised([ids[row.pads :] for row, ids in zip(rows, input_ids, strict=True)], scores)
+        texts = [ids[row.pads :] for row, ids in zip(rows, input_ids, strict=True)]
+        return penalised(texts, scores, self.penalty)
 
-    def _penalised(self, texts: Sequence[Ids], scores: Scores) -> Scores:
-        scores = scores.copy()
-        for row, ids in enumerate(texts):
-            seen = np.unique(ids)
-            score = scores[row, seen]
-            scores[row, seen] = np.where(score < 0, score * self.penalty, score / self.penalty)
-        return scores
+
+def penalised(texts: Sequence[Ids], scores: Scores, penalty: np.float32) -> Scores:
+    """Scores in which those of each row's tokens are divided by the penalty, or multiplied where they are negative."""
+    scores = scores.copy()
+    for row, ids in enumerate(texts):
+        seen = np.unique(ids)
+        score = scores[row, seen]
+        scores[row, seen] = np.where(score < 0, score * penalty, score / penalty)
+    return scores
 
 
 class EncoderRepetitionPenaltyLogitsProcessor(LogitsProcessor):
     """A penalty above 1 makes the tokens of the prompt more likely."""
 
     def __init__(self, penalty: float) -> None:
-        self._inverse = RepetitionPenaltyLogitsProcessor(1 / penalty)
+        self._inverse = np.float32(1 / required("encoder_repetition_penalty", penalty))
 
     def for_rows(self, rows: Sequence[RowInfo], input_ids: Ids, scores: Scores) -> Scores:
         prompts = [ids[row.pads : row.prompt_length] for row, ids in zip(rows, input_ids, strict=True)]
-        return self._inverse._penalised(prompts, scores)
+        return penalised(prompts, scores, self._inverse)
 
 
 class NoRepeatNGramLogitsProcessor(LogitsProcessor):
     """Excludes tokens that would make a sequence of ``ngram_size`` tokens come again."""
 
     def __init__(self, ngram_size: int) -> None:
-        self.ngram_size = ngram_size
+        self.ngram_size = count("ngram_size", ngram_size, 1)
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         return self._without_repeats(input_ids, input_ids, scores)
@@ -198,8 +242,8 @@ class EncoderNoRepeatNGramLogitsProcessor(NoRepeatNGramLogitsProcessor):
 class MinLengthLogitsProcessor(LogitsProcessor):
     """No end token before there are ``min_length`` tokens."""
 
-    def __init__(self, min_length: int, eos_token_id: int | Iterable[int]) -> None:
-        self.min_length = min_length
+    def __init__(self, min_length: int, eos_token_id: int | Iterable[int], device: Any = None) -> None:
+        self.min_length = count("min_length", min_length)
         self.eos_token_id = token_list(eos_token_id)
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
@@ -209,9 +253,11 @@ class MinLengthLogitsProcessor(LogitsProcessor):
 class MinNewTokensLengthLogitsProcessor(LogitsProcessor):
     """No end token before there are ``min_new_tokens`` tokens after the prompt."""
 
-    def __init__(self, prompt_length_to_skip: int, min_new_tokens: int, eos_token_id: int | Iterable[int]) -> None:
-        self.prompt_length_to_skip = prompt_length_to_skip
-        self.min_new_tokens = min_new_tokens
+    def __init__(
+        self, prompt_length_to_skip: int, min_new_tokens: int, eos_token_id: int | Iterable[int], device: Any = None
+    ) -> None:
+        self.prompt_length_to_skip = count("prompt_length_to_skip", prompt_length_to_skip)
+        self.min_new_tokens = count("min_new_tokens", min_new_tokens)
         self.eos_token_id = token_list(eos_token_id)
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
@@ -223,8 +269,10 @@ class PrefixConstrainedLogitsProcessor(LogitsProcessor):
     """Leaves the tokens that a function of prompt number and tokens so far allows."""
 
     def __init__(self, prefix_allowed_tokens_fn: Callable[[int, Any], Sequence[int]], num_beams: int) -> None:
+        if not callable(prefix_allowed_tokens_fn):
+            raise InputError(f"prefix_allowed_tokens_fn must be a function, not {shown(prefix_allowed_tokens_fn)}")
         self._allowed_after = prefix_allowed_tokens_fn
-        self._num_beams = num_beams
+        self._num_beams = count("num_beams", num_beams, 1)
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         return self._constrained(range(len(input_ids)), input_ids, scores)
@@ -263,7 +311,7 @@ class ForcedBOSTokenLogitsProcessor(LogitsProcessor):
     """Leaves one token after a prompt of one token."""
 
     def __init__(self, bos_token_id: int) -> None:
-        self.bos_token_id = bos_token_id
+        self.bos_token_id = required("forced_bos_token_id", bos_token_id)
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         return forced(scores, [self.bos_token_id]) if input_ids.shape[1] == 1 else scores
@@ -272,8 +320,8 @@ class ForcedBOSTokenLogitsProcessor(LogitsProcessor):
 class ForcedEOSTokenLogitsProcessor(LogitsProcessor):
     """Leaves the end tokens where the next token is the last one."""
 
-    def __init__(self, max_length: int, eos_token_id: int | Iterable[int]) -> None:
-        self.max_length = max_length
+    def __init__(self, max_length: int, eos_token_id: int | Iterable[int], device: Any = None) -> None:
+        self.max_length = count("max_length", max_length)
         self.eos_token_id = token_list(eos_token_id)
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
@@ -296,8 +344,8 @@ class ExponentialDecayLengthPenalty(LogitsProcessor):
         eos_token_id: int | Iterable[int],
         input_ids_seq_length: int,
     ) -> None:
-        self.regulation_start = exponential_decay_length_penalty[0] + input_ids_seq_length
-        self.regulation_factor = exponential_decay_length_penalty[1]
+        start, self.regulation_factor = required("exponential_decay_length_penalty", exponential_decay_length_penalty)
+        self.regulation_start = start + count("input_ids_seq_length", input_ids_seq_length)
         self.eos_token_id = token_list(eos_token_id)
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
@@ -314,8 +362,8 @@ class ExponentialDecayLengthPenalty(LogitsProcessor):
 class SuppressTokensLogitsProcessor(LogitsProcessor):
     """Excludes tokens."""
 
-    def __init__(self, suppress_tokens: Iterable[int]) -> None:
-        self.suppress_tokens = token_list(suppress_tokens)
+    def __init__(self, suppress_tokens: Iterable[int], device: Any = None) -> None:
+        self.suppress_tokens = token_list(suppress_tokens, "suppress_tokens")
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         return excluded(scores, self.suppress_tokens)
@@ -324,9 +372,9 @@ class SuppressTokensLogitsProcessor(LogitsProcessor):
 class SuppressTokensAtBeginLogitsProcessor(LogitsProcessor):
     """Excludes tokens at one place, the beginning of the output."""
 
-    def __init__(self, begin_suppress_tokens: Iterable[int], begin_index: int) -> None:
-        self.begin_suppress_tokens = token_list(begin_suppress_tokens)
-        self.begin_index = begin_index
+    def __init__(self, begin_suppress_tokens: Iterable[int], begin_index: int, device: Any = None) -> None:
+        self.begin_suppress_tokens = token_list(begin_suppress_tokens, "begin_suppress_tokens")
+        self.begin_index = count("begin_index", begin_index)
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         return excluded(scores, self.begin_suppress_tokens) if input_ids.shape[1] == self.begin_index else scores

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from gptbigcode_cpu.arrays import plain
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.messages import shown
 
 from .call import Call
 from .chain import Chain, build_chain
@@ -94,8 +93,6 @@ def _prefix(call: Call, width: int) -> LogitsProcessor | None:
     allowed_after = call.prefix_allowed_tokens_fn
     if allowed_after is None:
         return None
-    if not callable(allowed_after):
-        raise InputError(f"prefix_allowed_tokens_fn must be a function, not {shown(allowed_after)}")
     if not wants_torch(allowed_after, call.torch):
         return PrefixConstrainedLogitsProcessor(allowed_after, width)
     from gptbigcode_cpu.arrays import to_torch

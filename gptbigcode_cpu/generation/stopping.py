@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .processors import Ids, token_list
+from .options import required
+from .processors import Ids, count, token_list
 
 if TYPE_CHECKING:
     from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
@@ -36,8 +37,8 @@ class StoppingCriteria:
 class MaxLengthCriteria(StoppingCriteria):
     """A sequence has ``max_length`` tokens."""
 
-    def __init__(self, max_length: int) -> None:
-        self.max_length = max_length
+    def __init__(self, max_length: int, max_position_embeddings: int | None = None) -> None:
+        self.max_length = count("max_length", max_length)
 
     def __call__(self, input_ids: Ids, scores: Any = None) -> Finished:
         return np.full(len(input_ids), input_ids.shape[1] >= self.max_length)
@@ -47,7 +48,7 @@ class MaxTimeCriteria(StoppingCriteria):
     """So many seconds have passed since this object was made, or since ``initial_timestamp``, a value of `time.time`."""
 
     def __init__(self, max_time: float, initial_timestamp: float | None = None) -> None:
-        self.max_time = max_time
+        self.max_time = float(required("max_time", max_time))
         self.initial_timestamp = time.time() if initial_timestamp is None else initial_timestamp
 
     def __call__(self, input_ids: Ids, scores: Any = None) -> Finished:
@@ -71,7 +72,8 @@ class StopStringCriteria(StoppingCriteria):
     """
 
     def __init__(self, tokenizer: GPTBigCodeTokenizer, stop_strings: str | Sequence[str]) -> None:
-        texts = [stop_strings] if isinstance(stop_strings, str) else stop_strings
+        checked_strings = required("stop_strings", stop_strings)
+        texts = [checked_strings] if isinstance(checked_strings, str) else checked_strings
         self.stop_strings = tuple(texts)
         self._stops = [text.encode("utf-8") for text in texts]
         self._longest = max(map(len, self._stops))

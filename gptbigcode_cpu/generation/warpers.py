@@ -1,20 +1,38 @@
 """The logits processors of sampling: which tokens may be drawn, as transformers defines it.
 
-Each keeps at least ``min_tokens_to_keep`` tokens. Arguments and results are those of `processors`.
+Each keeps at least ``min_tokens_to_keep`` tokens, and gives the others the score ``filter_value``. Arguments and results are
+those of `processors`; a bad value is an `InputError` that names the option.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from .processors import EXCLUDED, Ids, LogitsProcessor, Scores, log_softmax, softmax
+from gptbigcode_cpu.arrays import plain
+from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.messages import shown
+
+from .options import is_bias, required
+from .processors import Ids, LogitsProcessor, Scores, count, log_softmax, softmax
 
 TOP_H_CANDIDATES = 100
 
 
-def _without(scores: Scores, removed: NDArray[np.bool_]) -> Scores:
-    return np.where(removed, EXCLUDED, scores)
+class _Filter(LogitsProcessor):
+    """A processor that excludes tokens."""
+
+    def __init__(self, filter_value: float, min_tokens_to_keep: int) -> None:
+        value = plain(filter_value)
+        if not is_bias(value):
+            raise InputError(f"filter_value must be a number or -inf, not {shown(filter_value)}")
+        self.filter_value = np.float32(value)
+        self.min_tokens_to_keep = count("min_tokens_to_keep", min_tokens_to_keep, 1)
+
+    def _without(self, scores: Scores, removed: NDArray[np.bool_]) -> Scores:
+        return np.where(removed, self.filter_value, scores)
 
 
 def _kth_best(scores: Scores, k: int) -> Scores:
@@ -27,17 +45,18 @@ class TemperatureLogitsWarper(LogitsProcessor):
     """Divides the scores."""
 
     def __init__(self, temperature: float) -> None:
-        self.temperature = float(temperature)
+        self.temperature = float(required("temperature", temperature))
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         return scores / np.float32(self.temperature)
 
 
-class TopHLogitsWarper(LogitsProcessor):
+class TopHLogitsWarper(_Filter):
     """Keeps the most probable tokens whose entropy is at most a share of that of the 100 most probable ones."""
 
-    def __init__(self, top_h: float) -> None:
-        self.top_h = float(top_h)
+    def __init__(self, top_h: float, filter_value: float = -np.inf) -> None:
+        super().__init__(filter_value, 1)
+        self.top_h = float(required("top_h", top_h))
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         order = np.argsort(-scores, axis=-1, kind="stable")[:, :TOP_H_CANDIDATES]
@@ -49,26 +68,26 @@ class TopHLogitsWarper(LogitsProcessor):
         keep[:, 0] = True
         removed = np.ones(scores.shape, dtype=np.bool_)
         np.put_along_axis(removed, order, ~keep, -1)
-        return _without(scores, removed)
+        return self._without(scores, removed)
 
 
-class TopKLogitsWarper(LogitsProcessor):
+class TopKLogitsWarper(_Filter):
     """Keeps the k best tokens, and those that equal the last of them."""
 
-    def __init__(self, top_k: int, min_tokens_to_keep: int = 1) -> None:
-        self.top_k = max(top_k, min_tokens_to_keep)
-        self.min_tokens_to_keep = min_tokens_to_keep
+    def __init__(self, top_k: int, filter_value: float = -np.inf, min_tokens_to_keep: int = 1) -> None:
+        super().__init__(filter_value, min_tokens_to_keep)
+        self.top_k = max(count("top_k", top_k, 1), self.min_tokens_to_keep)
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
-        return _without(scores, scores < _kth_best(scores, self.top_k))
+        return self._without(scores, scores < _kth_best(scores, self.top_k))
 
 
-class TopPLogitsWarper(LogitsProcessor):
+class TopPLogitsWarper(_Filter):
     """Keeps the most probable tokens that together reach p."""
 
-    def __init__(self, top_p: float, min_tokens_to_keep: int = 1) -> None:
-        self.top_p = float(top_p)
-        self.min_tokens_to_keep = min_tokens_to_keep
+    def __init__(self, top_p: float, filter_value: float = -np.inf, min_tokens_to_keep: int = 1) -> None:
+        super().__init__(filter_value, min_tokens_to_keep)
+        self.top_p = float(required("top_p", top_p))
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         order = np.argsort(scores, axis=-1, kind="stable")
@@ -77,30 +96,30 @@ class TopPLogitsWarper(LogitsProcessor):
         removed_in_order[:, -self.min_tokens_to_keep :] = False
         removed = np.empty_like(removed_in_order)
         np.put_along_axis(removed, order, removed_in_order, -1)
-        return _without(scores, removed)
+        return self._without(scores, removed)
 
 
-class MinPLogitsWarper(LogitsProcessor):
+class MinPLogitsWarper(_Filter):
     """Keeps tokens with at least ``min_p`` times the best probability."""
 
-    def __init__(self, min_p: float, min_tokens_to_keep: int = 1) -> None:
-        self.min_p = float(min_p)
-        self.min_tokens_to_keep = min_tokens_to_keep
+    def __init__(self, min_p: float, filter_value: float = -np.inf, min_tokens_to_keep: int = 1) -> None:
+        super().__init__(filter_value, min_tokens_to_keep)
+        self.min_p = float(required("min_p", min_p))
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         probabilities = softmax(scores)
         removed = probabilities < np.float32(self.min_p) * probabilities.max(-1, keepdims=True)
         best = np.argsort(-probabilities, axis=-1, kind="stable")[:, : self.min_tokens_to_keep]
         np.put_along_axis(removed, best, False, -1)
-        return _without(scores, removed)
+        return self._without(scores, removed)
 
 
-class TypicalLogitsWarper(LogitsProcessor):
+class TypicalLogitsWarper(_Filter):
     """Keeps the tokens whose information is nearest to the entropy and that together reach ``mass``."""
 
-    def __init__(self, mass: float = 0.9, min_tokens_to_keep: int = 1) -> None:
-        self.mass = float(mass)
-        self.min_tokens_to_keep = min_tokens_to_keep
+    def __init__(self, mass: float = 0.9, filter_value: float = -np.inf, min_tokens_to_keep: int = 1) -> None:
+        super().__init__(filter_value, min_tokens_to_keep)
+        self.mass = float(required("typical_p", mass))
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         log_probabilities = log_softmax(scores)
@@ -116,31 +135,31 @@ class TypicalLogitsWarper(LogitsProcessor):
         removed_in_order[:, : self.min_tokens_to_keep] = False
         removed = np.empty_like(removed_in_order)
         np.put_along_axis(removed, order, removed_in_order, -1)
-        return _without(scores, removed)
+        return self._without(scores, removed)
 
 
-class EpsilonLogitsWarper(LogitsProcessor):
+class EpsilonLogitsWarper(_Filter):
     """Keeps tokens with at least a probability."""
 
-    def __init__(self, epsilon: float, min_tokens_to_keep: int = 1) -> None:
-        self.epsilon = float(epsilon)
-        self.min_tokens_to_keep = min_tokens_to_keep
+    def __init__(self, epsilon: float, filter_value: float = -np.inf, min_tokens_to_keep: int = 1) -> None:
+        super().__init__(filter_value, min_tokens_to_keep)
+        self.epsilon = float(required("epsilon_cutoff", epsilon))
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         removed = softmax(scores) < np.float32(self.epsilon)
-        return _without(scores, removed & (scores < _kth_best(scores, self.min_tokens_to_keep)))
+        return self._without(scores, removed & (scores < _kth_best(scores, self.min_tokens_to_keep)))
 
 
-class EtaLogitsWarper(LogitsProcessor):
+class EtaLogitsWarper(_Filter):
     """Keeps tokens with at least a probability that is lower where the distribution is flat."""
 
-    def __init__(self, epsilon: float, min_tokens_to_keep: int = 1) -> None:
-        self.epsilon = np.float32(epsilon)
-        self.min_tokens_to_keep = min_tokens_to_keep
+    def __init__(self, epsilon: float, filter_value: float = -np.inf, min_tokens_to_keep: int = 1, device: Any = None) -> None:
+        super().__init__(filter_value, min_tokens_to_keep)
+        self.epsilon = np.float32(required("eta_cutoff", epsilon))
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         log_probabilities = log_softmax(scores)
         probabilities = np.exp(log_probabilities)
         terms = probabilities * np.where(np.isneginf(log_probabilities), np.float32(0), log_probabilities)
         eta = np.minimum(self.epsilon, np.sqrt(self.epsilon) * np.exp(terms.sum(-1, keepdims=True)))
-        return _without(scores, (probabilities < eta) & (scores < _kth_best(scores, self.min_tokens_to_keep)))
+        return self._without(scores, (probabilities < eta) & (scores < _kth_best(scores, self.min_tokens_to_keep)))
