@@ -206,7 +206,8 @@ class TestOpening:
 class TestKVDtype:
     @pytest.mark.parametrize(("dtype", "expected"), [("int4", "int8"), ("int8", "int8"), ("bfloat16", "bfloat16")])
     def test_auto_follows_the_weights(self, converted: Callable[[str], Path], dtype: str, expected: str) -> None:
-        assert AutoModelForCausalLM.from_pretrained(converted(dtype)).kv_dtype == expected
+        for options in ({}, {"kv_dtype": None}):
+            assert AutoModelForCausalLM.from_pretrained(converted(dtype), **options).kv_dtype == expected
 
     def test_argument(self, converted: Callable[[str], Path]) -> None:
         logits = {}
@@ -218,7 +219,7 @@ class TestKVDtype:
         assert not np.array_equal(logits["int8"], logits["float32"])
         np.testing.assert_allclose(logits["torch.float16"], logits["float32"], atol=0.5)
 
-    @pytest.mark.parametrize("value", ["int4", "", None, "torch.float64"])
+    @pytest.mark.parametrize("value", ["int4", "", 5, "torch.float64"])
     def test_bad_argument(self, converted: Callable[[str], Path], value: Any) -> None:
         with pytest.raises(InputError, match="kv_dtype must be one of auto, int8, bfloat16, float16, float32"):
             AutoModelForCausalLM.from_pretrained(converted("int8"), kv_dtype=value)
