@@ -111,6 +111,7 @@ def test_filter_value_takes_the_place_of_minus_infinity() -> None:
     assert not Chain([], [TopKLogitsWarper(2, -7.0)], sampling=True).is_native
 
 
+@pytest.mark.live
 class TestTorch:
     @pytest.mark.parametrize(("kind", "arguments", "names"), CLASSES)
     def test_processors_answer_in_kind(self, kind: Any, arguments: tuple[Any, ...], names: tuple[str, ...]) -> None:
