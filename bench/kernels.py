@@ -10,8 +10,8 @@ that fits the second-level cache, again and again.
 
 GB/s counts weights, or keys and values, or the input where there are neither; GMAC/s counts multiply-adds; cost is the time
 relative to the fewest rows. With --old, each build runs in a process of its own. They take turns (old, new, old, new, ...), so
-that a change of the machine's speed hits both. Times are medians over the rounds; new/old is the median of the ratios within a
-round, and their spread.
+that a change of the machine's speed hits both. With --old-isa, two kernel sets can be compared, of one build or of two. Times are
+medians over the rounds; new/old is the median of the ratios within a round, and their spread.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def measure(workers: Sequence[Worker], cases: Sequence[Case], arguments: argpars
         group = [*members]
         progress(f"preparing {name}")
         for worker in workers:
-            worker.ask(request_of(group, arguments.isa, arguments.threads))
+            worker.ask(request_of(group, arguments.isas[worker.label], arguments.threads))
         for number in range(arguments.rounds):
             for index, case in enumerate(group):
                 progress(f"[{done + index + 1}/{len(cases)}] round {number + 1} of {arguments.rounds}: {case.name}")
@@ -231,6 +231,7 @@ def _arguments() -> argparse.Namespace:
     add("--old", type=_build, metavar="FILE", help="another build's _core*.so, to compare with")
     add("--new", type=_build, metavar="FILE", default=_core.__file__, help="the build that is measured [the installed one]")
     add("--isa", default="", help=f"kernel set: {', '.join(_core.supported_kernel_names())} [the first]")
+    add("--old-isa", default="", metavar="ISA", help="kernel set of the old build [--isa, if given, or else its first]")
     add("--threads", type=_number(1, 1024), default=1, help="for linear layers and attention; other kernels run on one [1]")
     add("--filter", default="", metavar="WORDS", help="only cases whose name, as --list shows it, has all of the words")
     add("--dtypes", type=_list_of(DTYPES), default=DTYPES, metavar="A,B", help=f"of weights [{','.join(DTYPES)}]")
@@ -269,7 +270,7 @@ def _arguments() -> argparse.Namespace:
     try:
         cases = all_cases(_core, arguments.sizes, arguments.dtypes, arguments.kv_dtypes, arguments.rows)
         arguments.cases = filtered(cases, arguments.filter.split())
-        arguments.isa = _core.select_kernel(arguments.isa)
+        arguments.isas = {"old": arguments.old_isa or arguments.isa, "new": _core.select_kernel(arguments.isa)}
     except ValueError as error:
         parser.error(str(error))
     return arguments
@@ -289,10 +290,12 @@ def main() -> None:
                 workers.append(Worker(label, path))
                 stack.callback(workers[-1].close)
         for worker in workers:
-            worker.ask({"isa": arguments.isa})
+            arguments.isas[worker.label] = worker.ask({"isa": arguments.isas[worker.label]})["isa"]
         found = results(measure(workers, arguments.cases, arguments), arguments.cases)
-    setting = {"processor": processor(), "isa": arguments.isa, "threads": arguments.threads, "rounds": arguments.rounds}
+    setting = {"processor": processor(), "isa": arguments.isas["new"], "threads": arguments.threads, "rounds": arguments.rounds}
     setting |= {label: str(path) for label, path in builds.items() if path}
+    if arguments.old:
+        setting["old isa"] = arguments.isas["old"]
     if arguments.json:
         print(json.dumps({**setting, "cases": found}))
         return

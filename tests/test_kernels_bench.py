@@ -73,7 +73,7 @@ def test_every_case_gives_positive_numbers_and_the_right_counts() -> None:
     assert shown.stderr == "", "nothing to see where nobody looks"
     found = json.loads(shown.stdout)
     assert found["new"] == found["old"] == str(BUILD.resolve())
-    assert found["isa"] == _core.select_kernel()
+    assert found["isa"] == found["old isa"] == _core.select_kernel()
 
     counts: dict[str, int] = {}
     for case in found["cases"]:
@@ -167,7 +167,7 @@ def test_builds_take_turns_and_tables_have_medians_and_ratios_within_rounds(benc
             return {"seconds": self.seconds[number] * (request["measure"] + 1)}
 
     workers = [Fake("old", 2e-3, 1e-3, 4e-3), Fake("new", 1e-3, 3e-3, 2e-3)]
-    arguments = Namespace(isa="", threads=1, rounds=3, seconds=0.1)
+    arguments = Namespace(isas={"old": "", "new": ""}, threads=1, rounds=3, seconds=0.1)
     found = tool.results(tool.measure(workers, [one, four, decode], arguments), [one, four, decode])
     assert asked[:4] == [("old", 0), ("new", 0), ("old", 1), ("new", 1)]
     assert len(asked) == 3 * 3 * 2
@@ -187,6 +187,7 @@ def test_builds_take_turns_and_tables_have_medians_and_ratios_within_rounds(benc
     [
         (["--old", "missing.so"], f"missing.so does not exist; name a build's file, such as .../gptbigcode_cpu/{BUILD.name}"),
         (["--old", BENCH], "is a directory; name a build's file"),
+        (["--old", BUILD, "--old-isa", "mmx"], "unknown kernel set 'mmx'; this build has: "),
         (["--isa", "mmx"], "unknown kernel set 'mmx'; this build has: "),
         (["--dtypes", "int8,int5"], "'int5' is not one of float32, bfloat16, int8, int6, int4"),
         (["--kv-dtypes", "int4"], "'int4' is not one of int8, float16"),
