@@ -123,6 +123,15 @@ def test_a_hot_layer_fits_the_cache_and_has_a_tile_for_each_thread(bench: Callab
             assert layer.n >= min(16 * threads, 2048)
 
 
+def test_two_kernel_sets_of_one_build() -> None:
+    shown = kernels(*TINY, "--filter", "linear int8 hot", "--old", BUILD, "--old-isa", "scalar", "--json")
+    found = json.loads(shown.stdout)
+    assert (found["isa"], found["old isa"]) == (_core.select_kernel(), "scalar")
+    shown = kernels(*TINY, "--old", BUILD, "--old-isa", "mmx")
+    assert shown.returncode == 1
+    assert shown.stderr.startswith("error: the old build: unknown kernel set 'mmx'; this build has: ")
+
+
 @pytest.mark.parametrize("isa", _core.supported_kernel_names())
 def test_options_choose_the_cases(isa: str) -> None:
     options = ["--dtypes", "int6,int4", "--kv-dtypes", "float16", "--rows", "2,9", "--threads", "2", "--isa", isa]
@@ -187,7 +196,6 @@ def test_builds_take_turns_and_tables_have_medians_and_ratios_within_rounds(benc
     [
         (["--old", "missing.so"], f"missing.so does not exist; name a build's file, such as .../gptbigcode_cpu/{BUILD.name}"),
         (["--old", BENCH], "is a directory; name a build's file"),
-        (["--old", BUILD, "--old-isa", "mmx"], "unknown kernel set 'mmx'; this build has: "),
         (["--isa", "mmx"], "unknown kernel set 'mmx'; this build has: "),
         (["--dtypes", "int8,int5"], "'int5' is not one of float32, bfloat16, int8, int6, int4"),
         (["--kv-dtypes", "int4"], "'int4' is not one of int8, float16"),

@@ -2,6 +2,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
@@ -16,6 +20,17 @@ uint64_t xcr0() {
   uint32_t low, high;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return (static_cast<uint64_t>(high) << 32) | low;
+}
+
+// Whether the operating system lets this process use the tile registers, of which it saves 8 KiB for each thread: Linux wants to be
+// asked once (Documentation/arch/x86/xstate.rst), and threads inherit the permission.
+bool may_use_tiles() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
 }
 
 // Bits as in the Intel SDM, volume 2, CPUID: leaf 1, leaf 7 subleaves 0 and 1.
@@ -39,6 +54,11 @@ uint32_t detect() {
   add(zmm && ((ebx >> 30) & 1u), kAvx512bw);
   add(zmm && ((ebx >> 31) & 1u), kAvx512vl);
   add(zmm && ((ecx >> 11) & 1u), kAvx512Vnni);
+  const bool amx_tile = (edx >> 24) & 1u, amx_int8 = (edx >> 25) & 1u;
+  if (amx_tile && (state & 0x60000) == 0x60000 && may_use_tiles()) {
+    add(true, kAmxTile);
+    add(amx_int8, kAmxInt8);
+  }
   if (subleaves >= 1 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0) {
     add(ymm && ((eax >> 4) & 1u), kAvxVnni);
     add(zmm && ((eax >> 5) & 1u), kAvx512Bf16);
@@ -79,6 +99,8 @@ constexpr Name kNames[] = {
     {kAvx512vl, "avx512vl"},
     {kAvx512Vnni, "avx512_vnni"},
     {kAvx512Bf16, "avx512_bf16"},
+    {kAmxTile, "amx_tile"},
+    {kAmxInt8, "amx_int8"},
     {kNeon, "asimd"},
     {kDotprod, "asimddp"},
     {kI8mm, "i8mm"},

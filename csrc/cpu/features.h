@@ -18,6 +18,8 @@ enum Feature : uint32_t {
   kAvx512vl = 1u << 7,
   kAvx512Vnni = 1u << 8,
   kAvx512Bf16 = 1u << 9,
+  kAmxTile = 1u << 10,
+  kAmxInt8 = 1u << 11,
   kNeon = 1u << 16,
   kDotprod = 1u << 17,
   kI8mm = 1u << 18,

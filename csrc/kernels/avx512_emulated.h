@@ -159,6 +159,9 @@ inline __m512i _mm512_and_si512(__m512i a, __m512i b) {
 inline __m512i _mm512_or_si512(__m512i a, __m512i b) {
   return each<__m512i>([&](int i) { return a.lane[i] | b.lane[i]; });
 }
+inline __m512i _mm512_xor_si512(__m512i a, __m512i b) {
+  return each<__m512i>([&](int i) { return a.lane[i] ^ b.lane[i]; });
+}
 inline __m512i _mm512_slli_epi16(__m512i a, unsigned count) {
   const auto x = as<U16x32>(a);
   return as<__m512i>(each<U16x32>([&](int i) { return static_cast<uint16_t>(x.lane[i] << count); }));

@@ -10,9 +10,7 @@ namespace {
 
 constexpr const Kernels* kList[] = {
 #if defined(GPTBIGCODE_CPU_X86)
-    &kAvx512VnniKernels,
-    &kAvxVnniKernels,
-    &kAvx2Kernels,
+    &kAvx512AmxKernels, &kAvx512VnniKernels, &kAvxVnniKernels, &kAvx2Kernels,
 #endif
     &kScalarKernels,
 };

@@ -44,13 +44,13 @@ static inline int int6_code(const std::byte* block, int row, int column) {
 }
 
 // A block of 128 activations of one token: value = scale * q. Kernels with unsigned weight codes subtract zero * sum of q:
-struct alignas(8) ActivationBlock {
-  int8_t q[kBlock];                 // -127..127
-  int32_t starts[kBlock / kGroup];  // what the sums of int4 and int6 start at, in the kernel set's own form (sum_codes)
+struct alignas(64) ActivationBlock {  // no load of codes crosses a cache line
+  int8_t q[kBlock];                   // -127..127
+  int32_t starts[kBlock / kGroup];    // what the sums of int4 and int6 start at, in the kernel set's own form (sum_codes)
   float scale;
   int32_t negative_sum;  // minus the sum of all 128
 };
-static_assert(sizeof(ActivationBlock) == 168);
+static_assert(sizeof(ActivationBlock) == 192);
 
 // out[m][n] = bias[n] + sum over k of x[m][k] * weight[n][k], added to out if accumulate is set; for n in the given tiles.
 // int8: float accumulator, starting at the bias; block after block, fma(float(integer sum), row scale * activation scale, .).
@@ -68,10 +68,7 @@ struct LinearTask {
   bool accumulate;
   float* scratch;  // kLinearScratch floats of this thread, 64-byte aligned; for integer weights
 };
-// Many rows are taken in panels whose activations and partial sums stay in the second-level cache: 168 and
-// 256 KiB.
-inline constexpr int64_t kPanelRows = 256, kPanelBlocks = 4, kPanelTiles = 16;
-inline constexpr int64_t kLinearScratch = kPanelTiles * kPanelRows * kTileRows;
+inline constexpr int64_t kLinearScratch = (512 + 32) * 16 * kTileRows;
 using LinearKernel = void (*)(const LinearTask&, int64_t tile_begin, int64_t tile_end);
 
 // ---------------------------------------------------------------- the KV cache and attention over it
@@ -126,6 +123,7 @@ struct AttentionTask {
   int64_t token_stride, head_stride;
   std::byte* scratch;  // attention_scratch(tokens * heads, head_dim) bytes, 64-byte aligned
 };
+using AttentionKernel = void (*)(const AttentionTask&);
 // A partial result: values [padded head_dim], not yet divided by the sum; maximum; sum.
 static inline int64_t partial_size(int64_t head_dim) { return padded_head_dim(head_dim) + 16; }
 static inline int64_t attention_scratch(int64_t rows, int64_t head_dim) {
@@ -176,7 +174,7 @@ struct Kernels {
   // Indexed by KvDType.
   // Whether every number fits the type: a finite one stays finite.
   bool (*write_kv[kKvDTypes])(const KvWrite&);
-  void (*attention[kKvDTypes])(const AttentionTask&);
+  AttentionKernel attention[kKvDTypes];
   // out[head_dim] = the attention that `count` partial results, chunk after chunk, make together, plus the bias (null: none).
   void (*merge_attention)(float* partials, int64_t count, int64_t head_dim, const float* bias, float* out);
   void (*softmax)(float* x, int64_t n);  // in place, n > 0
@@ -205,6 +203,7 @@ extern const Kernels kScalarKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvxVnniKernels;
 extern const Kernels kAvx512VnniKernels;
+extern const Kernels kAvx512AmxKernels;
 #endif
 
 }  // namespace gptbigcode

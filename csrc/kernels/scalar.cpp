@@ -231,27 +231,12 @@ int64_t int8_peak(int64_t rounds) {
   return rounds * kChains;
 }
 
+constexpr AttentionKernel attention_int8 = attention<Int8Kv>;
+
+#include "kernels/record.inc"
+
 }  // namespace
 
-const Kernels kScalarKernels = {
-    .name = "scalar",
-    .required = 0,
-    .linear_float32 = linear_float<float>,
-    .linear_bfloat16 = linear_float<uint16_t>,
-    .linear_int8 = linear_int8,
-    .linear_int6 = linear_int6,
-    .linear_int4 = linear_int4,
-    .quantize = quantize,
-    .pack_int6 = pack_int6,
-    .pack_int4 = pack_int4,
-    .layer_norm = layer_norm,
-    .activate = activate,
-    .write_kv = {write_kv_float<float>, write_kv_float<BFloat16>, write_kv_float<Float16>, write_kv_int8},
-    .attention = {attention<FloatKv<float>>, attention<FloatKv<BFloat16>>, attention<FloatKv<Float16>>, attention<Int8Kv>},
-    .merge_attention = merge_attention,
-    .softmax = softmax,
-    .read = read,
-    .int8_peak = int8_peak,
-};
+const Kernels kScalarKernels = kernel_set("scalar", 0);
 
 }  // namespace gptbigcode

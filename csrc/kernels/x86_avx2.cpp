@@ -72,11 +72,13 @@ inline __m256i multiply_add_signed(__m256i sum_i32x8, __m256i w_i8x32, __m256i a
 
 // sum[r] = integer sums of the 16 rows of the tile block against row r's activations
 template <int kRows, int kTiles>
-inline void dot_int8(const std::byte* tile, size_t, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
+inline void dot_int8(const std::byte* tile, size_t, const std::byte* ahead, const ActivationBlock* activations,
+                     i32x16 (*sum)[kTiles]) {
+  if (ahead != nullptr) prefetch(ahead, kInt8BlockBytes);
   static_assert(kTiles == 1);
   if constexpr (kRows > kRowsAtOnce) {
-    dot_int8<kRowsAtOnce, 1>(tile, 0, activations, sum);
-    return dot_int8<kRows - kRowsAtOnce, 1>(tile, 0, activations + kRowsAtOnce, sum + kRowsAtOnce);
+    dot_int8<kRowsAtOnce, 1>(tile, 0, nullptr, activations, sum);
+    return dot_int8<kRows - kRowsAtOnce, 1>(tile, 0, nullptr, activations + kRowsAtOnce, sum + kRowsAtOnce);
   }
   const __m256i ones_i16x16 = _mm256_set1_epi16(1);
   const __m256i zero_point = _mm256_set1_epi8(-128);  // code - 128 = code ^ 0x80 as a signed byte
@@ -140,10 +142,11 @@ struct Int4 {
 
   // Half a tile's rows at a time, so that the sums of more rows of activations fit the registers.
   template <int kRows, int kHalf>
-  static void add_half(const std::byte* block, const ActivationBlock* activations, __m256i codebook, __m256i factors,
-                       i32x16 (*sum)[1]) {
+  static void add_half(const std::byte* block, const std::byte* ahead, const ActivationBlock* activations, __m256i codebook,
+                       __m256i factors, i32x16 (*sum)[1]) {
 #pragma GCC unroll 1
     for (int g = 0; g < kBlock / kGroup; g += 2) {
+      prefetch_share<kBlockBytes, 8>(ahead, kHalf / 32 * 4 + g / 2);
       __m256i dots_i16x16[kRows];
       for (int r = 0; r < kRows; ++r) dots_i16x16[r] = start_of_pair(activations[r], g);
 #pragma GCC unroll 4
@@ -159,7 +162,7 @@ struct Int4 {
   }
 
   template <int kRows>
-  static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
+  static void dot(const std::byte* block, const std::byte* ahead, const ActivationBlock* activations, i32x16 (*sum)[1]) {
     const __m256i codebook = codebook_u8x32();
     const i32x16 row_bytes = load_row_bytes(block + kTileRows * kBlock / 2);
     const __m256i m_lo = int4_multiplier(row_bytes.lo), m_hi = int4_multiplier(row_bytes.hi);
@@ -175,12 +178,13 @@ struct Int4 {
     }
     const __m256i factor_lo = as_factor(m_lo), factor_hi = as_factor(m_hi);
     if constexpr (kRows > kRowsAtOnce) {
-      add_half<kRows, 0>(block, activations, codebook, factor_lo, sum);
-      add_half<kRows, 32>(block, activations, codebook, factor_hi, sum);
+      add_half<kRows, 0>(block, ahead, activations, codebook, factor_lo, sum);
+      add_half<kRows, 32>(block, ahead, activations, codebook, factor_hi, sum);
       return;
     }
 #pragma GCC unroll 1
     for (int g = 0; g < kBlock / kGroup; g += 2) {
+      prefetch_share<kBlockBytes, 4>(ahead, g / 2);
       __m256i lo_i16x16[kRows], hi_i16x16[kRows];
       for (int r = 0; r < kRows; ++r) lo_i16x16[r] = hi_i16x16[r] = start_of_pair(activations[r], g);
       for (int j = 0; j < 4; ++j) {
@@ -225,9 +229,10 @@ struct Int6 {
   }
 
   template <int kRows, int kHalf>
-  static void add_half(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
+  static void add_half(const std::byte* block, const std::byte* ahead, const ActivationBlock* activations, i32x16 (*sum)[1]) {
 #pragma GCC unroll 1
     for (int g = 0; g < kBlock / kGroup; ++g) {
+      prefetch_share<kBlockBytes, 16>(ahead, kHalf / 32 * 8 + g);
       i32x16 factors = load_int6_factors(block, g);
       __m256i dots_i16x16[kRows];
       for (int r = 0; r < kRows; ++r) dots_i16x16[r] = start(activations[r], g);
@@ -243,15 +248,16 @@ struct Int6 {
   }
 
   template <int kRows>
-  static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
+  static void dot(const std::byte* block, const std::byte* ahead, const ActivationBlock* activations, i32x16 (*sum)[1]) {
     for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
     if constexpr (kRows > kRowsAtOnce) {
-      add_half<kRows, 0>(block, activations, sum);
-      add_half<kRows, 32>(block, activations, sum);
+      add_half<kRows, 0>(block, ahead, activations, sum);
+      add_half<kRows, 32>(block, ahead, activations, sum);
       return;
     }
 #pragma GCC unroll 1
     for (int pair = 0; pair < kBlock / kGroup; pair += 2) {
+      prefetch_share<kBlockBytes, 4>(ahead, pair / 2);
       const i32x16 factors = load_int6_factors(block, pair);
 #pragma GCC unroll 2
       for (int g = pair; g < pair + 2; ++g) {
@@ -292,8 +298,11 @@ struct Int6 {
 };
 
 constexpr int kTilesAtOnce = 1;
+constexpr int kUnpackingPasses = 4;
 constexpr int kManyStreamsRows = 4;
 constexpr size_t kPrefetch = 8192;  // some pages: past one the hardware prefetcher starts anew
+
+constexpr int64_t kPanelRows = 256, kPanelBlocks = 4, kPanelTiles = 16;
 
 #include "kernels/quantized_linear.inc"
 #include "kernels/x86_avx2_attention.inc"
@@ -315,27 +324,15 @@ int64_t int8_peak(int64_t rounds) {
   return rounds * kChains * 32;
 }
 
+constexpr LinearKernel linear_int8 = linear_quantized<Int8>;
+constexpr LinearKernel linear_int6 = linear_quantized<RowScaled<WithAdd<Int6>>>;
+constexpr LinearKernel linear_int4 = linear_quantized<RowScaled<WithAdd<Int4>>>;
+constexpr AttentionKernel attention_int8 = attention<Int8Kv>;
+
+#include "kernels/record.inc"
+
 }  // namespace
 
-const Kernels kAvx2Kernels = {
-    .name = "avx2",
-    .required = kAvx2 | kFma | kF16c,
-    .linear_float32 = linear_float<float>,
-    .linear_bfloat16 = linear_float<uint16_t>,
-    .linear_int8 = linear_quantized<Int8>,
-    .linear_int6 = linear_quantized<RowScaled<WithAdd<Int6>>>,
-    .linear_int4 = linear_quantized<RowScaled<WithAdd<Int4>>>,
-    .quantize = quantize,
-    .pack_int6 = pack_int6,
-    .pack_int4 = pack_int4,
-    .layer_norm = layer_norm,
-    .activate = activate,
-    .write_kv = {write_kv_float<float>, write_kv_float<BFloat16>, write_kv_float<Float16>, write_kv_int8},
-    .attention = {attention<FloatKv<float>>, attention<FloatKv<BFloat16>>, attention<FloatKv<Float16>>, attention<Int8Kv>},
-    .merge_attention = merge_attention,
-    .softmax = softmax,
-    .read = read,
-    .int8_peak = int8_peak,
-};
+const Kernels kAvx2Kernels = kernel_set("avx2", kAvx2 | kFma | kF16c);
 
 }  // namespace gptbigcode

@@ -77,11 +77,13 @@ inline void multiply(i32x16& sum, i32x16 factors) {
 
 // sum[r] = integer sums of the 16 rows of the tile block against row r's activations
 template <int kRows, int kTiles>
-inline void dot_int8(const std::byte* tile, size_t, const ActivationBlock* activations, i32x16 (*sum)[kTiles]) {
+inline void dot_int8(const std::byte* tile, size_t, const std::byte* ahead, const ActivationBlock* activations,
+                     i32x16 (*sum)[kTiles]) {
+  if (ahead != nullptr) prefetch(ahead, kInt8BlockBytes);
   static_assert(kTiles == 1);
   if constexpr (kRows > kRowsAtOnce) {
-    dot_int8<kRows / 2, 1>(tile, 0, activations, sum);
-    return dot_int8<kRows - kRows / 2, 1>(tile, 0, activations + kRows / 2, sum + kRows / 2);
+    dot_int8<kRows / 2, 1>(tile, 0, nullptr, activations, sum);
+    return dot_int8<kRows - kRows / 2, 1>(tile, 0, nullptr, activations + kRows / 2, sum + kRows / 2);
   }
   start_at<kRows>(128, activations, sum);
   add_bytes<kRows>(tile, kBlock / 4, activations, 0, sum);
@@ -92,11 +94,13 @@ struct Int4 {
 
   // Half a tile's rows at a time, so that the sums of more rows of activations fit the registers.
   template <int kRows, int kHalf>
-  static void add_half(const std::byte* block, const ActivationBlock* activations, __m256i codebook, i32x16 (*sum)[1]) {
+  static void add_half(const std::byte* block, const std::byte* ahead, const ActivationBlock* activations, __m256i codebook,
+                       i32x16 (*sum)[1]) {
     __m256i half[kRows];
     for (int r = 0; r < kRows; ++r) half[r] = half_of<kHalf>(sum[r][0]);
 #pragma GCC unroll 1
     for (int g = 0; g < kBlock / kGroup; ++g) {
+      prefetch_share<kBlockBytes, 16>(ahead, kHalf / 32 * 8 + g);
 #pragma GCC unroll 2
       for (int j = 0; j < 2; ++j) {
         __m256i low, high;
@@ -109,7 +113,7 @@ struct Int4 {
   }
 
   template <int kRows>
-  static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
+  static void dot(const std::byte* block, const std::byte* ahead, const ActivationBlock* activations, i32x16 (*sum)[1]) {
     const __m256i codebook = codebook_u8x32();
     const i32x16 row_bytes = load_row_bytes(block + kTileRows * kBlock / 2);
     // zero - offset, with a high half of zero: what minus the sum of the activations is multiplied with
@@ -122,10 +126,11 @@ struct Int4 {
       sum[r][0] = {_mm256_madd_epi16(negative_sum, zero_lo), _mm256_madd_epi16(negative_sum, zero_hi)};
     }
     if constexpr (kRows > kWholeTileRows) {
-      add_half<kRows, 0>(block, activations, codebook, sum);
-      add_half<kRows, 32>(block, activations, codebook, sum);
+      add_half<kRows, 0>(block, ahead, activations, codebook, sum);
+      add_half<kRows, 32>(block, ahead, activations, codebook, sum);
     } else {
       for (int g = 0; g < kBlock / kGroup; ++g) {
+        prefetch_share<kBlockBytes, 8>(ahead, g);
         for (int j = 0; j < 2; ++j) {
           __m256i w[4];
           load_quad_pair(block + g * 128, j, codebook, w);
@@ -173,11 +178,12 @@ struct Int6 {
   }
 
   template <int kRows, int kHalf>
-  static void add_half(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
+  static void add_half(const std::byte* block, const std::byte* ahead, const ActivationBlock* activations, i32x16 (*sum)[1]) {
     __m256i half[kRows];
     for (auto& s : half) s = _mm256_setzero_si256();
 #pragma GCC unroll 1
     for (int first = 0; first < kBlock / kGroup; first += 2) {
+      prefetch_share<kBlockBytes, 8>(ahead, kHalf / 32 * 4 + first / 2);
       __m256i dots[kRows];
       for (int r = 0; r < kRows; ++r) dots[r] = broadcast_i32(activations[r].starts + first / 2);
 #pragma GCC unroll 2
@@ -199,13 +205,14 @@ struct Int6 {
   }
 
   template <int kRows>
-  static void dot(const std::byte* block, const ActivationBlock* activations, i32x16 (*sum)[1]) {
+  static void dot(const std::byte* block, const std::byte* ahead, const ActivationBlock* activations, i32x16 (*sum)[1]) {
     if constexpr (kRows > kWholeTileRows) {
-      add_half<kRows, 0>(block, activations, sum);
-      add_half<kRows, 32>(block, activations, sum);
+      add_half<kRows, 0>(block, ahead, activations, sum);
+      add_half<kRows, 32>(block, ahead, activations, sum);
       return;
     }
     const auto add = [&](int first, i32x16(*dot)[1]) {
+      prefetch_share<kBlockBytes, 4>(ahead, first / 2);
 #pragma GCC unroll 2
       for (int g = first; g < first + 2; ++g) {
 #pragma GCC unroll 2
@@ -235,8 +242,11 @@ struct Int6 {
 };
 
 constexpr int kTilesAtOnce = 1;
+constexpr int kUnpackingPasses = 2;
 constexpr int kManyStreamsRows = 4;
 constexpr size_t kPrefetch = 8192;  // some pages: past one the hardware prefetcher starts anew
+
+constexpr int64_t kPanelRows = 256, kPanelBlocks = 4, kPanelTiles = 16;
 
 #include "kernels/quantized_linear.inc"
 #include "kernels/x86_avx_vnni_attention.inc"
@@ -254,27 +264,15 @@ int64_t int8_peak(int64_t rounds) {
   return rounds * kChains * 32;
 }
 
+constexpr LinearKernel linear_int8 = linear_quantized<Int8>;
+constexpr LinearKernel linear_int6 = linear_quantized<RowScaled<WithAdd<Int6>>>;
+constexpr LinearKernel linear_int4 = linear_quantized<RowScaled<WithAdd<Int4>>>;
+constexpr AttentionKernel attention_int8 = attention<Int8Kv>;
+
+#include "kernels/record.inc"
+
 }  // namespace
 
-const Kernels kAvxVnniKernels = {
-    .name = "avx_vnni",
-    .required = kRequiredForAvxVnni,
-    .linear_float32 = linear_float<float>,
-    .linear_bfloat16 = linear_float<uint16_t>,
-    .linear_int8 = linear_quantized<Int8>,
-    .linear_int6 = linear_quantized<RowScaled<WithAdd<Int6>>>,
-    .linear_int4 = linear_quantized<RowScaled<WithAdd<Int4>>>,
-    .quantize = quantize,
-    .pack_int6 = pack_int6,
-    .pack_int4 = pack_int4,
-    .layer_norm = layer_norm,
-    .activate = activate,
-    .write_kv = {write_kv_float<float>, write_kv_float<BFloat16>, write_kv_float<Float16>, write_kv_int8},
-    .attention = {attention<FloatKv<float>>, attention<FloatKv<BFloat16>>, attention<FloatKv<Float16>>, attention<Int8Kv>},
-    .merge_attention = merge_attention,
-    .softmax = softmax,
-    .read = read,
-    .int8_peak = int8_peak,
-};
+const Kernels kAvxVnniKernels = kernel_set("avx_vnni", kRequiredForAvxVnni);
 
 }  // namespace gptbigcode
