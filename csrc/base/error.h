@@ -2,14 +2,23 @@
 // aborts.
 #pragma once
 
+#include <concepts>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace gptbigcode {
 
-// Bad input is std::invalid_argument.
-inline void require(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument(message);
+inline std::string_view message_part(std::string_view text) { return text; }
+inline std::string message_part(std::integral auto number) { return std::to_string(number); }
+
+// Bad input is std::invalid_argument. The parts of its message, texts and integers, are put together only when it is thrown.
+template <class... Parts>
+void require(bool condition, const Parts&... message) {
+  if (condition) return;
+  std::string all;
+  ((all += message_part(message)), ...);
+  throw std::invalid_argument(all);
 }
 
 // The process was forked since: threads do not survive fork().

@@ -59,11 +59,11 @@ struct PyCache {
   KVCache cache;
 };
 
-// What a sequence's new tokens are given as, converted where numpy does so without loss.
+// What a sequence's new tokens are given as, converted where numpy does so without loss. The rest says which sequence, and what.
 template <class Array>
-Array to_array(const py::object& values, const char* type, int64_t ndim, const std::string& where) {
+Array to_array(const py::object& values, const char* type, int64_t ndim, const auto&... what) {
   auto array = Array::ensure(values);
-  require(array && array.ndim() == ndim, where + " must be " + type);
+  require(array && array.ndim() == ndim, what..., " must be ", type);
   return array;
 }
 
@@ -76,56 +76,51 @@ py::object forward(PyModel& model, const std::vector<PyCache*>& caches, const st
   const ModelConfig& config = model->config();
   std::vector<Run> runs;
   std::vector<py::object> owners;  // of the arrays that runs point into
-  py::list attention_arrays;
+  std::vector<FloatArray> attention_arrays;
   int64_t rows = 0, n_tokens = 0;
   for (size_t i = 0; i < count; ++i) {
-    const std::string where = "sequence " + std::to_string(i) + ": ";
-    require(caches[i] != nullptr && caches[i]->model.get() == &model, where + "the cache belongs to another model");
+    const auto require_here = [i](bool condition, const auto&... message) { require(condition, "sequence ", i, ": ", message...); };
+    require_here(caches[i] != nullptr && caches[i]->model.get() == &model, "the cache belongs to another model");
     Run run{.cache = &caches[i]->cache, .tokens = nullptr, .n_tokens = 0, .logits_to_keep = logits_to_keep[i]};
     if (py::isinstance<py::array>(tokens[i]) && py::reinterpret_borrow<py::array>(tokens[i]).ndim() == 2) {
-      const auto embeddings = to_array<FloatArray>(tokens[i], "a float32 matrix", 2, where + "embeddings");
-      require(embeddings.shape(1) == config.n_embd, where + "embeddings must have n_embd columns");
+      const auto embeddings = to_array<FloatArray>(tokens[i], "a float32 matrix", 2, "sequence ", i, ": embeddings");
+      require_here(embeddings.shape(1) == config.n_embd, "embeddings must have n_embd columns");
       run.embeddings = embeddings.data();
       run.n_tokens = embeddings.shape(0);
       owners.push_back(embeddings);
     } else {
-      const auto ids = to_array<IntArray>(tokens[i], "an int32 vector", 1, where + "tokens");
+      const auto ids = to_array<IntArray>(tokens[i], "an int32 vector", 1, "sequence ", i, ": tokens");
       run.tokens = ids.data();
       run.n_tokens = ids.size();
       owners.push_back(ids);
     }
     if (position_ids) {
-      const auto ids = to_array<IntArray>((*position_ids)[i], "an int32 vector", 1, where + "position_ids");
-      require(ids.size() == run.n_tokens, where + "position_ids and tokens must have the same length");
+      const auto ids = to_array<IntArray>((*position_ids)[i], "an int32 vector", 1, "sequence ", i, ": position_ids");
+      require_here(ids.size() == run.n_tokens, "position_ids and tokens must have the same length");
       run.position_ids = ids.data();
       owners.push_back(ids);
     }
-    require(run.logits_to_keep >= 0 && run.logits_to_keep <= run.n_tokens,
-            where + "logits_to_keep is " + std::to_string(run.logits_to_keep) + ", outside 0.." + std::to_string(run.n_tokens));
+    require_here(run.logits_to_keep >= 0 && run.logits_to_keep <= run.n_tokens, "logits_to_keep is ", run.logits_to_keep,
+                 ", outside 0..", run.n_tokens);
     if (attentions) {
       FloatArray array({config.n_layer, config.n_head, run.n_tokens, run.cache->size() + run.n_tokens});
       run.attentions = array.mutable_data();
-      attention_arrays.append(array);
+      attention_arrays.push_back(array);
     }
     rows += run.logits_to_keep;
     n_tokens += run.n_tokens;
     runs.push_back(run);
   }
-  FloatArray logits({rows, config.vocab_size}), states, last_state;
-  Outputs outputs{.logits = logits.mutable_data()};
-  py::list result;
-  result.append(logits);
-  if (hidden_states) {
-    states = FloatArray({config.n_layer + 1, n_tokens, config.n_embd});
-    outputs.hidden_states = states.mutable_data();
-    result.append(states);
-  }
-  if (last_hidden_state) {
-    last_state = FloatArray({n_tokens, config.n_embd});
-    outputs.last_hidden_state = last_state.mutable_data();
-    result.append(last_state);
-  }
-  if (attentions) result.append(attention_arrays);
+  std::vector<py::object> result;
+  const auto add_array = [&result](std::vector<int64_t> shape) {
+    FloatArray array(std::move(shape));
+    result.push_back(array);
+    return array.mutable_data();
+  };
+  Outputs outputs{.logits = add_array({rows, config.vocab_size})};
+  if (hidden_states) outputs.hidden_states = add_array({config.n_layer + 1, n_tokens, config.n_embd});
+  if (last_hidden_state) outputs.last_hidden_state = add_array({n_tokens, config.n_embd});
+  if (attentions) result.push_back(py::cast(attention_arrays));
   try {
     const py::gil_scoped_release unlocked;
     model->forward(runs, outputs, [] {
@@ -135,8 +130,8 @@ py::object forward(PyModel& model, const std::vector<PyCache*>& caches, const st
   } catch (const Stopped&) {
     throw py::error_already_set();
   }
-  if (result.size() == 1) return logits;
-  return py::tuple(result);
+  if (result.size() == 1) return result[0];
+  return py::tuple(py::cast(result));
 }
 
 FloatArray embed(PyModel& model, const IntArray& tokens) {
@@ -145,8 +140,8 @@ FloatArray embed(PyModel& model, const IntArray& tokens) {
   FloatArray out({static_cast<int64_t>(tokens.size()), config.n_embd});
   for (int64_t t = 0; t < tokens.size(); ++t) {
     const int32_t token = tokens.data()[t];
-    require(token >= 0 && token < config.vocab_size, "token id " + std::to_string(token) + " at index " + std::to_string(t) +
-                                                         " is outside the vocabulary of " + std::to_string(config.vocab_size));
+    require(token >= 0 && token < config.vocab_size, "token id ", token, " at index ", t, " is outside the vocabulary of ",
+            config.vocab_size);
     model->embed_token(token, out.mutable_data() + t * config.n_embd);
   }
   return out;
@@ -231,8 +226,8 @@ void register_model(py::module_& module) {
       .def(
           "truncate",
           [](PyCache& self, int64_t n_tokens) {
-            require(n_tokens >= 0 && n_tokens <= self.cache.size(),
-                    "cannot truncate a cache of " + std::to_string(self.cache.size()) + " tokens to " + std::to_string(n_tokens));
+            require(n_tokens >= 0 && n_tokens <= self.cache.size(), "cannot truncate a cache of ", self.cache.size(), " tokens to ",
+                    n_tokens);
             self.cache.truncate(n_tokens);
           },
           py::arg("n_tokens"));

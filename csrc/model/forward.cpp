@@ -38,23 +38,20 @@ void Model::validate(const std::vector<Run>& runs) const {
   std::set<const KVCache*> seen;
   for (size_t i = 0; i < runs.size(); ++i) {
     const Run& run = runs[i];
-    const std::string where = "sequence " + std::to_string(i) + ": ";
-    require(seen.insert(run.cache).second, where + "its cache is given twice");
-    require(run.n_tokens > 0, where + "no new tokens");
-    require(run.logits_to_keep >= 0 && run.logits_to_keep <= run.n_tokens,
-            where + "logits_to_keep is " + std::to_string(run.logits_to_keep) + ", outside 0.." + std::to_string(run.n_tokens));
-    require(run.cache->size() + run.n_tokens <= config_.n_positions,
-            where + std::to_string(run.cache->size()) + " tokens in the cache and " + std::to_string(run.n_tokens) +
-                " new ones exceed n_positions = " + std::to_string(config_.n_positions));
+    const auto require_here = [i](bool condition, const auto&... message) { require(condition, "sequence ", i, ": ", message...); };
+    require_here(seen.insert(run.cache).second, "its cache is given twice");
+    require_here(run.n_tokens > 0, "no new tokens");
+    require_here(run.logits_to_keep >= 0 && run.logits_to_keep <= run.n_tokens, "logits_to_keep is ", run.logits_to_keep,
+                 ", outside 0..", run.n_tokens);
+    require_here(run.cache->size() + run.n_tokens <= config_.n_positions, run.cache->size(), " tokens in the cache and ",
+                 run.n_tokens, " new ones exceed n_positions = ", config_.n_positions);
     for (int64_t t = 0; run.position_ids != nullptr && t < run.n_tokens; ++t) {
-      require(run.position_ids[t] >= 0 && run.position_ids[t] < config_.n_positions,
-              where + "position id " + std::to_string(run.position_ids[t]) + " at index " + std::to_string(t) + " is outside 0.." +
-                  std::to_string(config_.n_positions - 1));
+      require_here(run.position_ids[t] >= 0 && run.position_ids[t] < config_.n_positions, "position id ", run.position_ids[t],
+                   " at index ", t, " is outside 0..", config_.n_positions - 1);
     }
     for (int64_t t = 0; run.tokens != nullptr && t < run.n_tokens; ++t) {
-      require(run.tokens[t] >= 0 && run.tokens[t] < config_.vocab_size,
-              where + "token id " + std::to_string(run.tokens[t]) + " at index " + std::to_string(t) +
-                  " is outside the vocabulary of " + std::to_string(config_.vocab_size));
+      require_here(run.tokens[t] >= 0 && run.tokens[t] < config_.vocab_size, "token id ", run.tokens[t], " at index ", t,
+                   " is outside the vocabulary of ", config_.vocab_size);
     }
   }
 }
