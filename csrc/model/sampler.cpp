@@ -84,12 +84,12 @@ Sampler::Sampler(SamplerOptions options)
 
 int64_t Sampler::sample(const float* logits, int64_t vocab_size, const int32_t* context, int64_t n_context) {
   const PlainFloats plain;
-  process(logits, vocab_size, context, n_context);
-  const float best = find_maxima();
+  const float* scores = process(logits, vocab_size, context, n_context);
+  const float best = find_maxima(scores, vocab_size);
   require(best != kExcluded, "every token is excluded");
   if (options_.temperature == 0.0 || best == std::numeric_limits<float>::infinity()) {
-    const float* group = scores_.data() + kGroup * (std::find(maxima_.data(), maxima_.data() + n_groups_, best) - maxima_.data());
-    return std::find(group, group + kGroup, best) - scores_.data();
+    const float* group = scores + kGroup * (std::find(maxima_.data(), maxima_.data() + n_groups_, best) - maxima_.data());
+    return std::find(group, scores + vocab_size, best) - scores;
   }
   ids_.clear();
   if (options_.top_k > 0 && options_.top_k < vocab_size) keep_top_k();
@@ -97,8 +97,11 @@ int64_t Sampler::sample(const float* logits, int64_t vocab_size, const int32_t* 
   return ids_.empty() ? index : ids_[static_cast<size_t>(index)];
 }
 
-void Sampler::process(const float* logits, int64_t vocab_size, const int32_t* context, int64_t n_context) {
+// The scores to choose from: the logits, if nothing changes them and they need not be filled up to draw.
+const float* Sampler::process(const float* logits, int64_t vocab_size, const int32_t* context, int64_t n_context) {
   n_groups_ = groups_of(vocab_size);
+  const bool penalises = options_.repetition_penalty != 1.0;
+  if (options_.temperature == 0.0 && options_.logit_bias.empty() && !penalises) return logits;
   scores_.reserve(static_cast<size_t>(n_groups_ * kGroup));
   float* scores = scores_.data();
   std::copy_n(logits, vocab_size, scores);
@@ -110,7 +113,7 @@ void Sampler::process(const float* logits, int64_t vocab_size, const int32_t* co
     }
     scores[id] += bias;
   }
-  if (options_.repetition_penalty == 1.0) return;
+  if (!penalises) return scores;
   const auto penalty = static_cast<float>(options_.repetition_penalty);
   penalised_.assign(static_cast<size_t>(vocab_size), 0);
   for (int64_t i = 0; i < n_context; ++i) {
@@ -122,17 +125,23 @@ void Sampler::process(const float* logits, int64_t vocab_size, const int32_t* co
     if (std::exchange(penalised_[static_cast<size_t>(id)], uint8_t{1}) != 0) continue;
     scores[id] = scores[id] > 0 ? scores[id] / penalty : scores[id] * penalty;
   }
+  return scores;
 }
 
 // Fills maxima_ and returns the largest.
-float Sampler::find_maxima() {
+float Sampler::find_maxima(const float* candidates, int64_t count) {
   maxima_.reserve(static_cast<size_t>(n_groups_));
   uint32_t nan = 0;
   run([&]<class Floats>() __attribute__((always_inline)) {
     BitsOf<Floats> unordered = {};
     for (int64_t g = 0; g < n_groups_; ++g) {
       Floats lanes[kLanes / kWidth<Floats>];
-      const float* scores = scores_.data() + g * kGroup;
+      const float* scores = candidates + g * kGroup;
+      float filled_up[kGroup];
+      if (const int64_t left = count - g * kGroup; left < kGroup) {
+        std::fill(std::copy_n(scores, left, filled_up), filled_up + kGroup, kExcluded);
+        scores = filled_up;
+      }
       std::memcpy(&lanes, scores, sizeof(lanes));
       for (int64_t i = 0; i < kGroup; i += kLanes) {
         for (Floats& lane : lanes) {
@@ -184,7 +193,7 @@ void Sampler::keep_top_k() {
   float* kept = scores_.data();
   for (const int32_t id : ids_) *kept++ = scores[id];  // ids ascend: nothing is overwritten before it is read
   std::fill(kept, scores_.data() + n_groups_ * kGroup, kExcluded);
-  find_maxima();
+  find_maxima(scores_.data(), std::ssize(ids_));
 }
 
 // The index of the chosen candidate. Candidates propose themselves by their weight; if the proposed one is excluded by top_p or

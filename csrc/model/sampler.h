@@ -36,8 +36,8 @@ class Sampler {
   static constexpr int64_t kGroup = 64;  // candidates that are summed, skipped or searched together
 
   static int64_t groups_of(int64_t count) { return (count + kGroup - 1) / kGroup; }
-  void process(const float* logits, int64_t vocab_size, const int32_t* context, int64_t n_context);
-  float find_maxima();
+  const float* process(const float* logits, int64_t vocab_size, const int32_t* context, int64_t n_context);
+  float find_maxima(const float* candidates, int64_t count);
   void keep_top_k();
   int64_t draw(float best);
   double weigh(float best);
@@ -49,8 +49,8 @@ class Sampler {
   const SamplerOptions options_;
   const bool avx2_;
   std::mt19937_64 random_;
-  int64_t n_groups_ = 0;  // of candidates; the last group is filled up with scores of -inf
-  AlignedBuffer<float> scores_;
+  int64_t n_groups_ = 0;          // of candidates; the last group is filled up with scores of -inf
+  AlignedBuffer<float> scores_;   // of the candidates, where they are not the logits themselves
   AlignedBuffer<float> maxima_;   // of each group's scores
   AlignedBuffer<float> weights_;  // probability of each candidate over that of the best; unset where the group's sum is 0
   AlignedBuffer<float> sums_;     // of each group's weights
