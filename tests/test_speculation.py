@@ -290,7 +290,7 @@ def test_a_draft_never_takes_the_last_place(small: list[GPTBigCodeForCausalLM], 
 
     def forward(self: Any, rows: Any) -> Any:
         result = inner(self, rows)
-        proposed.extend(len(draft.tokens) - row.room for draft, row in zip(self._drafts, rows, strict=True))
+        proposed.extend(len(row.draft.tokens) - row.room for row in rows)
         return result
 
     monkeypatch.setattr(loop._Run, "forward", forward)

@@ -39,6 +39,8 @@ class Row:
     chain: Chain
     sampler: _core.Sampler
     seed: int
+    logits: Logits  # [1 + tokens of the draft, vocab]: after the token that was last, and after each one of the draft
+    draft: Draft = NO_DRAFT  # of the step that is being done
     finished: bool = False
 
     @property
@@ -51,10 +53,11 @@ class Row:
         """Tokens that may still be written."""
         return len(self.ids) - self.length
 
-    def add(self, token: int) -> None:
-        """Write a token."""
+    def add(self, token: int, eos: frozenset[int]) -> None:
+        """Write a token; one of `eos` finishes the row, and so does the last one for which there is room."""
         self.ids[self.length] = token
         self.length += 1
+        self.finished |= token in eos or self.length == len(self.ids)
 
 
 @dataclass
@@ -131,24 +134,21 @@ def _steps(
     seed = call_seed(config)
     waiting = list(range(len(prompts)))
     rows: list[Row] = []
-    logits: list[Logits] = []
-    while True:
-        room = len(waiting) * copies if max_rows is None else max_rows - len(rows)
-        admitted = waiting[: max(room // copies, int(not rows))]
-        del waiting[: len(admitted)]
-        begun = None if caches is None else [caches[i] for i in admitted]
-        for i, (cache, last) in zip(admitted, prefill(run.core, [prompts[i] for i in admitted], begun), strict=True):
-            for copy in range(copies):
-                index = i * copies + copy
-                own_seed = row_seed(seed, first_row + index)
-                kept[index] = cache.fork() if copy else cache
-                rows.append(run.row(index, kept[index], prompts[i], width, limits[i], own_seed))
-                logits.append(last[None])
-        yield run.advance(rows, logits)
+    while rows or waiting:
+        run.forward(rows)
+        if waiting:
+            room = len(waiting) * copies if max_rows is None else max_rows - len(rows)
+            admitted = waiting[: max(room // copies, int(not rows))]
+            del waiting[: len(admitted)]
+            begun = None if caches is None else [caches[i] for i in admitted]
+            for i, (cache, last) in zip(admitted, prefill(run.core, [prompts[i] for i in admitted], begun), strict=True):
+                for copy in range(copies):
+                    index = i * copies + copy
+                    own_seed = row_seed(seed, first_row + index)
+                    kept[index] = cache.fork() if copy else cache
+                    rows.append(run.row(index, kept[index], prompts[i], width, limits[i], own_seed, last[None]))
+        yield run.advance(rows)
         rows = run.remaining(rows)
-        if not rows and not waiting:
-            return
-        logits = run.forward(rows)
 
 
 class _Run:
@@ -165,11 +165,19 @@ class _Run:
                 "with assistant_model or prompt_lookup_num_tokens rows do not advance together, so output_scores, "
                 "output_logits, and functions in logits_processor and stopping_criteria need a batch of one"
             )
-        self._drafts: list[Draft] = []
         # Of the step that is being done: when it began, and its tokens.
         self._started, self._n_tokens = 0.0, 0
 
-    def row(self, index: int, cache: _core.KVCache, prompt: NDArray[np.int32], width: int, limit: int, seed: int) -> Row:
+    def row(
+        self,
+        index: int,
+        cache: _core.KVCache,
+        prompt: NDArray[np.int32],
+        width: int,
+        limit: int,
+        seed: int,
+        logits: Logits,
+    ) -> Row:
         """A row at its beginning."""
         from gptbigcode_cpu import _core
 
@@ -179,24 +187,16 @@ class _Run:
         ids[pads:prompt_length] = prompt
         chain = self._rules.chain(prompt_length, len(ids))
         sampler = _core.Sampler(seed=seed, **chain.sampler_options)
-        row = Row(index, cache, ids, pads, prompt_length, prompt_length, chain, sampler, seed)
-        self._drafts.append(NO_DRAFT)
+        row = Row(index, cache, ids, pads, prompt_length, prompt_length, chain, sampler, seed, logits)
         if self._drafter is not None:
             self._drafter.begin(row)
         return row
 
-    def advance(self, rows: Sequence[Row], logits: Sequence[Logits]) -> dict[int, list[int]]:
-        """Choose the next tokens, and find out which rows are finished.
-
-        Args:
-            rows: The rows.
-            logits: float32 ``[tokens of the draft + 1, vocab]`` of each.
-        """
+    def advance(self, rows: Sequence[Row]) -> dict[int, list[int]]:
+        """Choose the next tokens, and find out which rows are finished."""
         if self._lockstep:
-            return self._advance_together(rows, np.concatenate(logits))
-        step = {}
-        for row, row_logits, draft in zip(rows, logits, self._drafts, strict=True):
-            step[row.index] = self._verify(row, row_logits, draft)
+            return self._advance_together(rows)
+        step = {row.index: self._verify(row) for row in rows}
         if self._drafter is not None and self._n_tokens:
             self._drafter.measured(self._n_tokens, time.perf_counter() - self._started)
         return step
@@ -207,39 +207,42 @@ class _Run:
             return [] if all(row.finished for row in rows) else list(rows)
         return [row for row in rows if not row.finished]
 
-    def forward(self, rows: Sequence[Row]) -> list[Logits]:
+    def forward(self, rows: Sequence[Row]) -> None:
         """Run the last token and the draft of every row."""
-        self._started = time.perf_counter()
-        self._drafts = [NO_DRAFT] * len(rows) if self._drafter is None else self._drafter.propose(rows)
         self._n_tokens = 0
         if not rows:
-            return []
-        tokens = [
-            row.ids[row.length - 1 : row.length] if draft is NO_DRAFT else np.append(row.ids[row.length - 1], draft.tokens)
-            for row, draft in zip(rows, self._drafts, strict=True)
-        ]
-        counts = [len(part) for part in tokens]
-        logits = self.core.forward([row.cache for row in rows], tokens, counts)
-        self._n_tokens = len(logits)
-        if len(logits) == len(rows):
-            return list(logits[:, None])
-        return np.split(logits, np.cumsum(counts)[:-1])
+            return
+        if self._drafter is not None:
+            self._started = time.perf_counter()
+            for row, draft in zip(rows, self._drafter.propose(rows), strict=True):
+                row.draft = draft
+        caches, tokens, counts = [], [], []
+        for row in rows:
+            last, drafted = row.ids[row.length - 1 : row.length], row.draft.tokens
+            caches.append(row.cache)
+            tokens.append(np.append(last, drafted) if len(drafted) else last)
+            counts.append(len(drafted) + 1)
+        logits = self.core.forward(caches, tokens, counts)
+        for row in rows:
+            first, self._n_tokens = self._n_tokens, self._n_tokens + len(row.draft.tokens) + 1
+            row.logits = logits[first : self._n_tokens]
 
-    def _verify(self, row: Row, logits: Logits, draft: Draft) -> list[int]:
+    def _verify(self, row: Row) -> list[int]:
         """Choose tokens as long as they are those of the draft, and one more."""
+        draft = row.draft
         tokens: list[int] = []
-        for position, row_logits in enumerate(logits):
+        for position, logits in enumerate(row.logits):
             drafted = int(draft.tokens[position]) if position < len(draft.tokens) else None
             if drafted is not None and draft.probabilities is not None:
                 assert self._drafter is not None
-                scores = row.chain.complete([row], row.ids[None, : row.length].astype(np.int64), row_logits[None])[0]
+                scores = row.chain.complete([row], row.ids[None, : row.length].astype(np.int64), logits[None])[0]
                 token = self._drafter.accept(row, drafted, scores, draft.probabilities[position])
-                self._keep(row_logits[None], scores[None])
+                self._keep(logits[None], scores[None])
             else:
-                token = self._choose([row], row_logits[None])[0]
-            row.add(token)
+                token = _sample(row, self._for_samplers([row], [logits])[0], logits)
+            row.add(token, self._rules.eos)
             tokens.append(token)
-            row.finished = self._is_finished([row])[0]
+            self._ask_criteria([row])
             if row.finished or token != drafted:
                 break
         if self._drafter is not None:
@@ -248,39 +251,48 @@ class _Run:
                 row.cache.truncate(row.length - row.pads - 1)
         return tokens
 
-    def _advance_together(self, rows: Sequence[Row], logits: Logits) -> dict[int, list[int]]:
-        chosen = self._choose(rows, logits)
-        tokens = [self._rules.fill if row.finished else token for row, token in zip(rows, chosen, strict=True)]
-        for row, token in zip(rows, tokens, strict=True):
-            row.add(token)
-        for row, finished in zip(rows, self._is_finished(rows), strict=True):
-            row.finished |= finished
-        return {row.index: [token] for row, token in zip(rows, tokens, strict=True)}
+    def _advance_together(self, rows: Sequence[Row]) -> dict[int, list[int]]:
+        tokens = {}
+        logits = [row.logits[0] for row in rows]
+        for row, scores, unprocessed in zip(rows, self._for_samplers(rows, logits), logits, strict=True):
+            token = _sample(row, scores, unprocessed)
+            if row.finished:
+                token = self._rules.fill
+            row.add(token, self._rules.eos)
+            tokens[row.index] = [token]
+        self._ask_criteria(rows)
+        return tokens
 
-    def _choose(self, rows: Sequence[Row], logits: Logits) -> list[int]:
-        """The next token of rows of equal length."""
+    def _for_samplers(self, rows: Sequence[Row], logits: Sequence[Logits]) -> Sequence[Logits]:
+        """What the samplers of rows of equal length choose by."""
         chain = rows[0].chain
-        scores = logits
-        if not chain.is_native or self._record is not None:
-            ids = np.stack([row.ids[: row.length] for row in rows]).astype(np.int64)
-            scores = chain.before_sampler(rows, ids, logits)
-            if self._record is not None:
-                self._keep(logits, chain.instead_of_sampler(rows, ids, scores))
-        return [_sample(row, *pair) for row, *pair in zip(rows, scores, logits, strict=True)]
+        if chain.is_native and self._record is None:
+            return logits
+        ids, stacked = _ids(rows), np.stack(logits)
+        scores = chain.before_sampler(rows, ids, stacked)
+        if self._record is not None:
+            self._keep(stacked, chain.instead_of_sampler(rows, ids, scores))
+        return list(scores)
 
     def _keep(self, logits: Logits, scores: Logits) -> None:
         if self._record is not None:
             self._record.logits.append(logits.copy())
             self._record.scores.append(scores)
 
-    def _is_finished(self, rows: Sequence[Row]) -> list[bool]:
-        finished = [not row.room or int(row.ids[row.length - 1]) in self._rules.eos for row in rows]
-        if self._rules.criteria:
-            ids = np.stack([row.ids[: row.length] for row in rows]).astype(np.int64)
-            history = self._record.scores if self._record is not None and self.config.output_scores else None
-            for criterion in self._rules.criteria:
-                finished = [bool(now or before) for now, before in zip(criterion(ids, history), finished, strict=True)]
-        return finished
+    def _ask_criteria(self, rows: Sequence[Row]) -> None:
+        """Finish rows of equal length for whatever reason besides end tokens and length there is."""
+        if not self._rules.criteria:
+            return
+        ids = _ids(rows)
+        history = self._record.scores if self._record is not None and self.config.output_scores else None
+        for criterion in self._rules.criteria:
+            for row, finished in zip(rows, criterion(ids, history), strict=True):
+                row.finished |= bool(finished)
+
+
+def _ids(rows: Sequence[Row]) -> NDArray[np.int64]:
+    """Padding, prompt and output of rows of equal length, int64 ``[rows, tokens]``."""
+    return np.stack([row.ids[: row.length] for row in rows]).astype(np.int64)
 
 
 def check_logits(logits: Logits) -> None:

@@ -56,7 +56,7 @@ def fill_token(config: GenerationConfig) -> int:
 
 def shown(
     steps: Iterable[Step], streamer: Streamer | None, prompts: NDArray[np.int64], fill: int, torch: bool = False
-) -> Iterator[Step]:
+) -> Iterable[Step]:
     """The steps, of which the streamer sees first the prompts and then a token of every row at a time.
 
     Args:
@@ -66,9 +66,10 @@ def shown(
         fill: The token of rows that are finished.
         torch: Whether the prompt came as a torch tensor; then streamers of the caller's own are given torch tensors.
     """
-    if streamer is None:
-        yield from steps
-        return
+    return steps if streamer is None else _shown(steps, streamer, prompts, fill, torch)
+
+
+def _shown(steps: Iterable[Step], streamer: Streamer, prompts: NDArray[np.int64], fill: int, torch: bool) -> Iterator[Step]:
     form = to_torch if wants_torch(streamer, torch) else np.asarray
     streamer.put(form(prompts))
     written: list[list[int]] = [[] for _ in prompts]
