@@ -187,7 +187,8 @@ class LlamaCpp(Engine):
         self.held, self.steps = 0, 0
         flags = llama.llama_print_system_info().decode().partition("CPU :")[2]
         wanted = [flag.split(" =")[0].strip() for flag in flags.split("|") if flag.strip().endswith("= 1")]
-        self.build = " ".join([f"llama-cpp-python {llama.__version__}", *(flag for flag in wanted if flag.startswith("AVX"))])
+        vectors = (flag for flag in wanted if flag.startswith(("AVX", "AMX")))
+        self.build = " ".join([f"llama-cpp-python {llama.__version__}", *vectors])
 
     def decode(self, cells: list[tuple[int, int, int, bool]]) -> None:
         """Token, position, sequence and whether its logits are wanted, for each."""

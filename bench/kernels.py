@@ -10,8 +10,8 @@ that fits the second-level cache, again and again.
 
 GB/s counts weights, or keys and values, or the input where there are neither; GMAC/s counts multiply-adds; cost is the time
 relative to the fewest rows. With --old, each build runs in a process of its own. They take turns (old, new, old, new, ...), so
-that a change of the machine's speed hits both. With --old-isa, two kernel sets can be compared, of one build or of two. Times are
-medians over the rounds; new/old is the median of the ratios within a round, and their spread.
+that a change of the machine's speed hits both. With --old-isa, two kernel sets can be compared, of one build or of two. Times
+are medians over the rounds; new/old is the median of the ratios within a round, and their spread.
 """
 
 from __future__ import annotations

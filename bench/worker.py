@@ -13,6 +13,7 @@ import argparse
 import json
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from engines import CHUNK, LOAD, PREPARE, CTranslate2, Engine, Workload
+
+# transformers imports a package named kernels if there is one, and would take kernels.py for it.
+sys.modules["kernels"] = None  # type: ignore[assignment]
 
 _SHORT_PROMPT = 8
 
