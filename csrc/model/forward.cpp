@@ -120,8 +120,6 @@ void Model::reserve(int64_t rows) {
   work_.normed.reserve(size(rows * config_.n_embd));
   work_.qkv.reserve(size(rows * (config_.n_embd + 2 * config_.kv_width())));
   work_.attended.reserve(size(rows * config_.n_embd));
-  work_.inner.reserve(size(rows * config_.n_inner));
-  work_.linear.reserve(size(pool_.size() * kLinearScratch));
   work_.blocks.reserve(size((config_.n_embd + kBlock - 1) / kBlock * 2 * rows));  // twice: for the head
   work_.logits.reserve(size(2 * std::min(rows, kHeadRows) * config_.vocab_size));
   work_.inner_blocks.reserve(size((config_.n_inner + kBlock - 1) / kBlock * rows));
@@ -190,7 +188,7 @@ class Model::Step {
   }
   int64_t linear_items(const Linear& layer, const LinearCall& call) const { return gptbigcode::linear_items(layer, call, team_); }
   void linear(const Linear& layer, const LinearCall& call, int64_t item, int thread) const {
-    run_linear(model_.kernels_, layer, call, team_, item, model_.work_.linear.data() + thread * kLinearScratch);
+    run_linear(model_.kernels_, layer, call, team_, item, model_.work_.linear.data() + thread * scratch_);
   }
 
   LinearCall query_call() const { return {.x = normed_, .blocks = blocks_, .m = m_, .out = qkv_, .out_stride = qkv_width_}; }
@@ -248,6 +246,7 @@ class Model::Step {
   const Linear& head_;
   std::vector<int64_t> asked_;  // rows whose logits are wanted
   float* logits_ = nullptr;     // of these rows: together in the caller's array, in the order of the rows
+  int64_t scratch_ = kLinearScratch;  // floats of a thread, for linear layers
   float *hidden_ = nullptr, *normed_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *inner_ = nullptr;
   ActivationBlock *blocks_ = nullptr, *inner_blocks_ = nullptr;
 };
@@ -277,9 +276,15 @@ Model::Step::Step(Model& model, const std::vector<Row>& rows, const HiddenStates
   normed_ = work.normed.data();
   qkv_ = work.qkv.data();
   attended_ = work.attended.data();
-  inner_ = work.inner.data();
   blocks_ = work.blocks.data();
   inner_blocks_ = work.inner_blocks.data();
+  for (const Layer& layer : model.weights_.layers) {
+    const LinearCall call = mlp_in_call(layer);
+    scratch_ = std::max(scratch_, linear_scratch(layer.c_fc, call, team));
+    if (call.out_blocks == nullptr) model.work_.inner.reserve(static_cast<size_t>(m_ * config_.n_inner));
+  }
+  model.work_.linear.reserve(static_cast<size_t>(team * scratch_));
+  inner_ = work.inner.data();
 }
 
 void Model::Step::run() {

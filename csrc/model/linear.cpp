@@ -2,15 +2,20 @@
 
 #include <algorithm>
 
+#include "kernels/pack.h"
+
 namespace gptbigcode {
 namespace {
 
 // Consecutive outputs that make an item: eight items a thread, small enough to even out unequal threads, long enough to be one
-// stream of weights. Where the output is quantised, an item is whole blocks of it.
+// stream of weights; of many rows four, since each item reads the activations of all rows. Where the output is quantised, an item is
+// whole blocks of it.
 int64_t item_outputs(const Linear& layer, const LinearCall& call, int team) {
   constexpr int64_t kStreams = 4;  // tiles that the kernels like to read side by side
+  constexpr int64_t kManyRows = 64;
   const int64_t unit = call.out_blocks == nullptr ? kTileRows : kBlock, units = (layer.n + unit - 1) / unit;
-  const int64_t share = std::max<int64_t>(1, units / (8 * team));
+  const int64_t items = (call.m >= kManyRows && unit == kTileRows ? 4 : 8) * team;
+  const int64_t share = std::max<int64_t>(1, units / items);
   return unit * (unit == kTileRows && share > kStreams / 2 ? (share + kStreams / 2) / kStreams * kStreams : share);
 }
 
@@ -25,17 +30,26 @@ int64_t linear_items(const Linear& layer, const LinearCall& call, int team) {
   return (layer.n + outputs - 1) / outputs;
 }
 
+int64_t linear_scratch(const Linear& layer, const LinearCall& call, int team) {
+  return kLinearScratch + (call.out_blocks == nullptr ? 0 : call.m * item_outputs(layer, call, team));
+}
+
 void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& call, int team, int64_t item, float* scratch) {
+  const int64_t outputs = item_outputs(layer, call, team), begin = item * outputs, end = std::min(layer.n, begin + outputs);
+  // What is quantised at once waits in the thread's own memory, which stays in its cache.
+  const bool own = call.out_blocks != nullptr;
+  const int64_t stride = own ? outputs : call.out_stride != 0 ? call.out_stride : layer.n;
+  float* out = own ? scratch + kLinearScratch : call.out + begin;
   const LinearTask task{
-      .weights = layer.weights,
-      .n = layer.n,
+      .weights = layer.weights + begin / kTileRows * tile_bytes(layer.dtype, layer.k),
+      .n = end - begin,
       .k = layer.k,
-      .bias = layer.bias,
+      .bias = layer.bias == nullptr ? nullptr : layer.bias + begin,
       .activations = call.blocks,
       .x = call.x,
       .m = call.m,
-      .out = call.out,
-      .out_stride = call.out_stride != 0 ? call.out_stride : layer.n,
+      .out = out,
+      .out_stride = stride,
       .accumulate = call.accumulate,
       .scratch = scratch,
   };
@@ -44,17 +58,16 @@ void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& c
                               : layer.dtype == DType::kInt8    ? kernels.linear_int8
                               : layer.dtype == DType::kFloat32 ? kernels.linear_float32
                                                                : kernels.linear_bfloat16;
-  const int64_t outputs = item_outputs(layer, call, team), begin = item * outputs, end = std::min(layer.n, begin + outputs);
-  kernel(task, begin / kTileRows, (end + kTileRows - 1) / kTileRows);
+  kernel(task, 0, (task.n + kTileRows - 1) / kTileRows);
   for (int64_t row = 0; row < call.m; ++row) {
-    float* out = call.out + row * task.out_stride + begin;
-    if (call.activation != nullptr) kernels.activate(*call.activation, out, end - begin);
-    if (call.out_blocks != nullptr) kernels.quantize(out, end - begin, call.out_blocks + begin / kBlock * call.m + row, call.m);
+    float* values = out + row * stride;
+    if (call.activation != nullptr) kernels.activate(*call.activation, values, task.n);
+    if (own) kernels.quantize(values, task.n, call.out_blocks + begin / kBlock * call.m + row, call.m);
   }
   if (call.halves_sum == nullptr) return;
   for (int64_t row = 0; row < call.m / 2; ++row) {
-    const float *half = call.out + row * task.out_stride, *other = half + call.m / 2 * task.out_stride;
-    for (int64_t i = begin; i < end; ++i) call.halves_sum[row * layer.n + i] = half[i] + other[i];
+    const float *half = out + row * stride, *other = half + call.m / 2 * stride;
+    for (int64_t i = begin; i < end; ++i) call.halves_sum[row * layer.n + i] = half[i - begin] + other[i - begin];
   }
 }
 

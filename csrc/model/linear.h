@@ -13,7 +13,7 @@ struct LinearCall {
   const float* x = nullptr;                 // [m][k]
   const ActivationBlock* blocks = nullptr;  // of x
   int64_t m = 0;
-  float* out = nullptr;    // [m][out_stride]
+  float* out = nullptr;    // [m][out_stride]; not written if out_blocks is set
   int64_t out_stride = 0;  // 0: n
   bool accumulate = false;
   const Activation* activation = nullptr;  // applied to the output
@@ -23,7 +23,9 @@ struct LinearCall {
 
 // How many items a call is cut into for a team of threads.
 int64_t linear_items(const Linear& layer, const LinearCall& call, int team);
-// Does one of them. scratch: kLinearScratch floats of this thread.
+// Floats of scratch that a thread needs for it.
+int64_t linear_scratch(const Linear& layer, const LinearCall& call, int team);
+// Does one of them. scratch: of this thread, 64-byte aligned.
 void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& call, int team, int64_t item, float* scratch);
 
 }  // namespace gptbigcode

@@ -88,8 +88,8 @@ class Model {
     AlignedBuffer<float> normed;                  // [m][n_embd] LayerNorm output
     AlignedBuffer<float> qkv;                     // [m][n_embd + 2 kv_width]
     AlignedBuffer<float> attended;                // [m][n_embd]
-    AlignedBuffer<float> inner;                   // [m][n_inner]
-    AlignedBuffer<float> linear;                  // [threads][kLinearScratch]
+    AlignedBuffer<float> inner;                   // [m][n_inner]; where mlp_c_proj has float weights
+    AlignedBuffer<float> linear;                  // [threads][linear_scratch]
     AlignedBuffer<ActivationBlock> blocks;        // [ceil(n_embd / 128)][m]
     AlignedBuffer<ActivationBlock> inner_blocks;  // [ceil(n_inner / 128)][m]
     AlignedBuffer<float> logits;                  // [2 * min(m, 8)][vocab_size], for the head

@@ -10,7 +10,7 @@ void TeamSize::report(int64_t work, double seconds, int64_t switches) {
   work_ += work;
   seconds_ += seconds;
   switches_ += switches;
-  if (calls_ >= kTrialCalls && seconds_ >= kTrialSeconds) end_trial();
+  if (seconds_ >= (calls_ >= kTrialCalls ? kTrialSeconds : kLongTrial)) end_trial();
 }
 
 double& TeamSize::speed_with(int threads) {

@@ -27,9 +27,11 @@ class TeamSize {
   double& speed_with(int threads);
 
   static constexpr double kTrialSeconds = 0.03;  // several time slices of the operating system
-  static constexpr int kTrialCalls = 4;          // calls that a trial takes at least
+  static constexpr int kTrialCalls = 4;          // calls that a trial takes at least, unless they are long:
+  static constexpr double kLongTrial = 0.3;      // seconds after which a trial ends with the call
   static constexpr int kKeep = 32;               // trials' time between two comparisons
-  static constexpr double kBusyRate = 30;        // lost CPUs per second that tell of other work
+  static constexpr double kBusyRate = 80;        // lost CPUs per second that tell of other work: a busy process takes one from each
+                                                 // thread 100 to 200 times, the kernel's own threads 20
 
   const int most_;
   int best_, current_;
