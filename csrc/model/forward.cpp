@@ -244,8 +244,8 @@ class Model::Step {
 
   const int64_t m_, n_embd_, qkv_width_;
   const Linear& head_;
-  std::vector<int64_t> asked_;  // rows whose logits are wanted
-  float* logits_ = nullptr;     // of these rows: together in the caller's array, in the order of the rows
+  std::vector<int64_t> asked_;        // rows whose logits are wanted
+  float* logits_ = nullptr;           // of these rows: together in the caller's array, in the order of the rows
   int64_t scratch_ = kLinearScratch;  // floats of a thread, for linear layers
   float *hidden_ = nullptr, *normed_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *inner_ = nullptr;
   ActivationBlock *blocks_ = nullptr, *inner_blocks_ = nullptr;

@@ -8,8 +8,8 @@ namespace gptbigcode {
 namespace {
 
 // Consecutive outputs that make an item: eight items a thread, small enough to even out unequal threads, long enough to be one
-// stream of weights; of many rows four, since each item reads the activations of all rows. Where the output is quantised, an item is
-// whole blocks of it.
+// stream of weights; of many rows four, since each item reads the activations of all rows. Where the output is quantised, an item
+// is whole blocks of it.
 int64_t item_outputs(const Linear& layer, const LinearCall& call, int team) {
   constexpr int64_t kStreams = 4;  // tiles that the kernels like to read side by side
   constexpr int64_t kManyRows = 64;
