@@ -130,6 +130,17 @@ class TestTeamSize:
     def test_all_threads_on_a_quiet_machine(self) -> None:
         assert set(self.run(_core.TeamSize(4), lambda threads: 0.01, 0, 500)) == {4}
 
+    @pytest.mark.parametrize("threads", [2, 4, 8, 64])
+    def test_all_threads_beside_those_of_the_kernel(self, threads: int) -> None:
+        """They take every CPU some twenty times a second; calls are long, as those of prompts are."""
+        used = self.run(_core.TeamSize(threads), lambda _: 0.5, threads * 10, 300)
+        assert set(used) == {threads}
+
+    def test_a_trial_of_long_calls_takes_one(self) -> None:
+        used = self.run(_core.TeamSize(2), lambda threads: 1.0 / threads, 200, 300)
+        assert used[:3] == [2, 1, 2]
+        assert used.count(1) < 15
+
     def test_fewer_where_they_are_faster(self) -> None:
         used = self.run(_core.TeamSize(4), lambda threads: 0.01 * (1 + abs(threads - 2)), 5, 2000)
         assert used[0] == 4

@@ -2,7 +2,6 @@
 #include <atomic>
 #include <chrono>
 #include <set>
-#include <utility>
 
 #include "base/error.h"
 #include "base/float_bits.h"
@@ -69,11 +68,11 @@ void Model::forward(const std::vector<Run>& runs, const Outputs& outputs, const 
   const bool decode = n_tokens <= kDecodeRows;
   if (!adaptive_) return run(runs, outputs, decode ? num_threads_ : prefill_threads_, stop);
   TeamSize& team = decode ? decode_team_ : prefill_team_;
+  const int64_t switches = involuntary_switches();
   const auto start = std::chrono::steady_clock::now();
   run(runs, outputs, team.threads(), stop);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  const int64_t before = std::exchange(switches_, involuntary_switches());
-  team.report(decode ? 1 : n_tokens, seconds.count(), switches_ - before);  // the rows of a step are nearly free
+  team.report(decode ? 1 : n_tokens, seconds.count(), involuntary_switches() - switches);  // the rows of a step are nearly free
 }
 
 void Model::run(const std::vector<Run>& runs, const Outputs& outputs, int team, const StopRequested& stop) {
@@ -283,7 +282,8 @@ Model::Step::Step(Model& model, const std::vector<Row>& rows, const HiddenStates
     scratch_ = std::max(scratch_, linear_scratch(layer.c_fc, call, team));
     if (call.out_blocks == nullptr) model.work_.inner.reserve(static_cast<size_t>(m_ * config_.n_inner));
   }
-  model.work_.linear.reserve(static_cast<size_t>(team * scratch_));
+  // For the whole pool: a thread that was put aside in a call with more threads may take an item of this one.
+  model.work_.linear.reserve(static_cast<size_t>(model.pool_.size() * scratch_));
   inner_ = work.inner.data();
 }
 

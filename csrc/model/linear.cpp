@@ -36,7 +36,7 @@ int64_t linear_scratch(const Linear& layer, const LinearCall& call, int team) {
 
 void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& call, int team, int64_t item, float* scratch) {
   const int64_t outputs = item_outputs(layer, call, team), begin = item * outputs, end = std::min(layer.n, begin + outputs);
-  // What is quantised at once waits in the thread's own memory, which stays in its cache.
+  // What is quantised at once waits in the thread's own memory, which is the same for every item and layer.
   const bool own = call.out_blocks != nullptr;
   const int64_t stride = own ? outputs : call.out_stride != 0 ? call.out_stride : layer.n;
   float* out = own ? scratch + kLinearScratch : call.out + begin;

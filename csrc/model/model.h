@@ -89,7 +89,7 @@ class Model {
     AlignedBuffer<float> qkv;                     // [m][n_embd + 2 kv_width]
     AlignedBuffer<float> attended;                // [m][n_embd]
     AlignedBuffer<float> inner;                   // [m][n_inner]; where mlp_c_proj has float weights
-    AlignedBuffer<float> linear;                  // [threads][linear_scratch]
+    AlignedBuffer<float> linear;                  // [threads of the pool][linear_scratch]
     AlignedBuffer<ActivationBlock> blocks;        // [ceil(n_embd / 128)][m]
     AlignedBuffer<ActivationBlock> inner_blocks;  // [ceil(n_inner / 128)][m]
     AlignedBuffer<float> logits;                  // [2 * min(m, 8)][vocab_size], for the head
@@ -110,7 +110,6 @@ class Model {
   const int num_threads_, prefill_threads_;
   const bool adaptive_;
   TeamSize decode_team_, prefill_team_;
-  int64_t switches_ = 0;  // how often threads of the process had lost a CPU when the last call ended
   ThreadPool pool_;
   Attention attention_;
   Workspace work_;

@@ -27,7 +27,7 @@ void TeamSize::try_with(int threads) {
 
 void TeamSize::end_trial() {
   const double speed = static_cast<double>(work_) / seconds_;
-  const bool busy = static_cast<double>(switches_) >= kBusyRate * seconds_;
+  const bool busy = static_cast<double>(switches_) >= kBusyRate * current_ * seconds_;
   speed_with(current_) = speed;
   if (current_ == best_ && !busy) {  // nobody else wants the CPUs
     best_ = most_;

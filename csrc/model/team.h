@@ -30,8 +30,9 @@ class TeamSize {
   static constexpr int kTrialCalls = 4;          // calls that a trial takes at least, unless they are long:
   static constexpr double kLongTrial = 0.3;      // seconds after which a trial ends with the call
   static constexpr int kKeep = 32;               // trials' time between two comparisons
-  static constexpr double kBusyRate = 80;        // lost CPUs per second that tell of other work: a busy process takes one from each
-                                                 // thread 100 to 200 times, the kernel's own threads 20
+  // Lost CPUs per second and thread that tell of other work: the kernel's own threads take each some 20 times a second, and a busy
+  // process takes one 100 to 200 times.
+  static constexpr double kBusyRate = 40;
 
   const int most_;
   int best_, current_;
