@@ -3,7 +3,7 @@
 Windows of `--context` tokens, second halves scored: Kullback-Leibler divergence, in nats, of the next-token distributions from
 those of the float32 weights (this package's, which equal transformers' within 2e-4). llama.cpp runs its own quantisations with
 its own kernels and its default cache (float16). Sizes are those of the weight files. With `--calibration` llama.cpp quantises
-with an importance matrix, too, from the text of these files; "int4 calibrated" uses the same text, or else this package's own.
+with an importance matrix, too, from the text of these files; "int4 calibrated" uses the same text, or else `builtin`.
 
 Seconds to convert, and tokens per second where a short text is continued, are those of `--speed-checkpoint`, whose weights may
 be random. The formats take turns for `--rounds` rounds; speeds are medians, spread in brackets. All formats of both checkpoints

@@ -80,7 +80,7 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
     multiple=True,
     metavar="FILE...|builtin",
     help="Choose the codes of int4 and int6 so that the layers' outputs change least on this text (plain, or .jsonl with a "
-    "text per line); builtin = the source code of this package.",
+    "text per line); builtin = code that comes with this package.",
 )
 @click.option(
     "--calibration-tokens", type=click.IntRange(min=1), default=8192, show_default=True, help="How much of the text is used."
