@@ -9,14 +9,15 @@ namespace {
 
 // Consecutive outputs that make an item: eight items a thread, small enough to even out unequal threads, long enough to be one
 // stream of weights; of many rows four, since each item reads the activations of all rows. Where the output is quantised, an item
-// is whole blocks of it.
+// is whole blocks of it, and so few that what waits for that stays in the second-level cache.
 int64_t item_outputs(const Linear& layer, const LinearCall& call, int team) {
   constexpr int64_t kStreams = 4;  // tiles that the kernels like to read side by side
-  constexpr int64_t kManyRows = 64;
-  const int64_t unit = call.out_blocks == nullptr ? kTileRows : kBlock, units = (layer.n + unit - 1) / unit;
-  const int64_t items = (call.m >= kManyRows && unit == kTileRows ? 4 : 8) * team;
-  const int64_t share = std::max<int64_t>(1, units / items);
-  return unit * (unit == kTileRows && share > kStreams / 2 ? (share + kStreams / 2) / kStreams * kStreams : share);
+  constexpr int64_t kManyRows = 64, kMostBlocks = 4;
+  const bool in_blocks = call.out_blocks != nullptr;
+  const int64_t unit = in_blocks ? kBlock : kTileRows, units = (layer.n + unit - 1) / unit;
+  const int64_t items = (call.m >= kManyRows && !in_blocks ? 4 : 8) * team, share = std::max<int64_t>(1, units / items);
+  if (in_blocks) return unit * std::min(share, kMostBlocks);
+  return unit * (share > kStreams / 2 ? (share + kStreams / 2) / kStreams * kStreams : share);
 }
 
 }  // namespace
