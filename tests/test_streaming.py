@@ -249,7 +249,9 @@ def test_ctrl_c_stops_at_once_and_leaves_the_model_usable(directory: Path, phase
             time.sleep(0.5)
             process.send_signal(signal.SIGINT)
             assert process.stdout.readline() == "interrupted\n"
-            rest, errors = process.communicate(timeout=60)
+            # Not communicate(), which loses what readline() has read beyond the line.
+            rest, errors = process.stdout.read(), process.stderr.read()
+            process.wait(60)
         finally:
             process.kill()
     assert (rest, process.returncode) == ("usable\n", 0), errors
