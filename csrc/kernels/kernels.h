@@ -68,7 +68,7 @@ struct LinearTask {
   bool accumulate;
   float* scratch;  // kLinearScratch floats of this thread, 64-byte aligned; for integer weights
 };
-inline constexpr int64_t kLinearScratch = (512 + 32) * 16 * kTileRows;
+inline constexpr int64_t kLinearScratch = 512 * 16 * kTileRows;
 using LinearKernel = void (*)(const LinearTask&, int64_t tile_begin, int64_t tile_end);
 
 // ---------------------------------------------------------------- the KV cache and attention over it
