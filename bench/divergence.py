@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptbigcode_cpu import AutoTokenizer, _core
-from gptbigcode_cpu.corpus import read_texts
-from gptbigcode_cpu.weights import load_core, open_packed
+from gptbigcode_cpu.common.corpus import read_texts
+from gptbigcode_cpu.store.weights import load_core, open_packed
 
 Logits = NDArray[np.float32]  # [tokens, vocab], of the second half of one window
 

@@ -79,7 +79,7 @@ class GPTBigCodeCPU(Engine):
         import numpy as np
 
         from gptbigcode_cpu._core import KVCache, Sampler
-        from gptbigcode_cpu.weights import load_core, open_packed
+        from gptbigcode_cpu.store.weights import load_core, open_packed
 
         self.model = load_core(open_packed(work / f"gptbigcode-cpu-{dtype}"), workload.threads)
         self.np, self.sampler, self.build = np, Sampler(), self.model.isa

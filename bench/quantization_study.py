@@ -21,20 +21,20 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from gptbigcode_cpu import AutoTokenizer, _core
+from gptbigcode_cpu.common.corpus import read_texts
 from gptbigcode_cpu.convert import convert
-from gptbigcode_cpu.convert.calibrate import Calibration, error_feedback
 from gptbigcode_cpu.convert.checkpoint import Checkpoint
-from gptbigcode_cpu.convert.quantize import column_scales, packed_chunks, stored_rows
-from gptbigcode_cpu.convert.read import read_checkpoint
-from gptbigcode_cpu.convert.sample_text import sample_texts, sample_windows
+from gptbigcode_cpu.convert.output.tokenizer_files import side_files
+from gptbigcode_cpu.convert.quantize.calibrate import Calibration, error_feedback
+from gptbigcode_cpu.convert.quantize.packing import column_scales, packed_chunks, stored_rows
+from gptbigcode_cpu.convert.quantize.sample_text import sample_texts, sample_windows
+from gptbigcode_cpu.convert.sources.read import read_checkpoint
 from gptbigcode_cpu.convert.spec import plan
-from gptbigcode_cpu.convert.tokenizer_files import side_files
-from gptbigcode_cpu.corpus import read_texts
-from gptbigcode_cpu.evaluation import divergence, log_softmax
 from gptbigcode_cpu.fim.trim import encoded
-from gptbigcode_cpu.hub import read_config
-from gptbigcode_cpu.tensors import EMBEDDING, POSITIONS, Role, Scheme
-from gptbigcode_cpu.weights import load_core, open_packed
+from gptbigcode_cpu.hub.paths import read_config
+from gptbigcode_cpu.measure.evaluation import divergence, log_softmax
+from gptbigcode_cpu.store.tensors import EMBEDDING, POSITIONS, Role, Scheme
+from gptbigcode_cpu.store.weights import load_core, open_packed
 
 Floats = NDArray[np.float32]
 Weights = dict[str, Floats]

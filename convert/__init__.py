@@ -17,29 +17,29 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from gptbigcode_cpu.common.progress import Progress
+from gptbigcode_cpu.common.regular_files import checked_path
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.convert import journal
 from gptbigcode_cpu.convert.checkpoint import Checkpoint
-from gptbigcode_cpu.convert.lora import Adapter, adapted_config, open_adapter
-from gptbigcode_cpu.convert.read import read_checkpoint
-from gptbigcode_cpu.convert.sample_text import Calibrate, sample_texts
-from gptbigcode_cpu.convert.spec import Plan, plan
-from gptbigcode_cpu.convert.tokenizer_files import (
+from gptbigcode_cpu.convert.output import journal
+from gptbigcode_cpu.convert.output.tokenizer_files import (
     check_generation,
     side_files,
     with_chat_template,
     with_tokenizer_of,
 )
-from gptbigcode_cpu.convert.write import available_bytes, check_target, replacing, scratch
+from gptbigcode_cpu.convert.output.write import available_bytes, check_target, replacing, scratch
+from gptbigcode_cpu.convert.quantize.sample_text import Calibrate, sample_texts
+from gptbigcode_cpu.convert.sources.lora import Adapter, adapted_config, open_adapter
+from gptbigcode_cpu.convert.sources.read import read_checkpoint
+from gptbigcode_cpu.convert.spec import Plan, plan
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
-from gptbigcode_cpu.hub import read_config, resolve, resolve_adapter
-from gptbigcode_cpu.kernel_set import kernel_name, warn_if_slow
-from gptbigcode_cpu.precision import plain_name
-from gptbigcode_cpu.progress import Progress
-from gptbigcode_cpu.regular_files import checked_path
-from gptbigcode_cpu.room import what_would_fit
-from gptbigcode_cpu.tensors import CALIBRATED, DTYPES, Scheme
-from gptbigcode_cpu.weights import FORMAT_VERSION, check_num_threads, is_packed, open_packed
+from gptbigcode_cpu.hub.paths import read_config, resolve, resolve_adapter
+from gptbigcode_cpu.store.kernel_set import kernel_name, warn_if_slow
+from gptbigcode_cpu.store.precision import plain_name
+from gptbigcode_cpu.store.room import what_would_fit
+from gptbigcode_cpu.store.tensors import CALIBRATED, DTYPES, Scheme
+from gptbigcode_cpu.store.weights import FORMAT_VERSION, check_num_threads, is_packed, open_packed
 
 __all__ = ["Calibrate", "ConversionReport", "convert", "exact_dtype"]
 
@@ -163,7 +163,7 @@ def convert(
     texts = [] if calibrate is None and not aims else sample_texts("builtin" if calibrate is None else calibrate)
     notes = (*(merged.note for merged in adapters), *work.notes, *notes, *chat_notes)
     if aims:
-        from gptbigcode_cpu.convert.sensitivity import SAMPLE_TOKENS, Sensitivity
+        from gptbigcode_cpu.convert.quantize.sensitivity import SAMPLE_TOKENS, Sensitivity
 
         sensitivity = Sensitivity(checkpoint, scheme, keep)
         sensitivity.check(target_size)
@@ -222,7 +222,7 @@ def exact_dtype(source: Path) -> str:
     """The storage type that holds the weights of a plain checkpoint as they are: ``bfloat16``, or else ``float32``.
 
     Args:
-        source: What `gptbigcode_cpu.hub.resolve` found.
+        source: What `gptbigcode_cpu.hub.paths.resolve` found.
 
     Raises:
         GPTBigCodeError: As `convert` does of the checkpoint.

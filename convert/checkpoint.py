@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.common.progress import Progress
+from gptbigcode_cpu.convert.output.tokenizer_files import json_bytes, write_side_files
+from gptbigcode_cpu.convert.output.write import header_bytes
 from gptbigcode_cpu.convert.spec import Plan
-from gptbigcode_cpu.convert.tokenizer_files import json_bytes, write_side_files
-from gptbigcode_cpu.convert.write import header_bytes
-from gptbigcode_cpu.progress import Progress
-from gptbigcode_cpu.tensors import Scheme
-from gptbigcode_cpu.weights import FORMAT_VERSION, QUANT_METHOD, WEIGHTS_NAME
+from gptbigcode_cpu.store.tensors import Scheme
+from gptbigcode_cpu.store.weights import FORMAT_VERSION, QUANT_METHOD, WEIGHTS_NAME
 
 if TYPE_CHECKING:
-    from gptbigcode_cpu.convert.journal import Journal
+    from gptbigcode_cpu.convert.output.journal import Journal
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Checkpoint:
 
     def windows(self, texts: Sequence[str], n_tokens: int) -> NDArray[np.int32]:
         """Sample text for this model, see `sample_text.sample_windows`."""
-        from gptbigcode_cpu.convert.sample_text import sample_windows
+        from gptbigcode_cpu.convert.quantize.sample_text import sample_windows
         from gptbigcode_cpu.tokenizer import AutoTokenizer
 
         with TemporaryDirectory() as name:  # the tokenizer may not be a file yet
@@ -74,7 +74,7 @@ class Checkpoint:
             windows: The sample text.
         """
         # Loads the core, which a dry run does without.
-        from gptbigcode_cpu.convert.weights_file import WeightsFile
+        from gptbigcode_cpu.convert.output.weights_file import WeightsFile
 
         write_side_files(self.files, directory, self.work.config)
         weights = WeightsFile(self.work, scheme, *self.header(scheme), num_threads, progress)

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.common.messages import listed, shown
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.convert.floats import FLOATS, to_float32
-from gptbigcode_cpu.convert.read import Rows, SourceTensor
+from gptbigcode_cpu.convert.sources.floats import FLOATS, to_float32
+from gptbigcode_cpu.convert.sources.read import Rows, SourceTensor
 from gptbigcode_cpu.errors import CheckpointError
-from gptbigcode_cpu.messages import listed, shown
-from gptbigcode_cpu.tensors import (
+from gptbigcode_cpu.store.tensors import (
     EMBEDDING,
     LM_HEAD,
     Role,

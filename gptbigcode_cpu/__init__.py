@@ -16,36 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .auto import (
-        AutoConfig,
-        AutoModel,
-        AutoModelForCausalLM,
-        AutoModelForSequenceClassification,
-        AutoModelForTokenClassification,
-    )
-    from .cache import DynamicCache
-    from .classification import GPTBigCodeForSequenceClassification, GPTBigCodeForTokenClassification
-    from .config import GPTBigCodeConfig, PreTrainedConfig, PretrainedConfig
-    from .errors import (
-        CheckpointError,
-        ConfigError,
-        ContextLengthError,
-        DiskSpaceError,
-        ForkError,
-        FormatError,
-        GPTBigCodeError,
-        InputError,
-        KernelError,
-        MissingDependencyError,
-        ModelNotFoundError,
-        PicklingError,
-        ThreadLimitError,
-        TokenizerError,
-        UnsupportedError,
-    )
-    from .generation import GenerationConfig
-    from .generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
-    from .generation.processors import (
+    from gptbigcode_cpu.config import GPTBigCodeConfig, PreTrainedConfig, PretrainedConfig
+    from gptbigcode_cpu.engine.logits.processors import (
         EncoderNoRepeatNGramLogitsProcessor,
         EncoderRepetitionPenaltyLogitsProcessor,
         ExponentialDecayLengthPenalty,
@@ -65,16 +37,8 @@ if TYPE_CHECKING:
         SuppressTokensAtBeginLogitsProcessor,
         SuppressTokensLogitsProcessor,
     )
-    from .generation.scoring import TokenScores
-    from .generation.stopping import (
-        EosTokenCriteria,
-        MaxLengthCriteria,
-        MaxTimeCriteria,
-        StoppingCriteria,
-        StoppingCriteriaList,
-        StopStringCriteria,
-    )
-    from .generation.warpers import (
+    from gptbigcode_cpu.engine.logits.structured import StructuredLogitsProcessor
+    from gptbigcode_cpu.engine.logits.warpers import (
         EpsilonLogitsWarper,
         EtaLogitsWarper,
         MinPLogitsWarper,
@@ -84,16 +48,55 @@ if TYPE_CHECKING:
         TopPLogitsWarper,
         TypicalLogitsWarper,
     )
-    from .incremental import IncrementalDecoder
-    from .modeling import GPT2LMHeadModel, GPTBigCodeForCausalLM, GPTBigCodeModel
-    from .outputs import (
+    from gptbigcode_cpu.errors import (
+        CheckpointError,
+        ConfigError,
+        ContextLengthError,
+        DiskSpaceError,
+        ForkError,
+        FormatError,
+        GPTBigCodeError,
+        InputError,
+        KernelError,
+        MissingDependencyError,
+        ModelNotFoundError,
+        PicklingError,
+        ThreadLimitError,
+        TokenizerError,
+        UnsupportedError,
+    )
+    from gptbigcode_cpu.generation import GenerationConfig
+    from gptbigcode_cpu.generation.cache import DynamicCache
+    from gptbigcode_cpu.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+    from gptbigcode_cpu.generation.scoring import TokenScores
+    from gptbigcode_cpu.generation.seeding import set_seed
+    from gptbigcode_cpu.generation.stopping import (
+        EosTokenCriteria,
+        MaxLengthCriteria,
+        MaxTimeCriteria,
+        StoppingCriteria,
+        StoppingCriteriaList,
+        StopStringCriteria,
+    )
+    from gptbigcode_cpu.generation.streamers import AsyncTextIteratorStreamer, BaseStreamer, TextIteratorStreamer, TextStreamer
+    from gptbigcode_cpu.models.auto import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    )
+    from gptbigcode_cpu.models.base import PreTrainedModel
+    from gptbigcode_cpu.models.causal_lm import GPT2LMHeadModel, GPTBigCodeForCausalLM, GPTBigCodeModel
+    from gptbigcode_cpu.models.classification import GPTBigCodeForSequenceClassification, GPTBigCodeForTokenClassification
+    from gptbigcode_cpu.models.outputs import (
         BaseModelOutputWithPastAndCrossAttentions,
         CausalLMOutputWithCrossAttentions,
         ModelOutput,
         SequenceClassifierOutputWithPast,
         TokenClassifierOutput,
     )
-    from .pipelines import (
+    from gptbigcode_cpu.pipelines import (
         FeatureExtractionPipeline,
         TextClassificationPipeline,
         TextGenerationOptions,
@@ -101,12 +104,8 @@ if TYPE_CHECKING:
         TokenClassificationPipeline,
         pipeline,
     )
-    from .precision import BitsAndBytesConfig
-    from .pretrained import PreTrainedModel
-    from .seeding import set_seed
-    from .streamers import AsyncTextIteratorStreamer, BaseStreamer, TextIteratorStreamer, TextStreamer
-    from .structured import StructuredLogitsProcessor
-    from .tokenizer import (
+    from gptbigcode_cpu.store.precision import BitsAndBytesConfig
+    from gptbigcode_cpu.tokenizer import (
         AutoTokenizer,
         BatchEncoding,
         CharSpan,
@@ -118,7 +117,8 @@ if TYPE_CHECKING:
         PreTrainedTokenizerFast,
         TokenSpan,
     )
-    from .utils import logging
+    from gptbigcode_cpu.tokenizer.incremental import IncrementalDecoder
+    from gptbigcode_cpu.utils import logging
 
 __all__ = [
     "AsyncTextIteratorStreamer",
@@ -222,19 +222,19 @@ __all__ = [
 
 _MODULE_OF = {
     **dict.fromkeys(("GPTBigCodeConfig", "PreTrainedConfig", "PretrainedConfig"), "config"),
-    "BitsAndBytesConfig": "precision",
+    "BitsAndBytesConfig": "store.precision",
     "logging": "utils",
-    "set_seed": "seeding",
+    "set_seed": "generation.seeding",
     "GenerationConfig": "generation",
-    "StructuredLogitsProcessor": "structured",
+    "StructuredLogitsProcessor": "engine.logits.structured",
     "TokenScores": "generation.scoring",
-    "IncrementalDecoder": "incremental",
-    **{name: "auto" for name in __all__ if name.startswith(("AutoConfig", "AutoModel"))},
-    "DynamicCache": "cache",
-    **dict.fromkeys(("GPTBigCodeForSequenceClassification", "GPTBigCodeForTokenClassification"), "classification"),
-    **dict.fromkeys(("GPT2LMHeadModel", "GPTBigCodeForCausalLM", "GPTBigCodeModel"), "modeling"),
-    "PreTrainedModel": "pretrained",
-    **{name: "outputs" for name in __all__ if "Output" in name},
+    "IncrementalDecoder": "tokenizer.incremental",
+    **{name: "models.auto" for name in __all__ if name.startswith(("AutoConfig", "AutoModel"))},
+    "DynamicCache": "generation.cache",
+    **dict.fromkeys(("GPTBigCodeForSequenceClassification", "GPTBigCodeForTokenClassification"), "models.classification"),
+    **dict.fromkeys(("GPT2LMHeadModel", "GPTBigCodeForCausalLM", "GPTBigCodeModel"), "models.causal_lm"),
+    "PreTrainedModel": "models.base",
+    **{name: "models.outputs" for name in __all__ if "Output" in name},
     **dict.fromkeys(("TextGenerationOptions", "pipeline"), "pipelines"),
     **{name: "pipelines" for name in __all__ if name.endswith("Pipeline")},
     **dict.fromkeys(
@@ -258,7 +258,7 @@ _MODULE_OF = {
             "SuppressTokensAtBeginLogitsProcessor",
             "SuppressTokensLogitsProcessor",
         ),
-        "generation.processors",
+        "engine.logits.processors",
     ),
     **dict.fromkeys(
         (
@@ -282,10 +282,10 @@ _MODULE_OF = {
             "TopPLogitsWarper",
             "TypicalLogitsWarper",
         ),
-        "generation.warpers",
+        "engine.logits.warpers",
     ),
     **dict.fromkeys(("GenerateBeamDecoderOnlyOutput", "GenerateDecoderOnlyOutput"), "generation.outputs"),
-    **{name: "streamers" for name in __all__ if name.endswith("Streamer")},
+    **{name: "generation.streamers" for name in __all__ if name.endswith("Streamer")},
     **{name: "tokenizer" for name in __all__ if "Tokenizer" in name and not name.endswith("Error")},
     **dict.fromkeys(("BatchEncoding", "CharSpan", "TokenSpan"), "tokenizer"),
     **{name: "errors" for name in __all__ if name.endswith("Error")},

@@ -133,7 +133,7 @@ def core_model() -> Callable[..., Any]:
 
     def load(directory: Path, isa: str = "", num_threads: int = 1, kv_dtype: str = "auto", prefill_threads: int = 0) -> Any:
         from gptbigcode_cpu import _core
-        from gptbigcode_cpu.weights import open_packed, resolve_kv_dtype
+        from gptbigcode_cpu.store.weights import open_packed, resolve_kv_dtype
 
         packed = open_packed(directory)
         config = packed.config

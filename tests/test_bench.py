@@ -16,7 +16,7 @@ import pytest
 from gptbigcode_cpu import AutoTokenizer
 from gptbigcode_cpu._core import kernel_names
 from gptbigcode_cpu.convert import convert
-from gptbigcode_cpu.tensor_file import map_tensor_file
+from gptbigcode_cpu.store.tensor_file import map_tensor_file
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 SMALL = ["--layers", "2", "--embd", "128", "--heads", "2", "--inner", "256", "--vocab", "512", "--positions", "128"]

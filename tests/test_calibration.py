@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from oracle.arrays import Floats, random_floats
 
 from gptbigcode_cpu import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, _core
-from gptbigcode_cpu.convert import calibrate, convert, journal
-from gptbigcode_cpu.convert.calibrate import error_feedback
-from gptbigcode_cpu.convert.sample_text import BUILTIN, sample_texts, sample_windows
+from gptbigcode_cpu.convert import convert
+from gptbigcode_cpu.convert.output import journal
+from gptbigcode_cpu.convert.quantize import calibrate
+from gptbigcode_cpu.convert.quantize.calibrate import error_feedback
+from gptbigcode_cpu.convert.quantize.sample_text import BUILTIN, sample_texts, sample_windows
 from gptbigcode_cpu.errors import InputError, TokenizerError
-from gptbigcode_cpu.evaluation import evaluate
-from gptbigcode_cpu.tensors import CALIBRATED, StoredTensor
+from gptbigcode_cpu.measure.evaluation import evaluate
+from gptbigcode_cpu.store.tensors import CALIBRATED, StoredTensor
 
 
 def correlated(n: int, k: int, seed: int = 0) -> Floats:
@@ -198,7 +200,7 @@ def test_inputs_are_those_of_the_model(
                 streams.append(self.hidden.copy())
             return found
 
-    monkeypatch.setattr("gptbigcode_cpu.convert.weights_file.Calibration", Recording)
+    monkeypatch.setattr("gptbigcode_cpu.convert.output.weights_file.Calibration", Recording)
     source = make_checkpoint(tmp_path / "source", n_layer=3, **fields)
     embeddings = {
         "transformer.wte.weight": "float32",
@@ -242,7 +244,7 @@ class TestResuming:
         code = f"""
 import os, sys
 from gptbigcode_cpu.cli import main
-from gptbigcode_cpu.convert.journal import Journal
+from gptbigcode_cpu.convert.output.journal import Journal
 save = Journal.save
 def stop(self, layer, file, hidden):
     save(self, layer, file, hidden)

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer
 from gptbigcode_cpu.cli.convert import convert as command
 from gptbigcode_cpu.convert import convert
-from gptbigcode_cpu.convert.choose import CHOICES, Choice, Part, choose
+from gptbigcode_cpu.convert.quantize.choose import CHOICES, Choice, Part, choose
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.evaluation import evaluate
-from gptbigcode_cpu.weights import open_packed
+from gptbigcode_cpu.measure.evaluation import evaluate
+from gptbigcode_cpu.store.weights import open_packed
 
 BITS = {"int4": 4, "int6": 6, "int8": 8}
 

@@ -21,8 +21,8 @@ import pytest
 from gptbigcode_cpu import errors
 from gptbigcode_cpu.cli import exit_codes, run
 from gptbigcode_cpu.cli.generate import until_stop
-from gptbigcode_cpu.names import SHORT_NAMES
-from gptbigcode_cpu.sizes import human_bytes
+from gptbigcode_cpu.common.sizes import human_bytes
+from gptbigcode_cpu.hub.names import SHORT_NAMES
 
 PROGRAM = [sys.executable, "-m", "gptbigcode_cpu"]
 PROMPT = "def fibonacci(n):"
@@ -381,7 +381,7 @@ def test_unexpected_error_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: p
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("bug")
 
-    monkeypatch.setattr("gptbigcode_cpu.hub.resolve", fail)
+    monkeypatch.setattr("gptbigcode_cpu.hub.paths.resolve", fail)
     assert run(["info", "demo"]) == exit_codes.UNEXPECTED
     assert capsys.readouterr().err == "error: RuntimeError: bug (--debug shows where)\n"
 

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
-from gptbigcode_cpu import _core, benchmark, errors, hub
-from gptbigcode_cpu.benchmark import Call, Limits, Timing, Work, least_work, weights_of_a_step
+from gptbigcode_cpu import _core, errors
 from gptbigcode_cpu.cli.bench import _as_text
-from gptbigcode_cpu.weights import open_packed
+from gptbigcode_cpu.hub import paths as hub
+from gptbigcode_cpu.measure import benchmark
+from gptbigcode_cpu.measure.benchmark import Call, Limits, Timing, Work, least_work, weights_of_a_step
+from gptbigcode_cpu.store.weights import open_packed
 
 PROGRAM = [sys.executable, "-m", "gptbigcode_cpu", "bench"]
 QUICK = ["--prompt-tokens", "40", "--new-tokens", "3", "--threads", "1", "--repeat", "2"]

@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-m", "gptbigcode_cpu"]
 WAITING = """
 import sys, time
 from gptbigcode_cpu.cli import main
-from gptbigcode_cpu.convert.weights_file import WeightsFile
+from gptbigcode_cpu.convert.output.weights_file import WeightsFile
 
 def wait(self, file):
     print("ready", flush=True)
@@ -168,7 +168,8 @@ def test_a_cache_that_is_named_relative_to_the_current_directory(
 
 
 def test_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gptbigcode_cpu import InputError, conversions
+    from gptbigcode_cpu import InputError
+    from gptbigcode_cpu.models import conversions
 
     def no_home(_path: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
@@ -185,7 +186,8 @@ def test_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_damaged_conversion_in_the_cache_is_made_again(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gptbigcode_cpu import AutoModelForCausalLM, conversions
+    from gptbigcode_cpu import AutoModelForCausalLM
+    from gptbigcode_cpu.models import conversions
 
     monkeypatch.setenv("GPTBIGCODE_CPU_CACHE", str(tmp_path))
     right = AutoModelForCausalLM.from_pretrained(checkpoint)([[1, 2]], return_dict=True).logits

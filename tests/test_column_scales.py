@@ -13,9 +13,9 @@ from oracle.random_models import full_config, random_state, write_safetensors
 
 from gptbigcode_cpu import AutoModelForCausalLM, _core
 from gptbigcode_cpu.convert import convert
-from gptbigcode_cpu.convert.read import read_checkpoint
-from gptbigcode_cpu.evaluation import divergence, log_softmax
-from gptbigcode_cpu.weights import PackedModel, open_packed
+from gptbigcode_cpu.convert.sources.read import read_checkpoint
+from gptbigcode_cpu.measure.evaluation import divergence, log_softmax
+from gptbigcode_cpu.store.weights import PackedModel, open_packed
 
 MakeCheckpoint = Callable[..., Path]
 SMALL: dict[str, Any] = {"n_embd": 36, "n_head": 3, "n_inner": 50, "n_positions": 7, "vocab_size": 270, "n_layer": 2}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gptbigcode_cpu import _core
 from gptbigcode_cpu.config import DEFAULTS, GPTBigCodeConfig
-from gptbigcode_cpu.config_checks import LIMITS
+from gptbigcode_cpu.config.checks import LIMITS
 from gptbigcode_cpu.errors import ConfigError, InputError, ModelNotFoundError
 
 MINIMAL = {"model_type": "gpt_bigcode"}

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from gptbigcode_cpu import AutoModelForCausalLM, conversions
+from gptbigcode_cpu import AutoModelForCausalLM
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.hub import packed_dir
-from gptbigcode_cpu.weights import FORMAT_VERSION
+from gptbigcode_cpu.hub.paths import packed_dir
+from gptbigcode_cpu.models import conversions
+from gptbigcode_cpu.store.weights import FORMAT_VERSION
 
 MakeCheckpoint = Callable[..., Path]
 SMALL: dict[str, Any] = {"n_embd": 36, "n_head": 3, "n_inner": 50, "n_positions": 7, "vocab_size": 270, "n_layer": 1}
@@ -38,7 +39,7 @@ def make(cache: Path, tmp_path: Path, make_checkpoint: MakeCheckpoint) -> Callab
 
     def convert(seed: int, last_used: int, dtype: str = "int8") -> Path:
         source = make_checkpoint(tmp_path / f"model-{seed}", seed=seed, **SMALL)
-        code = "import sys; from gptbigcode_cpu.hub import packed_dir; print(packed_dir(sys.argv[1], sys.argv[2]))"
+        code = "import sys; from gptbigcode_cpu.hub.paths import packed_dir; print(packed_dir(sys.argv[1], sys.argv[2]))"
         done = subprocess.run([sys.executable, "-c", code, str(source), dtype], capture_output=True, text=True, check=True)
         path = Path(done.stdout.strip())
         os.utime(path, (last_used, last_used))

@@ -16,8 +16,8 @@ from oracle.random_models import full_config, random_state, to_bfloat16, write_s
 from gptbigcode_cpu import _core
 from gptbigcode_cpu.convert import ConversionReport, convert
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, InputError, ModelNotFoundError
-from gptbigcode_cpu.tensors import Scheme
-from gptbigcode_cpu.weights import PackedModel, open_packed
+from gptbigcode_cpu.store.tensors import Scheme
+from gptbigcode_cpu.store.weights import PackedModel, open_packed
 
 MakeCheckpoint = Callable[..., Path]
 State = Mapping[str, NDArray[np.float32]]
@@ -213,7 +213,7 @@ def test_large_matrices_are_packed_in_pieces(
 ) -> None:
     source = make_checkpoint(tmp_path / "source", multi_query=False, **SMALL)
     convert(source, tmp_path / "whole")
-    monkeypatch.setattr("gptbigcode_cpu.convert.quantize._CHUNK_BYTES", 5000)
+    monkeypatch.setattr("gptbigcode_cpu.convert.quantize.packing._CHUNK_BYTES", 5000)
     convert(source, tmp_path / "pieces")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "pieces")]
     assert weights[0] == weights[1]
@@ -336,7 +336,7 @@ def test_values_that_are_not_finite(
 def test_the_place_of_a_bad_value_counts_from_the_start_of_the_tensor(
     tmp_path: Path, make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch, name: str, row: int
 ) -> None:
-    monkeypatch.setattr("gptbigcode_cpu.convert.quantize._CHUNK_BYTES", 100)
+    monkeypatch.setattr("gptbigcode_cpu.convert.quantize.packing._CHUNK_BYTES", 100)
     state = random_state(full_config(**SMALL))
     state[name].reshape(len(state[name]), -1)[row, -1] = np.nan
     with pytest.raises(CheckpointError, match=rf"tensor {name} has the value nan at \[{row}\b"):

@@ -14,7 +14,7 @@ from oracle.random_models import full_config, random_state, to_bfloat16
 
 from gptbigcode_cpu import _core
 from gptbigcode_cpu.convert import convert
-from gptbigcode_cpu.convert.floats import finite_float32, to_float32
+from gptbigcode_cpu.convert.sources.floats import finite_float32, to_float32
 from gptbigcode_cpu.errors import CheckpointError
 
 MakeCheckpoint = Callable[..., Path]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from oracle.random_models import full_config, random_state
 
 from gptbigcode_cpu.convert import convert
-from gptbigcode_cpu.convert.read import read_checkpoint
+from gptbigcode_cpu.convert.sources.read import read_checkpoint
 from gptbigcode_cpu.errors import CheckpointError, MissingDependencyError, ModelNotFoundError
 
 MakeCheckpoint = Callable[..., Path]
@@ -75,7 +75,7 @@ def test_bin_files_are_mapped_anew_to_bound_the_memory(
     source = make_checkpoint(tmp_path / "source", **SMALL)
     expected = converted_bytes(source, tmp_path / "expected")
     write_bin(source, torch_state("float32"))
-    monkeypatch.setattr("gptbigcode_cpu.convert.pytorch_files._RELOAD_BYTES", 5000)
+    monkeypatch.setattr("gptbigcode_cpu.convert.sources.pytorch_files._RELOAD_BYTES", 5000)
     assert converted_bytes(source, tmp_path / "out") == expected
 
 

@@ -21,12 +21,13 @@ from hypothesis import strategies as st
 from oracle.random_models import full_config
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.convert import convert, write
-from gptbigcode_cpu.convert.write import header_bytes, replacing
+from gptbigcode_cpu.convert import convert
+from gptbigcode_cpu.convert.output import write
+from gptbigcode_cpu.convert.output.write import header_bytes, replacing
 from gptbigcode_cpu.errors import DiskSpaceError, InputError, KernelError
-from gptbigcode_cpu.tensor_file import parse_header
-from gptbigcode_cpu.tensors import decoder_tensors
-from gptbigcode_cpu.weights import open_packed
+from gptbigcode_cpu.store.tensor_file import parse_header
+from gptbigcode_cpu.store.tensors import decoder_tensors
+from gptbigcode_cpu.store.weights import open_packed
 
 MakeCheckpoint = Callable[..., Path]
 
@@ -172,7 +173,7 @@ def test_a_disk_that_is_too_small_is_noticed_first(
 ) -> None:
     needed = convert(source, tmp_path / "other", dry_run=True).output_bytes
     usage = shutil.disk_usage(tmp_path)._replace(free=needed - 1)
-    monkeypatch.setattr("gptbigcode_cpu.convert.write.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("gptbigcode_cpu.convert.output.write.shutil.disk_usage", lambda _: usage)
     with pytest.raises(DiskSpaceError, match=f"needs {needed:,} bytes.*has {needed - 1:,} left"):
         convert(source, existing, overwrite=True)
     assert names(tmp_path) == {"source", "out"}
@@ -254,7 +255,7 @@ def test_the_target_is_at_no_time_incomplete(tmp_path: Path, source: Path, exist
     script = """
         import sys
         from pathlib import Path
-        from gptbigcode_cpu.weights import open_packed
+        from gptbigcode_cpu.store.weights import open_packed
         print("watching", flush=True)
         while not Path(sys.argv[2]).exists():
             open_packed(Path(sys.argv[1]))

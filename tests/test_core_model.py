@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from numpy.typing import NDArray
 
-from gptbigcode_cpu import _core, hub
+from gptbigcode_cpu import _core
+from gptbigcode_cpu.hub import paths as hub
 
 DTYPES = ["float32", "bfloat16", "int8", "int6", "int4"]
 OTHERS = [name for name in _core.supported_kernel_names() if name != "scalar"]
@@ -359,7 +360,7 @@ def test_a_signal_stops_a_prefill_between_layers_and_leaves_the_cache_alone(run_
 @pytest.fixture
 def parts(packed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tensors and arguments of a small int8 model, to be spoiled."""
-    from gptbigcode_cpu.weights import open_packed
+    from gptbigcode_cpu.store.weights import open_packed
 
     model = open_packed(packed("one key head", "int8"))
     config = model.config

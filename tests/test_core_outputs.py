@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from oracle.arrays import assert_same_bits
 
 from gptbigcode_cpu import _core
-from gptbigcode_cpu.weights import open_packed
+from gptbigcode_cpu.store.weights import open_packed
 
 SHAPES: dict[str, dict[str, Any]] = {
     "one key head": {"n_positions": 700, "n_layer": 3},

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, evaluation
-from gptbigcode_cpu.corpus import read_texts
+from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer
+from gptbigcode_cpu.common.corpus import read_texts
 from gptbigcode_cpu.errors import ContextLengthError, InputError, TokenizerError
-from gptbigcode_cpu.evaluation import Comparison, Evaluation, evaluate, mean_and_stderr
+from gptbigcode_cpu.measure import evaluation
+from gptbigcode_cpu.measure.evaluation import Comparison, Evaluation, evaluate, mean_and_stderr
 
 TEXTS = ["def add(a, b):\n    return a + b\n\n\nprint(add(1, 2))\n", "for i in range(10):\n    print(i)\n" * 8]
 

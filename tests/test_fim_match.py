@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, fim, hub
+from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, fim
 from gptbigcode_cpu.errors import ContextLengthError, InputError
-from gptbigcode_cpu.fim import match
-from gptbigcode_cpu.fim.match import ExactMatch, Gap, choose_gaps, exact_match, wilson_interval
+from gptbigcode_cpu.hub import paths as hub
+from gptbigcode_cpu.measure import hidden_lines as match
+from gptbigcode_cpu.measure.hidden_lines import ExactMatch, Gap, choose_gaps, exact_match, wilson_interval
 
 SOURCES = [path.read_text(encoding="utf-8") for path in sorted(Path(match.__file__).parents[1].glob("*.py"))]
 

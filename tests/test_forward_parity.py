@@ -14,7 +14,7 @@ from oracle import forward_cases
 from oracle.forward_cases import MODELS, answers, assert_like, cases_of, model_arguments
 
 import gptbigcode_cpu
-from gptbigcode_cpu.calls import NAMES
+from gptbigcode_cpu.models.forward import NAMES
 
 TOLERANCE = 2e-4  # as in test_parity.py
 

@@ -14,7 +14,7 @@ import pytest
 
 from gptbigcode_cpu import GPTBigCodeError, _core
 from gptbigcode_cpu.convert import convert
-from gptbigcode_cpu.weights import load_core, open_packed
+from gptbigcode_cpu.store.weights import load_core, open_packed
 
 SECONDS = float(os.environ.get("GPTBIGCODE_CPU_FUZZ_SECONDS", "3"))
 DIGITS = b"0123456789"

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM
+from gptbigcode_cpu.engine import rows as loop_module
+from gptbigcode_cpu.engine.prefill import CHUNK_TOKENS, _chunks
 from gptbigcode_cpu.errors import ConfigError, ContextLengthError, FormatError, InputError, ModelNotFoundError
 from gptbigcode_cpu.generation import GenerationConfig
-from gptbigcode_cpu.generation import loop as loop_module
-from gptbigcode_cpu.generation.prefill import CHUNK_TOKENS, _chunks
 from gptbigcode_cpu.tokenizer import AutoTokenizer
 
 PROMPTS = ["def fibonacci(n):", "import os\nimport sys\n\n", "class A:"]

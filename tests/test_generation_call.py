@@ -29,11 +29,11 @@ from gptbigcode_cpu import (
     _core,
     pipeline,
 )
+from gptbigcode_cpu.engine.logits import processors as p
+from gptbigcode_cpu.engine.logits import warpers as w
+from gptbigcode_cpu.engine.logits.chain import build_chain
+from gptbigcode_cpu.engine.rows import token_steps
 from gptbigcode_cpu.errors import ContextLengthError, InputError
-from gptbigcode_cpu.generation import processors as p
-from gptbigcode_cpu.generation import warpers as w
-from gptbigcode_cpu.generation.chain import build_chain
-from gptbigcode_cpu.generation.loop import token_steps
 
 PROMPT = [7, 8, 9, 10]
 BATCH: dict[str, Any] = {"inputs": [[4, 4, 7, 8], [20, 21, 22, 23], [4, 30, 31, 32]]}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from oracle import generation_cases as cases
 
 from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM
-from gptbigcode_cpu.generation import processors, warpers
+from gptbigcode_cpu.engine.logits import processors, warpers
 from gptbigcode_cpu.tokenizer import AutoTokenizer, GPTBigCodeTokenizer
 
 ORACLE = Path(__file__).parent / "oracle" / "generation.npz"

@@ -21,8 +21,9 @@ from oracle.gguf_models import Tensors, gguf_bytes, model_pairs, model_tensors
 from oracle.random_models import full_config, random_state, write_safetensors
 
 from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer
-from gptbigcode_cpu.convert import convert, gguf_files
-from gptbigcode_cpu.convert.read import read_checkpoint
+from gptbigcode_cpu.convert import convert
+from gptbigcode_cpu.convert.sources import gguf as gguf_files
+from gptbigcode_cpu.convert.sources.read import read_checkpoint
 from gptbigcode_cpu.errors import (
     CheckpointError,
     ConfigError,
@@ -31,7 +32,7 @@ from gptbigcode_cpu.errors import (
     MissingDependencyError,
     ModelNotFoundError,
 )
-from gptbigcode_cpu.hub import packed_dir, read_config, resolve
+from gptbigcode_cpu.hub.paths import packed_dir, read_config, resolve
 
 MakeCheckpoint = Callable[..., Path]
 # A row has a whole number of blocks of 256.
@@ -184,7 +185,7 @@ def test_rows_are_dequantised_a_few_at_a_time(tmp_path: Path, monkeypatch: pytes
 
     expected = converted_bytes(tmp_path / "model.gguf", tmp_path / "expected")
     monkeypatch.setattr(gguf, "dequantize", counting)
-    monkeypatch.setattr("gptbigcode_cpu.convert.quantize._CHUNK_BYTES", 64 << 10)
+    monkeypatch.setattr("gptbigcode_cpu.convert.quantize.packing._CHUNK_BYTES", 64 << 10)
     assert converted_bytes(tmp_path / "model.gguf", tmp_path / "out") == expected
     assert most == 64  # rows of 256 float32
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from oracle.gguf_models import Tensors, gguf_bytes, model_pairs, model_tensors
 from oracle.random_models import full_config, random_state
 
-from gptbigcode_cpu.convert import convert, gguf_header
-from gptbigcode_cpu.convert.gguf_header import GGUFError, map_gguf
+from gptbigcode_cpu.common import gguf_header
+from gptbigcode_cpu.common.gguf_header import GGUFError, map_gguf
+from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.errors import CheckpointError, GPTBigCodeError
 
 FIELDS = full_config(n_embd=32, n_head=2, n_inner=32, n_positions=4, vocab_size=262, n_layer=1)

@@ -66,7 +66,7 @@ def test_types_of_16_bits(tmp_path: Path, same: Callable[..., None], storage: st
 def test_weights_of_many_chunks(
     tmp_path: Path, same: Callable[..., None], monkeypatch: pytest.MonkeyPatch, multi_query: bool
 ) -> None:
-    monkeypatch.setattr("gptbigcode_cpu.convert.quantize._CHUNK_BYTES", 3000)
+    monkeypatch.setattr("gptbigcode_cpu.convert.quantize.packing._CHUNK_BYTES", 3000)
     config = SMALL | {"multi_query": multi_query}
     same(write_gpt2(tmp_path / "source", **config), **config)
 

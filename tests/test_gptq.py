@@ -14,9 +14,9 @@ from oracle.random_models import full_config, random_state, to_bfloat16
 
 from gptbigcode_cpu import AutoModelForCausalLM
 from gptbigcode_cpu.convert import convert
-from gptbigcode_cpu.convert.gptq import dequantised
-from gptbigcode_cpu.convert.gptq_config import Method, method_of
-from gptbigcode_cpu.convert.read import SourceTensor, read_checkpoint
+from gptbigcode_cpu.convert.sources.gptq import dequantised
+from gptbigcode_cpu.convert.sources.gptq_config import Method, method_of
+from gptbigcode_cpu.convert.sources.read import SourceTensor, read_checkpoint
 from gptbigcode_cpu.errors import CheckpointError, ConfigError
 
 MakeCheckpoint = Callable[..., Path]
@@ -257,7 +257,7 @@ def test_rows_are_dequantised_a_few_at_a_time(
         source, lambda layer: pack_gptq(layer, 4), {"quant_method": "gptq", "bits": 4, "group_size": 32}, neighbours(32)
     )
     convert(source, tmp_path / "whole", num_threads=1)
-    monkeypatch.setattr("gptbigcode_cpu.convert.quantize._CHUNK_BYTES", 64 * 4 * 16)
+    monkeypatch.setattr("gptbigcode_cpu.convert.quantize.packing._CHUNK_BYTES", 64 * 4 * 16)
     convert(source, tmp_path / "pieces", num_threads=1)
     assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (tmp_path / "pieces" / "model.safetensors").read_bytes()
 

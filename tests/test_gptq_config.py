@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from test_gptq import SMALL, expected_bytes, neighbours, pack_awq, pack_gptq, write_quantised, write_tensors
 
-from gptbigcode_cpu import hub
 from gptbigcode_cpu.convert import convert
-from gptbigcode_cpu.convert.gptq_config import Method, method_of
+from gptbigcode_cpu.convert.sources.gptq_config import Method, method_of
 from gptbigcode_cpu.errors import ConfigError, ModelNotFoundError
+from gptbigcode_cpu.hub import paths as hub
 
 MakeCheckpoint = Callable[..., Path]
 GPTQ: dict[str, Any] = {"bits": 4, "group_size": 32, "desc_act": True, "sym": False}

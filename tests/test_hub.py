@@ -20,11 +20,13 @@ from typing import Any
 
 import pytest
 
-from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, conversions, hub
+from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer
 from gptbigcode_cpu.errors import InputError, ModelNotFoundError
-from gptbigcode_cpu.hub import packed_dir, resolve
-from gptbigcode_cpu.names import SHORT_NAMES
-from gptbigcode_cpu.weights import open_packed
+from gptbigcode_cpu.hub import paths as hub
+from gptbigcode_cpu.hub.names import SHORT_NAMES
+from gptbigcode_cpu.hub.paths import packed_dir, resolve
+from gptbigcode_cpu.models import conversions
+from gptbigcode_cpu.store.weights import open_packed
 
 MakeCheckpoint = Callable[..., Path]
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
@@ -134,7 +136,7 @@ def server(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> Iterator[Hub]:
 
 CLIENT = """
     import json, sys
-    from gptbigcode_cpu import hub
+    from gptbigcode_cpu.hub import paths as hub
     from gptbigcode_cpu.errors import GPTBigCodeError
     try:
         print(getattr(hub, sys.argv[3])(sys.argv[1], **json.loads(sys.argv[2])))
@@ -190,7 +192,7 @@ def test_a_repository_is_downloaded_once_and_only_what_is_needed(server: Hub, tm
 def test_a_download_draws_bars_once_and_on_a_terminal_only(server: Hub, tmp_path: Path) -> None:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment = inherited | {"HF_ENDPOINT": server.endpoint, "HF_HUB_DISABLE_XET": "1", "TERM": "xterm"}
-    command = [sys.executable, "-c", "from gptbigcode_cpu.hub import resolve; resolve('owner/tiny')"]
+    command = [sys.executable, "-c", "from gptbigcode_cpu.hub.paths import resolve; resolve('owner/tiny')"]
 
     def seen_by_a_terminal(home: str) -> bytes:
         parent, child = pty.openpty()
@@ -471,8 +473,8 @@ def test_a_damaged_conversion_is_made_again(source: Path, cache: Path, damage: s
 def test_two_processes_convert_once(source: Path, cache: Path) -> None:
     script = """
         import sys
-        from gptbigcode_cpu.hub import packed_dir
-        from gptbigcode_cpu.weights import open_packed
+        from gptbigcode_cpu.hub.paths import packed_dir
+        from gptbigcode_cpu.store.weights import open_packed
         calls = []
         path = packed_dir(sys.argv[1], progress=lambda *call: calls.append(call))
         open_packed(path)

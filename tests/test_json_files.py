@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gptbigcode_cpu.common.json_files import MAX_BYTES, MAX_DEPTH, JSONError, parse_object, read_object
+from gptbigcode_cpu.common.messages import one_line, shown
+from gptbigcode_cpu.common.regular_files import is_present, open_regular, read_regular
 from gptbigcode_cpu.errors import ConfigError, ModelNotFoundError
-from gptbigcode_cpu.json_files import MAX_BYTES, MAX_DEPTH, JSONError, parse_object, read_object
-from gptbigcode_cpu.messages import one_line, shown
-from gptbigcode_cpu.regular_files import is_present, open_regular, read_regular
 
 
 def nested(depth: int) -> bytes:

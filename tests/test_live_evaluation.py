@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer
-from gptbigcode_cpu.evaluation import Evaluation, evaluate
+from gptbigcode_cpu.measure.evaluation import Evaluation, evaluate
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

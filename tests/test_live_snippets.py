@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gptbigcode_cpu
-from gptbigcode_cpu import hub
+from gptbigcode_cpu.hub import paths as hub
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -64,7 +64,7 @@ def test_what_is_asked_for_is_shown() -> None:
 
 
 def test_progress_bars(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gptbigcode_cpu.progress import progress_bar
+    from gptbigcode_cpu.common.progress import progress_bar
 
     monkeypatch.setattr(sys, "stderr", terminal := io.StringIO())
     monkeypatch.setattr(terminal, "isatty", lambda: True)

@@ -72,7 +72,7 @@ def test_heads_that_are_not_shared(tmp_path: Path, same: Callable[..., None]) ->
 
 
 def test_many_chunks(tmp_path: Path, same: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gptbigcode_cpu.convert.quantize._CHUNK_BYTES", 3000)
+    monkeypatch.setattr("gptbigcode_cpu.convert.quantize.packing._CHUNK_BYTES", 3000)
     tensors, state = pair(UP, 50, 36), state_of()
     state[f"{UP}.weight"] = added(state, tensors, UP, 4.0)
     same(write_adapter(tmp_path / "adapter", tensors), state)

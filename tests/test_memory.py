@@ -26,7 +26,10 @@ SCRIPT = """
     import json, sys, time
     import numpy
     from gptbigcode_cpu import AutoModelForCausalLM
-    from gptbigcode_cpu import _core, hub, modeling, weights  # imports are not what is measured
+    from gptbigcode_cpu import _core
+    from gptbigcode_cpu.hub import paths as hub
+    from gptbigcode_cpu.models import causal_lm as modeling
+    from gptbigcode_cpu.store import weights# imports are not what is measured
 
     def memory(path="/proc/self/smaps_rollup"):
         rows = (line.split() for line in open(path).readlines()[1:])

@@ -58,7 +58,7 @@ import ctypes, sys
 import numpy as np
 from pathlib import Path
 from gptbigcode_cpu._core import KVCache, Sampler
-from gptbigcode_cpu.weights import load_core, open_packed
+from gptbigcode_cpu.store.weights import load_core, open_packed
 
 switches = ctypes.CDLL(sys.argv[1])
 

@@ -12,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from oracle import cases
 
-from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, evaluation
-from gptbigcode_cpu.evaluation import Evaluation, evaluate, mean_and_stderr
+from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer
+from gptbigcode_cpu.measure import evaluation
+from gptbigcode_cpu.measure.evaluation import Evaluation, evaluate, mean_and_stderr
 
 EVERY = 6
 """One window in six is scored: some nine thousand tokens."""

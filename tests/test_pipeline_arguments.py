@@ -21,7 +21,7 @@ from gptbigcode_cpu import (
     pipeline,
 )
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.streamers import BaseStreamer
+from gptbigcode_cpu.generation.streamers import BaseStreamer
 
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 6}
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gptbigcode_cpu import benchmark, hub
+from gptbigcode_cpu.hub import paths as hub
+from gptbigcode_cpu.measure import benchmark
 
 pytest.importorskip("matplotlib")
 

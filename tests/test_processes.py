@@ -229,7 +229,7 @@ def test_a_process_that_may_start_no_threads_is_told_by_all(checkpoint: Path, pa
                 os.setuid(65534)  # no limit binds root
         except OSError:
             sys.exit("cannot become another user")
-        from gptbigcode_cpu.weights import load_core
+        from gptbigcode_cpu.store.weights import load_core
 
         try:
             load_core(packed, num_threads=2)

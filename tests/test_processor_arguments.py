@@ -39,8 +39,8 @@ from gptbigcode_cpu import (
     TopPLogitsWarper,
     TypicalLogitsWarper,
 )
+from gptbigcode_cpu.engine.logits.chain import Chain
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.generation.chain import Chain
 
 # Every class with arguments that are right, and the names that its errors give them.
 CLASSES: list[tuple[Callable[..., Any], tuple[Any, ...], tuple[str, ...]]] = [

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gptbigcode_cpu import progress
-from gptbigcode_cpu.progress import Meter, clock, progress_bar
+from gptbigcode_cpu.common import progress
+from gptbigcode_cpu.common.progress import Meter, clock, progress_bar
 
 
 def test_the_line() -> None:
@@ -98,7 +98,7 @@ def on_a_terminal(
 
 LONG = """
     import time
-    from gptbigcode_cpu.progress import progress_bar
+    from gptbigcode_cpu.common.progress import progress_bar
     with progress_bar() as report:
         report("calibrating block 1 of 4", 0, 100)
         time.sleep(1.5)
@@ -124,13 +124,13 @@ def test_a_message_does_not_stand_behind_the_bar() -> None:
     """Whatever shows the messages: Python itself, or a handler of the program."""
     code = """
         import logging, sys
-        from gptbigcode_cpu.progress import progress_bar
+        from gptbigcode_cpu.common.progress import progress_bar
         if HANDLER:
             logging.basicConfig(stream=sys.stderr, format="%(message)s")
         for _ in range(2):
             with progress_bar() as report:
                 report("writing block 1 of 4", 0, 100)
-                logging.getLogger("gptbigcode_cpu.conversions").warning("it is kept")
+                logging.getLogger("gptbigcode_cpu.models.conversions").warning("it is kept")
     """
     for handler in ("0", "1"):
         shown = on_a_terminal(code.replace("HANDLER", handler), 80)

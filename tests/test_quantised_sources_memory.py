@@ -14,8 +14,8 @@ from oracle.gguf_models import gguf_bytes, gguf_name, model_pairs
 from oracle.random_models import full_config
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.convert.write import header_bytes
-from gptbigcode_cpu.tensors import decoder_tensors
+from gptbigcode_cpu.convert.output.write import header_bytes
+from gptbigcode_cpu.store.tensors import decoder_tensors
 
 # Two matrices of 64 million values each, 256 MB as float32 and 36 MB as they are stored.
 FIELDS = full_config(n_embd=1024, n_head=8, n_inner=65536, n_layer=1, n_positions=8, vocab_size=262)

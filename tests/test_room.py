@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from gptbigcode_cpu import AutoModelForCausalLM, room
+from gptbigcode_cpu import AutoModelForCausalLM
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.errors import DiskSpaceError
-from gptbigcode_cpu.tensors import converted_bytes
+from gptbigcode_cpu.store import room
+from gptbigcode_cpu.store.tensors import converted_bytes
 
 SHAPE: dict[str, Any] = {"n_embd": 256, "n_head": 4, "n_inner": 1024, "n_positions": 64, "vocab_size": 512, "n_layer": 2}
 

@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptbigcode_cpu import _core
-from gptbigcode_cpu.auto import AutoModelForCausalLM
+from gptbigcode_cpu.engine import rows as loop
+from gptbigcode_cpu.engine.drafting import assistant
+from gptbigcode_cpu.engine.drafting.pace import Pace
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.generation import assistant, loop
-from gptbigcode_cpu.generation.pace import Pace
-from gptbigcode_cpu.modeling import GPTBigCodeForCausalLM
+from gptbigcode_cpu.models.auto import AutoModelForCausalLM
+from gptbigcode_cpu.models.causal_lm import GPTBigCodeForCausalLM
 from gptbigcode_cpu.tokenizer import AutoTokenizer
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 60, "eos_token_id": [], "pad_token_id": 4}

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM
+from gptbigcode_cpu.engine import prefill
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.generation import prefill
-from gptbigcode_cpu.streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
+from gptbigcode_cpu.generation.streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
 from gptbigcode_cpu.tokenizer import AutoTokenizer, GPTBigCodeTokenizer
 
 PROMPT = "def fibonacci(n):"

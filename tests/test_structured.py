@@ -14,7 +14,7 @@ from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, pipeline
 from gptbigcode_cpu.errors import InputError, MissingDependencyError
 
 pytest.importorskip("llguidance")
-from gptbigcode_cpu.structured import StructuredLogitsProcessor
+from gptbigcode_cpu.engine.logits.structured import StructuredLogitsProcessor
 
 SCHEMA = {
     "type": "object",

@@ -18,8 +18,9 @@ import psutil
 import pytest
 from oracle.arrays import assert_same_bits, random_floats
 
-from gptbigcode_cpu import _core, hub
-from gptbigcode_cpu.weights import load_core, open_packed
+from gptbigcode_cpu import _core
+from gptbigcode_cpu.hub import paths as hub
+from gptbigcode_cpu.store.weights import load_core, open_packed
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptbigcode_cpu.errors import InputError, ModelNotFoundError, TokenizerError
-from gptbigcode_cpu.incremental import IncrementalDecoder
 from gptbigcode_cpu.tokenizer import AutoTokenizer, BatchEncoding, GPTBigCodeTokenizer
+from gptbigcode_cpu.tokenizer.incremental import IncrementalDecoder
 
 VOCABULARY = 8192
 TEXTS = st.text() | st.text(alphabet="🙂👩‍👩‍👧é日\ufffd\n\t x", max_size=20)

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gptbigcode_cpu import _core, hub
+from gptbigcode_cpu import _core
 from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.errors import ConfigError, FormatError, InputError, KernelError, ModelNotFoundError
-from gptbigcode_cpu.kernel_set import slow_because
-from gptbigcode_cpu.tensor_file import MAX_HEADER_BYTES, TensorFileError, map_tensor_file, parse_header
-from gptbigcode_cpu.weights import load_core, open_packed
+from gptbigcode_cpu.hub import paths as hub
+from gptbigcode_cpu.store.kernel_set import slow_because
+from gptbigcode_cpu.store.tensor_file import MAX_HEADER_BYTES, TensorFileError, map_tensor_file, parse_header
+from gptbigcode_cpu.store.weights import load_core, open_packed
 
 MakeCheckpoint = Callable[..., Path]
 Header = dict[str, Any]
@@ -393,7 +394,7 @@ def slow_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU that lacks every instruction set with fast kernels."""
     monkeypatch.delenv("GPTBIGCODE_CPU_ISA", raising=False)
     monkeypatch.setattr(_core, "supported_kernel_names", lambda: ["scalar"])
-    monkeypatch.setattr("gptbigcode_cpu.kernel_set._warned", False)
+    monkeypatch.setattr("gptbigcode_cpu.store.kernel_set._warned", False)
 
 
 @pytest.mark.usefixtures("slow_cpu")

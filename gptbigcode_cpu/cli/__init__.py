@@ -31,8 +31,8 @@ from gptbigcode_cpu.cli.exit_codes import BROKEN_PIPE, INTERRUPTED, describe, ex
 from gptbigcode_cpu.cli.generate import generate
 from gptbigcode_cpu.cli.info import info
 from gptbigcode_cpu.cli.options import Settings
-from gptbigcode_cpu.names import SHORT_NAMES
-from gptbigcode_cpu.suggest import nearest
+from gptbigcode_cpu.common.suggest import nearest
+from gptbigcode_cpu.hub.names import SHORT_NAMES
 
 _EPILOG = f"""MODEL is a directory, a .gguf file, an id on the Hugging Face Hub, demo (a tiny model that is in this package),
 or the short name of a well-known one: {", ".join(SHORT_NAMES)}.

@@ -19,12 +19,12 @@ from gptbigcode_cpu.cli.options import (
     prefill_threads_option,
     threads_option,
 )
-from gptbigcode_cpu.sizes import human_bytes
+from gptbigcode_cpu.common.sizes import human_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gptbigcode_cpu.benchmark import BenchResult
+    from gptbigcode_cpu.measure.benchmark import BenchResult
 
 
 class _Counts(click.ParamType[tuple[int, ...]]):
@@ -113,9 +113,9 @@ def bench(
     """
     if plot and len(depths) < 2 and not rows and not limits:
         raise click.UsageError("--plot has nothing to draw; give two or more --depths, or --rows, or --limits.")
-    from gptbigcode_cpu import benchmark
-    from gptbigcode_cpu.hub import packed_dir
-    from gptbigcode_cpu.progress import progress_bar, status_line
+    from gptbigcode_cpu.common.progress import progress_bar, status_line
+    from gptbigcode_cpu.hub.paths import packed_dir
+    from gptbigcode_cpu.measure import benchmark
 
     if plot:
         from gptbigcode_cpu.cli import plots

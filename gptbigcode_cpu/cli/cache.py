@@ -13,12 +13,12 @@ import click
 
 from gptbigcode_cpu.cli.model_name import cached_names
 from gptbigcode_cpu.cli.options import DTYPES, debug_option, json_option
-from gptbigcode_cpu.names import SHORT_NAMES
-from gptbigcode_cpu.regular_files import checked_path
-from gptbigcode_cpu.sizes import human_bytes
+from gptbigcode_cpu.common.regular_files import checked_path
+from gptbigcode_cpu.common.sizes import human_bytes
+from gptbigcode_cpu.hub.names import SHORT_NAMES
 
 if TYPE_CHECKING:
-    from gptbigcode_cpu.conversions import Conversion
+    from gptbigcode_cpu.models.conversions import Conversion
 
 
 @click.group(invoke_without_command=True, short_help="List and delete conversions that are kept.")
@@ -57,7 +57,7 @@ def list_command(as_json: bool) -> None:
 
 
 def _print(as_json: bool) -> None:
-    from gptbigcode_cpu import conversions
+    from gptbigcode_cpu.models import conversions
 
     found = conversions.conversions()
     if as_json:
@@ -89,8 +89,8 @@ def delete(names: tuple[str, ...], everything: bool, dtype: str | None, yes: boo
     """
     if everything == bool(names):
         raise click.UsageError("Name what to delete, or pass --all.")
-    from gptbigcode_cpu import conversions
     from gptbigcode_cpu.errors import ModelNotFoundError
+    from gptbigcode_cpu.models import conversions
 
     found = [each for each in conversions.conversions() if dtype in (None, each.dtype)]
     chosen = found if everything else [each for each in found if any(_is_called(each, name) for name in names)]
@@ -126,7 +126,7 @@ def _is_called(conversion: Conversion, name: str) -> bool:
 def _list(found: Sequence[Conversion]) -> None:
     if not found:
         return
-    from gptbigcode_cpu.weights import FORMAT_VERSION
+    from gptbigcode_cpu.store.weights import FORMAT_VERSION
 
     rows = [("name", "dtype", "size", "last used")]
     for each in found:

@@ -10,7 +10,7 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, FishComplete, ZshComplete, add_completion_class
 
 from gptbigcode_cpu.cli.options import debug_option
-from gptbigcode_cpu.regular_files import checked_path
+from gptbigcode_cpu.common.regular_files import checked_path
 
 PROGRAM: Final = "gptbigcode-cpu"
 COMPLETE_VARIABLE: Final = "_GPTBIGCODE_CPU_COMPLETE"

@@ -12,7 +12,7 @@ import click
 
 from gptbigcode_cpu.cli.model_name import ModelName
 from gptbigcode_cpu.cli.options import DTYPES, debug_option, hub_options, threads_option
-from gptbigcode_cpu.sizes import human_bytes, parse_bytes
+from gptbigcode_cpu.common.sizes import human_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from gptbigcode_cpu.convert import Calibrate
@@ -142,10 +142,10 @@ def convert(
       gptbigcode-cpu convert bigcode/starcoderbase-1b my-int8 --adapter ./my-lora
       gptbigcode-cpu convert ./my-finetune out --dtype int4 --dry-run
     """
+    from gptbigcode_cpu.common.progress import progress_bar
     from gptbigcode_cpu.convert import convert as convert_checkpoint
-    from gptbigcode_cpu.progress import progress_bar
+    from gptbigcode_cpu.store.weights import WEIGHTS_NAME
     from gptbigcode_cpu.tokenizer.files import TOKENIZER
-    from gptbigcode_cpu.weights import WEIGHTS_NAME
 
     run = partial(
         convert_checkpoint,

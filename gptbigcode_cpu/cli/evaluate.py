@@ -24,7 +24,7 @@ from gptbigcode_cpu.cli.options import (
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import GPTBigCodeForCausalLM, GPTBigCodeTokenizer
-    from gptbigcode_cpu.fim.match import ExactMatch, Hidden
+    from gptbigcode_cpu.measure.hidden_lines import ExactMatch, Hidden
 
 _FIM_SAMPLES, _FIM_SEED = 100, 0
 _TEXT_FILE: Any = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -40,8 +40,9 @@ class _Subject:
 
     @classmethod
     def load(cls, name: str, dtype: str, kv_dtype: str, threads: int | None, fim: bool = False) -> _Subject:
-        from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, hub
+        from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer
         from gptbigcode_cpu.fim import FimTokens
+        from gptbigcode_cpu.hub import paths as hub
 
         directory = hub.resolve(name)
         tokenizer = AutoTokenizer.from_pretrained(directory)  # first, because it is what a checkpoint may lack
@@ -53,8 +54,8 @@ class _Subject:
     @classmethod
     def load_reference(cls, name: str, dtype: str, kv_dtype: str, threads: int | None) -> _Subject:
         """The reference. With ``auto``, a plain checkpoint is not quantised: it computes in float32 what it stores."""
-        from gptbigcode_cpu import hub
-        from gptbigcode_cpu.weights import is_packed
+        from gptbigcode_cpu.hub import paths as hub
+        from gptbigcode_cpu.store.weights import is_packed
 
         directory = hub.resolve(name)
         if dtype == "auto" and not is_packed(hub.read_config(directory)):
@@ -172,10 +173,10 @@ def evaluate(
         raise click.UsageError("--reference-dtype and --reference-kv-dtype need --reference MODEL.")
     if not fim and (fim_samples, fim_seed, fim_hide) != (None, None, None):
         raise click.UsageError("--fim-samples, --fim-seed and --fim-hide need --fim.")
-    from gptbigcode_cpu import evaluation
-    from gptbigcode_cpu.corpus import read_texts
-    from gptbigcode_cpu.fim import match
-    from gptbigcode_cpu.progress import progress_bar
+    from gptbigcode_cpu.common.corpus import read_texts
+    from gptbigcode_cpu.common.progress import progress_bar
+    from gptbigcode_cpu.measure import evaluation
+    from gptbigcode_cpu.measure import hidden_lines as match
 
     if plot:
         from gptbigcode_cpu.cli import plots

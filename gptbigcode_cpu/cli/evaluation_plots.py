@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gptbigcode_cpu.cli.plots import BLUE, GREY, ORANGE, draw_panels
-from gptbigcode_cpu.evaluation import layer_names, mean_and_stderr
+from gptbigcode_cpu.measure.evaluation import layer_names, mean_and_stderr
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gptbigcode_cpu.evaluation import Evaluation
+    from gptbigcode_cpu.measure.evaluation import Evaluation
 
 _GROUPS = 16  # of positions whose losses are averaged into one point
 _SMALLEST_KL = 1e-9  # nats; what is less, 0 included, is drawn there

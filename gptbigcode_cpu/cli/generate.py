@@ -23,9 +23,9 @@ from gptbigcode_cpu.cli.options import (
     prefill_threads_option,
     threads_option,
 )
+from gptbigcode_cpu.common.regular_files import open_regular
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.names import SHORT_NAMES
-from gptbigcode_cpu.regular_files import open_regular
+from gptbigcode_cpu.hub.names import SHORT_NAMES
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import GPTBigCodeConfig, GPTBigCodeTokenizer
@@ -294,7 +294,8 @@ def generate(
         raise InputError("the prompt is empty; give a text to complete")
     files = [(path, _read_file(path)) for path in extra_files]
 
-    from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, fim, hub
+    from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, fim
+    from gptbigcode_cpu.hub import paths as hub
 
     before, after = fim.split_at_cursor(text, fim.CURSOR if cursor is None else cursor) if fill else (text, "")
     if model == hub.DEMO:

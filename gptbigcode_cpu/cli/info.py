@@ -10,8 +10,8 @@ import click
 
 from gptbigcode_cpu.cli.model_name import ModelName
 from gptbigcode_cpu.cli.options import DTYPES, debug_option, json_option
+from gptbigcode_cpu.common.sizes import human_bytes
 from gptbigcode_cpu.errors import ContextLengthError
-from gptbigcode_cpu.sizes import human_bytes
 
 if TYPE_CHECKING:
     pass
@@ -22,8 +22,8 @@ _SHAPE = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_kv_head
 
 def _cpu() -> dict[str, Any]:
     from gptbigcode_cpu import _core
-    from gptbigcode_cpu.kernel_set import kernel_name, slow_because
-    from gptbigcode_cpu.loading import default_num_threads
+    from gptbigcode_cpu.models.loading import default_num_threads
+    from gptbigcode_cpu.store.kernel_set import kernel_name, slow_because
 
     return {
         "features": _core.cpu_features(),
@@ -36,7 +36,9 @@ def _cpu() -> dict[str, Any]:
 
 
 def _model(name: str, context: int | None) -> dict[str, Any]:
-    from gptbigcode_cpu import _core, hub, room, tensors, weights
+    from gptbigcode_cpu import _core
+    from gptbigcode_cpu.hub import paths as hub
+    from gptbigcode_cpu.store import room, tensors, weights
 
     path = hub.resolve(name, weights=False)
     config = hub.read_config(path)

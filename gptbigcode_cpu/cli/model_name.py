@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from gptbigcode_cpu.names import SHORT_NAMES
+from gptbigcode_cpu.hub.names import SHORT_NAMES
 
 _DEPTH = 3  # of directories in which models are looked for
 _ENTRIES = 5000  # that are looked at before a directory is offered unseen; a TAB must not take long
@@ -25,13 +25,13 @@ class ModelName(click.ParamType[str]):
 
 def cached_names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Completes what `gptbigcode-cpu cache` lists."""
-    from gptbigcode_cpu import conversions
+    from gptbigcode_cpu.models import conversions
 
     return [CompletionItem(name) for name in conversions.names() if name.startswith(incomplete)]
 
 
 def _names() -> list[str]:
-    from gptbigcode_cpu import conversions
+    from gptbigcode_cpu.models import conversions
 
     downloaded = [name for name in conversions.names() if not name.startswith("/")]
     return list(dict.fromkeys(["demo", *downloaded, *SHORT_NAMES]))

@@ -15,7 +15,7 @@ from gptbigcode_cpu.cli.plot_labels import FONT_SIZE, place_labels
 from gptbigcode_cpu.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from gptbigcode_cpu.benchmark import AtDepth, BenchResult, Timing
+    from gptbigcode_cpu.measure.benchmark import AtDepth, BenchResult, Timing
 
 BLUE, ORANGE, GREEN, GREY, _TEXT = "#1f5fa8", "#c8591a", "#2e7d4f", "#5b6470", "#333a42"
 _PANEL_INCHES = (4.8, 3.9)

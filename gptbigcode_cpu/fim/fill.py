@@ -13,11 +13,11 @@ from gptbigcode_cpu.fim.line_ends import LineEnd, line_end, with_line_end
 from gptbigcode_cpu.fim.prompt import ExtraFiles, build_prompt
 from gptbigcode_cpu.fim.tokens import Mode, stop_token_ids
 from gptbigcode_cpu.generation import Call, GenerationConfig, by_full_names, given_config, merged_options
-from gptbigcode_cpu.incremental import IncrementalDecoder
 from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer, own_tokenizer
+from gptbigcode_cpu.tokenizer.incremental import IncrementalDecoder
 
 if TYPE_CHECKING:
-    from gptbigcode_cpu.modeling import GPTBigCodeForCausalLM
+    from gptbigcode_cpu.models.causal_lm import GPTBigCodeForCausalLM
 
 # The middle of a given text is less open than its continuation: the most probable one is wanted.
 DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "do_sample": False}

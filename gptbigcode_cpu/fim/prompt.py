@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gptbigcode_cpu.arrays import items_of
+from gptbigcode_cpu.common.arrays import items_of
+from gptbigcode_cpu.common.suggest import check_choice
 from gptbigcode_cpu.errors import ContextLengthError, InputError, TokenizerError
 from gptbigcode_cpu.fim.tokens import ContextTokens, FimTokens, Mode
 from gptbigcode_cpu.fim.trim import cut_end, cut_start, encoded
-from gptbigcode_cpu.suggest import check_choice
 from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
 
 CURSOR = "<cursor>"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .call import Call
-from .config import GenerationConfig, merged_options
-from .files import check_stored, given_config, read_config, read_content
-from .mixin import GenerationMixin
-from .options import by_full_names
+from gptbigcode_cpu.generation.call import Call
+from gptbigcode_cpu.generation.config import GenerationConfig, merged_options
+from gptbigcode_cpu.generation.files import check_stored, given_config, read_config, read_content
+from gptbigcode_cpu.generation.mixin import GenerationMixin
+from gptbigcode_cpu.generation.options import by_full_names
 
 __all__ = [
     "Call",

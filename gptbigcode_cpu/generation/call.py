@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.arrays import items_of, plain
+from gptbigcode_cpu.common.arrays import items_of, plain
+from gptbigcode_cpu.common.messages import shown
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.messages import shown
-from gptbigcode_cpu.streamers import Streamer
+from gptbigcode_cpu.generation.streamers import Streamer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gptbigcode_cpu.errors import InputError, ModelNotFoundError
-
-from .options import RULES, by_full_names, checked, idle_options
-from .unsupported import CHANGE_TOKENS, METADATA, refuse
+from gptbigcode_cpu.generation.options import RULES, by_full_names, checked, idle_options
+from gptbigcode_cpu.generation.unsupported import CHANGE_TOKENS, METADATA, refuse
 
 logger = logging.getLogger(__name__)
 
@@ -286,7 +285,7 @@ class GenerationConfig:
         Raises:
             InputError: One of `options` is unknown or wrong.
         """
-        from .files import sorted_content
+        from gptbigcode_cpu.generation.files import sorted_content
 
         known, carried = sorted_content(config_dict)
         config = cls(**known)
@@ -302,7 +301,7 @@ class GenerationConfig:
         Args:
             model_config: A `GPTBigCodeConfig`, or its content as a dict.
         """
-        from .files import options_of_model
+        from gptbigcode_cpu.generation.files import options_of_model
 
         return cls.from_dict(options_of_model(model_config if isinstance(model_config, Mapping) else model_config.to_dict()))
 
@@ -326,10 +325,9 @@ class GenerationConfig:
             ConfigError: It is damaged.
             InputError: One of `options` is unknown or wrong.
         """
-        from gptbigcode_cpu import hub
-        from gptbigcode_cpu.source import Source
-
-        from .files import read_config
+        from gptbigcode_cpu.generation.files import read_config
+        from gptbigcode_cpu.hub import paths as hub
+        from gptbigcode_cpu.hub.source import Source
 
         source, options = Source.taken_from(options)
         options.pop("trust_remote_code", None)  # no code is downloaded

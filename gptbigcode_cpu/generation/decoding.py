@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.cache import DynamicCache
-from gptbigcode_cpu.streamers import Streamer
-
-from .beam import beam_search
-from .call import Call
-from .config import GenerationConfig
-from .loop import Record, record_parts, token_steps
-from .outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
-from .streaming import fill_token, refuse_with_beams, shown
+from gptbigcode_cpu.engine.beam import beam_search
+from gptbigcode_cpu.engine.rows import Record, record_parts, token_steps
+from gptbigcode_cpu.generation.cache import DynamicCache
+from gptbigcode_cpu.generation.call import Call
+from gptbigcode_cpu.generation.config import GenerationConfig
+from gptbigcode_cpu.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+from gptbigcode_cpu.generation.streamers import Streamer
+from gptbigcode_cpu.generation.streaming import fill_token, refuse_with_beams, shown
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
-    from gptbigcode_cpu.modeling import _Batch
+    from gptbigcode_cpu.models.causal_lm import _Batch
 
 
 def decode_rows(

@@ -8,13 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gptbigcode_cpu.arrays import plain
+from gptbigcode_cpu.common.arrays import plain
+from gptbigcode_cpu.common.json_files import JSONError, parse_object, read_object
 from gptbigcode_cpu.errors import ConfigError, InputError
-from gptbigcode_cpu.json_files import JSONError, parse_object, read_object
-
-from .config import GenerationConfig
-from .options import RULES, SAMPLING, checked, is_real
-from .unsupported import UNSUPPORTED, is_neutral
+from gptbigcode_cpu.generation.config import GenerationConfig
+from gptbigcode_cpu.generation.options import RULES, SAMPLING, checked, is_real
+from gptbigcode_cpu.generation.unsupported import UNSUPPORTED, is_neutral
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.arrays import is_torch, to_torch
+from gptbigcode_cpu.common.arrays import is_torch, to_torch
+from gptbigcode_cpu.common.messages import shown
+from gptbigcode_cpu.engine.logits.processors import Ids, LogitsProcessor, Scores
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.messages import shown
-from gptbigcode_cpu.streamers import BaseStreamer, Streamer
-
-from .processors import Ids, LogitsProcessor, Scores
-from .stopping import StoppingCriteria
+from gptbigcode_cpu.generation.stopping import StoppingCriteria
+from gptbigcode_cpu.generation.streamers import BaseStreamer, Streamer
 
 
 def is_own(kind: type) -> bool:

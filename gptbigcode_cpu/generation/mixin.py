@@ -9,22 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.arrays import is_torch, to_torch
-from gptbigcode_cpu.cache import DynamicCache, given_cache
+from gptbigcode_cpu.common.arrays import is_torch, to_torch
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import ContextLengthError, InputError
-from gptbigcode_cpu.streamers import Streamer
-
-from .call import Call
-from .config import GenerationConfig
-from .resolving import new_token_limit, resolved
-from .streaming import fill_token, informed, refuse_with_beams, shown
-from .unsupported import refuse
+from gptbigcode_cpu.generation.cache import DynamicCache, given_cache
+from gptbigcode_cpu.generation.call import Call
+from gptbigcode_cpu.generation.config import GenerationConfig
+from gptbigcode_cpu.generation.resolving import new_token_limit, resolved
+from gptbigcode_cpu.generation.streamers import Streamer
+from gptbigcode_cpu.generation.streaming import fill_token, informed, refuse_with_beams, shown
+from gptbigcode_cpu.generation.unsupported import refuse
 
 # The loops and what they need take milliseconds to import: they are loaded by the first call.
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
-    from gptbigcode_cpu.modeling import _Batch
+    from gptbigcode_cpu.models.causal_lm import _Batch
 
 
 class GenerationMixin:
@@ -129,8 +128,8 @@ class GenerationMixin:
             grammar=grammar,
             torch=is_torch(prompt),
         )
-        from .decoding import decode_beams, decode_rows
-        from .loop import Record
+        from gptbigcode_cpu.engine.rows import Record
+        from gptbigcode_cpu.generation.decoding import decode_beams, decode_rows
 
         with informed(streamer):
             refuse("synced_gpus", synced_gpus)
@@ -172,7 +171,7 @@ class GenerationMixin:
         Arguments and errors are those of `generate`; the errors are raised by the call, not by the first step. Closing the
         iterator stops the work.
         """
-        from .decoding import stream_row
+        from gptbigcode_cpu.generation.decoding import stream_row
 
         call, options = Call.taken_from(options)
         if call.streamer is not None:
@@ -229,7 +228,7 @@ class GenerationMixin:
         Returns:
             Row ``i * num_return_sequences + j`` is sequence j of prompt i.
         """
-        from .loop import token_steps
+        from gptbigcode_cpu.engine.rows import token_steps
 
         call = self.checked_call(call or Call())
         copies = config.num_return_sequences or 1
@@ -243,7 +242,7 @@ class GenerationMixin:
             some, some_limits, place = prompts[first:stop], limits[first:stop], first * copies
             if config.num_beams != 1:
                 refuse_with_beams(streamer)
-                from .beam import beam_search
+                from gptbigcode_cpu.engine.beam import beam_search
 
                 result = beam_search(self.core, some, some_limits[0], config, call, first_row=place)
                 ends = (result.beam_indices >= 0).sum(axis=1)
@@ -263,7 +262,7 @@ class GenerationMixin:
         self, sequences: Any, scores: Sequence[Any], beam_indices: Any = None, normalize_logits: bool = False
     ) -> Any:
         """The scores of the tokens that were chosen, from the result of `generate`; see `transition_scores`."""
-        from .scoring import transition_scores
+        from gptbigcode_cpu.generation.scoring import transition_scores
 
         return transition_scores(sequences, scores, beam_indices, normalize_logits)
 
@@ -277,7 +276,7 @@ class GenerationMixin:
         add_special_tokens: bool = True,
     ) -> Any:
         """Log-probabilities of the tokens of given texts, for evaluation; see `scoring.score`."""
-        from .scoring import score
+        from gptbigcode_cpu.generation.scoring import score
 
         return score(self, texts, tokenizer, top_logprobs, prefix_token_id, add_special_tokens)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from gptbigcode_cpu.arrays import plain
+from gptbigcode_cpu.common.arrays import plain
+from gptbigcode_cpu.common.messages import shown
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.messages import shown
 
 # Whether a plain value is acceptable, and how to say what is expected.
 Rule = tuple[Callable[[Any], bool], str]

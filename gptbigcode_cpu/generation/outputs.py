@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gptbigcode_cpu.outputs import ModelOutput
+from gptbigcode_cpu.models.outputs import ModelOutput
 
 if TYPE_CHECKING:
-    from gptbigcode_cpu.cache import DynamicCache
+    from gptbigcode_cpu.generation.cache import DynamicCache
 
 
 @dataclass

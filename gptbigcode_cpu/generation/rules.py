@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gptbigcode_cpu.arrays import plain
+from gptbigcode_cpu.common.arrays import plain
+from gptbigcode_cpu.engine.logits.chain import Chain, build_chain
+from gptbigcode_cpu.engine.logits.processors import LogitsProcessor, PrefixConstrainedLogitsProcessor, token_list
 from gptbigcode_cpu.errors import InputError
-
-from .call import Call
-from .chain import Chain, build_chain
-from .config import GenerationConfig
-from .foreign import ForeignCriterion, ForeignProcessor, is_own, wants_torch
-from .processors import LogitsProcessor, PrefixConstrainedLogitsProcessor, token_list
-from .stopping import MaxTimeCriteria, StoppingCriteria, StopStringCriteria
+from gptbigcode_cpu.generation.call import Call
+from gptbigcode_cpu.generation.config import GenerationConfig
+from gptbigcode_cpu.generation.foreign import ForeignCriterion, ForeignProcessor, is_own, wants_torch
+from gptbigcode_cpu.generation.stopping import MaxTimeCriteria, StoppingCriteria, StopStringCriteria
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
@@ -84,7 +83,7 @@ def _structured(call: Call) -> list[LogitsProcessor]:
         return []
     if call.tokenizer is None:
         raise InputError(f"{', '.join(given)} needs the tokenizer: pass tokenizer=")
-    from gptbigcode_cpu.structured import StructuredLogitsProcessor
+    from gptbigcode_cpu.engine.logits.structured import StructuredLogitsProcessor
 
     return [StructuredLogitsProcessor(call.tokenizer, **given)]
 
@@ -95,7 +94,7 @@ def _prefix(call: Call, width: int) -> LogitsProcessor | None:
         return None
     if not wants_torch(allowed_after, call.torch):
         return PrefixConstrainedLogitsProcessor(allowed_after, width)
-    from gptbigcode_cpu.arrays import to_torch
+    from gptbigcode_cpu.common.arrays import to_torch
 
     return PrefixConstrainedLogitsProcessor(lambda prompt, ids: allowed_after(prompt, to_torch(ids.copy())), width)
 
@@ -107,7 +106,7 @@ def _guidance(config: GenerationConfig, call: Call, core: _core.Model, width: in
         return None
     if (config.num_beams or 1) > 1:
         raise InputError("guidance_scale is not supported with num_beams")
-    from .guidance import UnbatchedClassifierFreeGuidanceLogitsProcessor
+    from gptbigcode_cpu.engine.logits.guidance import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
     return UnbatchedClassifierFreeGuidanceLogitsProcessor(config.guidance_scale, core, call.negative_prompts, width)
 

@@ -9,19 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.arrays import is_torch, items_of, plain, to_int_array, to_torch
+from gptbigcode_cpu.common.arrays import is_torch, items_of, plain, to_int_array, to_torch
+from gptbigcode_cpu.common.messages import shown
+from gptbigcode_cpu.engine.logits.processors import log_softmax
+from gptbigcode_cpu.engine.prefill import text_logits
 from gptbigcode_cpu.errors import ContextLengthError, InputError
-from gptbigcode_cpu.messages import shown
-
-from .foreign import to_numpy
-from .options import is_int, is_real
-from .prefill import text_logits
-from .processors import log_softmax
+from gptbigcode_cpu.generation.foreign import to_numpy
+from gptbigcode_cpu.generation.options import is_int, is_real
 
 if TYPE_CHECKING:
+    from gptbigcode_cpu.generation.mixin import GenerationMixin
     from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
-
-    from .mixin import GenerationMixin
 
 # Texts that run together: enough to fill the calls of the core, few enough for the memory of their caches.
 _BATCH_TOKENS = 4096
@@ -157,7 +155,7 @@ def _scored(model: GenerationMixin, inputs: Sequence[NDArray[np.int32]], n_prefi
 def _with_texts(scores: TokenScores, tokenizer: GPTBigCodeTokenizer | None) -> TokenScores:
     if tokenizer is None:
         return scores
-    from gptbigcode_cpu.incremental import IncrementalDecoder
+    from gptbigcode_cpu.tokenizer.incremental import IncrementalDecoder
 
     tokens = tuple(tokenizer.decode(token_id) for token_id in scores.token_ids.tolist())
     # Where a character is spread over tokens, those after the first begin where it does.

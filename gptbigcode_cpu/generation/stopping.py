@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .options import required
-from .processors import Ids, count, token_list
+from gptbigcode_cpu.engine.logits.processors import Ids, count, token_list
+from gptbigcode_cpu.generation.options import required
 
 if TYPE_CHECKING:
     from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
@@ -111,8 +111,8 @@ class StoppingCriteriaList(list[Callable[..., Any]]):
 
 def _token_bytes_of(tokenizer: Any) -> Callable[[int], bytes]:
     """The bytes of a token id, by a tokenizer of this package or one of transformers, which wraps the same library."""
-    from gptbigcode_cpu.incremental import token_bytes
     from gptbigcode_cpu.tokenizer import backend_of
+    from gptbigcode_cpu.tokenizer.incremental import token_bytes
 
     backend = backend_of(tokenizer)
     known: dict[int, bytes] = {}

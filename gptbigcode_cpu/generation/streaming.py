@@ -8,13 +8,12 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu import messages
-from gptbigcode_cpu.arrays import to_torch
+from gptbigcode_cpu.common import messages
+from gptbigcode_cpu.common.arrays import to_torch
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.streamers import BaseStreamer, Streamer
-
-from .config import GenerationConfig
-from .foreign import wants_torch
+from gptbigcode_cpu.generation.config import GenerationConfig
+from gptbigcode_cpu.generation.foreign import wants_torch
+from gptbigcode_cpu.generation.streamers import BaseStreamer, Streamer
 
 Step = dict[int, list[int]]
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from gptbigcode_cpu.arrays import plain
+from gptbigcode_cpu.common.arrays import plain
+from gptbigcode_cpu.common.suggest import nearest
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.suggest import nearest
-
-from .options import ALIASES, RULES
+from gptbigcode_cpu.generation.options import ALIASES, RULES
 
 _REMOVED = "transformers 5 itself does not have it any more"
 _ENCODER = "it belongs to encoder-decoder models"

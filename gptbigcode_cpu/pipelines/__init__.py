@@ -7,13 +7,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from gptbigcode_cpu.common.suggest import check_choice
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.pipelines.base import Pipeline
 from gptbigcode_cpu.pipelines.feature_extraction import FeatureExtractionPipeline
 from gptbigcode_cpu.pipelines.text_classification import TextClassificationPipeline
 from gptbigcode_cpu.pipelines.text_generation import TextGenerationOptions, TextGenerationPipeline
 from gptbigcode_cpu.pipelines.token_classification import TokenClassificationPipeline
-from gptbigcode_cpu.suggest import check_choice
 from gptbigcode_cpu.tokenizer import AutoTokenizer, own_tokenizer
 
 __all__ = [
@@ -99,9 +99,9 @@ def pipeline(
         InputError: An unknown task or option, a model object without a tokenizer, or one with arguments of `from_pretrained`,
             which have been decided; a model of another library.
     """
-    from gptbigcode_cpu.hub import DEMO
-    from gptbigcode_cpu.loading import LOADING_NAMES, check_neutral
-    from gptbigcode_cpu.source import SHARED_NAMES
+    from gptbigcode_cpu.hub.paths import DEMO
+    from gptbigcode_cpu.hub.source import SHARED_NAMES
+    from gptbigcode_cpu.models.loading import LOADING_NAMES, check_neutral
 
     task = "text-generation" if task is None else task
     check_choice("task", task, (*TASKS, *ALIASES))

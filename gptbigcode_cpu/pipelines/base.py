@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.arrays import plain
-from gptbigcode_cpu.device import Device
+from gptbigcode_cpu.common.arrays import plain
+from gptbigcode_cpu.common.device import Device
+from gptbigcode_cpu.common.messages import shown
+from gptbigcode_cpu.common.suggest import check_choice, refuse_unknown
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.messages import shown
-from gptbigcode_cpu.pretrained import PreTrainedModel
-from gptbigcode_cpu.suggest import check_choice, refuse_unknown
+from gptbigcode_cpu.models.base import PreTrainedModel
 from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer, own_tokenizer
 
 # Arguments of transformers' pipelines that change nothing here, with the values for which that is so; None: any value.

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.common.suggest import check_choice
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size, is_lazy
-from gptbigcode_cpu.suggest import check_choice
 
 FUNCTIONS = (None, "default", "sigmoid", "softmax", "none")
 

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gptbigcode_cpu.arrays import plain
+from gptbigcode_cpu.common.arrays import plain
+from gptbigcode_cpu.common.messages import shown
+from gptbigcode_cpu.common.suggest import check_choice
 from gptbigcode_cpu.errors import ContextLengthError, InputError
 from gptbigcode_cpu.generation import Call, GenerationConfig, by_full_names, given_config, merged_options
-from gptbigcode_cpu.incremental import IncrementalDecoder
-from gptbigcode_cpu.messages import shown
 from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size, is_lazy
-from gptbigcode_cpu.suggest import check_choice
 from gptbigcode_cpu.tokenizer.chat import extended, is_message
+from gptbigcode_cpu.tokenizer.incremental import IncrementalDecoder
 
 # What transformers' text-generation pipeline uses where neither the caller nor the model's generation_config.json decides.
 DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
@@ -197,7 +197,7 @@ class TextGenerationPipeline(Pipeline):
         if plan.call.streamer is not None:
             raise InputError("stream gives the text itself; pass a streamer to a call of the pipeline")
         prompt = self._prompt(inputs[0], plan)
-        from gptbigcode_cpu.generation.loop import token_steps
+        from gptbigcode_cpu.engine.rows import token_steps
 
         ids, limit = self.model.prompt(prompt.ids), self._limit(plan, prompt)
         decoder = IncrementalDecoder(self.tokenizer, plan.own.skip_special_tokens is not False)

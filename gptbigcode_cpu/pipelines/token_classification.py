@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.common.suggest import check_choice
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size, is_lazy
 from gptbigcode_cpu.pipelines.text_classification import apply_function
-from gptbigcode_cpu.suggest import check_choice
 
 STRATEGIES = (None, "none", "simple", "first", "average", "max")
 _Entity = dict[str, Any]

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gptbigcode_cpu.config_checks import LIMITS
+from gptbigcode_cpu.common.messages import shown
+from gptbigcode_cpu.config.checks import LIMITS
 from gptbigcode_cpu.errors import TokenizerError
-from gptbigcode_cpu.messages import shown
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer

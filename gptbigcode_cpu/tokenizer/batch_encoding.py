@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from gptbigcode_cpu.arrays import to_torch
+from gptbigcode_cpu.common.arrays import to_torch
+from gptbigcode_cpu.common.suggest import check_choice
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.suggest import check_choice
 
 if TYPE_CHECKING:
     from tokenizers import Encoding

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptbigcode_cpu.common.json_files import read_object
+from gptbigcode_cpu.common.messages import one_line, shown
 from gptbigcode_cpu.errors import TokenizerError
-from gptbigcode_cpu.json_files import read_object
-from gptbigcode_cpu.messages import one_line, shown
 from gptbigcode_cpu.tokenizer.added_tokens import check_ids
 
 if TYPE_CHECKING:

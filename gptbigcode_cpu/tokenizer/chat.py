@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from gptbigcode_cpu.common.messages import shown
 from gptbigcode_cpu.errors import InputError, TokenizerError
-from gptbigcode_cpu.messages import shown
 
 TEMPLATES = {
     # StarChat alpha and beta: dialogues.py of bigcode-project/starcoder.

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gptbigcode_cpu.config_checks import LIMITS
-from gptbigcode_cpu.config_gpt2 import is_original_gpt2
+from gptbigcode_cpu.common.json_files import BOM, parse_object, read_object
+from gptbigcode_cpu.common.messages import one_line, shown
+from gptbigcode_cpu.common.regular_files import is_present, read_regular
+from gptbigcode_cpu.config.checks import LIMITS
+from gptbigcode_cpu.config.gpt2 import is_original_gpt2
 from gptbigcode_cpu.errors import InputError, TokenizerError
-from gptbigcode_cpu.json_files import BOM, parse_object, read_object
-from gptbigcode_cpu.messages import one_line, shown
-from gptbigcode_cpu.regular_files import is_present, read_regular
 from gptbigcode_cpu.tokenizer.added_tokens import added_token, by_id, check_ids, keep_ids
 from gptbigcode_cpu.tokenizer.byte_level import MERGES, VOCABULARY, from_vocabulary
 from gptbigcode_cpu.tokenizer.special_tokens import (
@@ -60,7 +60,7 @@ def read(directory: Path, given: Mapping[str, Any]) -> tuple[Tokenizer, dict[str
         TokenizerError: A file is missing or damaged, or the tokenizer in a GGUF file is damaged or not supported.
         CheckpointError: A GGUF file is damaged.
     """
-    from gptbigcode_cpu.hub import is_gguf
+    from gptbigcode_cpu.hub.paths import is_gguf
 
     if is_gguf(directory):
         backend, settings = _read_gguf(directory)
@@ -225,7 +225,8 @@ def _check_ids(backend: Tokenizer) -> None:
 
 
 def _read_gguf(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
-    from gptbigcode_cpu.convert import gguf_files, gguf_tokenizer
+    from gptbigcode_cpu.convert.sources import gguf as gguf_files
+    from gptbigcode_cpu.tokenizer import gguf as gguf_tokenizer
 
     files, _ = gguf_tokenizer.tokenizer_files(gguf_files.open_gguf(path))
     if not files:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from gptbigcode_cpu.arrays import to_int_array
+from gptbigcode_cpu.common.arrays import to_int_array
 from gptbigcode_cpu.errors import InputError
 
 if TYPE_CHECKING:

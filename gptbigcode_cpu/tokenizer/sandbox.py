@@ -11,8 +11,8 @@ from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gptbigcode_cpu.common.messages import one_line
 from gptbigcode_cpu.errors import InputError, MissingDependencyError, TokenizerError
-from gptbigcode_cpu.messages import one_line
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gptbigcode_cpu.common.messages import shown
 from gptbigcode_cpu.errors import TokenizerError
-from gptbigcode_cpu.messages import shown
 from gptbigcode_cpu.tokenizer.special_tokens import EXTRA_NAMES
 
 MAX_TOKEN_ID = (1 << 32) - 1  # of the tokenizers library

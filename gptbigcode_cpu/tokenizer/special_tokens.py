@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, overload
 
+from gptbigcode_cpu.common.messages import shown
+from gptbigcode_cpu.common.suggest import check_choice
 from gptbigcode_cpu.errors import InputError, TokenizerError, UnsupportedError
-from gptbigcode_cpu.messages import shown
-from gptbigcode_cpu.suggest import check_choice
 from gptbigcode_cpu.tokenizer.added_tokens import added_token
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from gptbigcode_cpu.common.suggest import refuse_unknown
 from gptbigcode_cpu.errors import TokenizerError
-from gptbigcode_cpu.suggest import refuse_unknown
 from gptbigcode_cpu.tokenizer import files
 from gptbigcode_cpu.tokenizer.special_tokens import EXTRA_NAMES, OLD_EXTRA, OWN_ROLES, SPECIAL_NAMES
 
@@ -65,8 +65,8 @@ class StoredTokenizer:
             CheckpointError: A GGUF file is damaged.
             InputError: An unknown setting.
         """
-        from gptbigcode_cpu import hub
-        from gptbigcode_cpu.source import SOURCE_NAMES, Source
+        from gptbigcode_cpu.hub import paths as hub
+        from gptbigcode_cpu.hub.source import SOURCE_NAMES, Source
 
         source, settings = Source.taken_from(
             {
@@ -137,7 +137,7 @@ class StoredTokenizer:
         create_pr: bool = False,
     ) -> str:
         """Upload the files to the Hugging Face Hub; arguments, result and errors as of `GPTBigCodeForCausalLM.push_to_hub`."""
-        from gptbigcode_cpu.saving import push_model
+        from gptbigcode_cpu.store.saving import push_model
 
         def save(directory: Path) -> None:
             self.save_pretrained(directory)

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gptbigcode_cpu.arrays import is_torch
-from gptbigcode_cpu.config_checks import LIMITS
+from gptbigcode_cpu.common.arrays import is_torch
+from gptbigcode_cpu.common.messages import one_line
+from gptbigcode_cpu.common.suggest import check_choice, refuse_unknown
+from gptbigcode_cpu.config.checks import LIMITS
 from gptbigcode_cpu.errors import InputError, ThreadLimitError, TokenizerError
-from gptbigcode_cpu.messages import one_line
-from gptbigcode_cpu.suggest import check_choice, refuse_unknown
 from gptbigcode_cpu.tokenizer import files
 from gptbigcode_cpu.tokenizer.batch_encoding import BatchEncoding, ReturnTensors
 from gptbigcode_cpu.tokenizer.chat import ChatTemplates, recognise

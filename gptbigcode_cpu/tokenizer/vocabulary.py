@@ -6,9 +6,9 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gptbigcode_cpu.arrays import to_int_array
+from gptbigcode_cpu.common.arrays import to_int_array
+from gptbigcode_cpu.common.suggest import refuse_unknown
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.suggest import refuse_unknown
 from gptbigcode_cpu.tokenizer.special_tokens import SpecialTokens
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from logging import CRITICAL, DEBUG, ERROR, FATAL, INFO, NOTSET, WARN, WARNING
 
-from gptbigcode_cpu import progress
+from gptbigcode_cpu.common import progress
 
 __all__ = [
     "CRITICAL",

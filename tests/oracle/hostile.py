@@ -197,7 +197,7 @@ def uses(model: Path, out: Path) -> Iterator[Callable[[], Any]]:
     """What a user does with a model, step by step; each may be refused."""
     from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GPTBigCodeConfig, pipeline
     from gptbigcode_cpu.convert import convert
-    from gptbigcode_cpu.weights import is_packed
+    from gptbigcode_cpu.store.weights import is_packed
 
     def tokenizer() -> Any:
         loaded = AutoTokenizer.from_pretrained(model)

@@ -1,0 +1,1 @@
+"""The converted model: its files, written completely or not at all."""

@@ -1,0 +1,129 @@
+"""What a calibration has done so far, beside its output, so that the same conversion goes on after a kill."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptbigcode_cpu.convert.output.write import fsync, remove_unlocked
+from gptbigcode_cpu.errors import InputError
+
+_STATE, _WEIGHTS = "state.json", "weights"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A point that a conversion can go on from.
+
+    Attributes:
+        layer: The first block that is not written.
+        position: Bytes of the weights file in front of its matrices.
+        hidden: The residual stream in front of it, float32 ``[tokens, n_embd]``.
+    """
+
+    layer: int
+    position: int
+    hidden: NDArray[np.float32]
+
+
+class Journal:
+    """A directory ``.OUT.calibration``, locked as long as this object is open."""
+
+    def __init__(self, out: Path, fingerprint: str) -> None:
+        """
+        Args:
+            out: Where the model will be.
+            fingerprint: Says what is converted how. What another one left behind is removed.
+
+        Raises:
+            InputError: Another process is at it.
+        """
+        self._directory = directory(out)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise InputError(f"another process is converting to {out}") from error
+        self._fingerprint = fingerprint
+        self.checkpoint = self._read()
+        if self.checkpoint is None:
+            for path in self._directory.iterdir():
+                path.unlink()
+
+    @property
+    def weights(self) -> Path:
+        """The weights file while it grows."""
+        return self._directory / _WEIGHTS
+
+    def save(self, layer: int, file: BinaryIO, hidden: NDArray[np.float32]) -> None:
+        """All before this block is in the file, its matrices come next."""
+        file.flush()
+        os.fsync(file.fileno())
+        stream = self._directory / f"hidden-{layer}.npy"
+        np.save(stream, hidden)
+        fsync(stream)
+        state = self._directory / "state.new"
+        state.write_text(json.dumps({"fingerprint": self._fingerprint, "layer": layer, "position": file.tell()}))
+        fsync(state)
+        state.rename(self._directory / _STATE)
+        for path in self._directory.glob("hidden-*.npy"):
+            if path != stream:
+                path.unlink()
+
+    def close(self) -> None:
+        """Let others have it. What can be gone on from stays."""
+        if read_state(self._directory) is None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+        os.close(self._lock)
+
+    def _read(self) -> Checkpoint | None:
+        state = read_state(self._directory)
+        if state is None or state["fingerprint"] != self._fingerprint:
+            return None
+        try:
+            if self.weights.stat().st_size < state["position"]:
+                return None
+            return Checkpoint(state["layer"], state["position"], np.load(self._directory / f"hidden-{state['layer']}.npy"))
+        except (OSError, ValueError):
+            return None
+
+
+@contextmanager
+def opened(out: Path, fingerprint: str) -> Iterator[Journal]:
+    """A journal for the length of a ``with`` block."""
+    journal = Journal(out, fingerprint)
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+def discard(out: Path) -> None:
+    """Remove what is left of a journal, unless a process is at it: the model is complete."""
+    remove_unlocked(directory(out))
+
+
+def directory(out: Path) -> Path:
+    """Where the journal of a conversion is."""
+    return out.parent / f".{out.name}.calibration"
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """``fingerprint``, ``layer`` and ``position`` of a journal, or None where there is none that can be used."""
+    try:
+        state = json.loads((path / _STATE).read_bytes())
+        return {"fingerprint": str(state["fingerprint"]), "layer": int(state["layer"]), "position": int(state["position"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

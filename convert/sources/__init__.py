@@ -1,0 +1,1 @@
+"""Reading checkpoints: every format, and what is derived from it."""

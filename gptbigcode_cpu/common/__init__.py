@@ -1,0 +1,1 @@
+"""What every other folder uses: arrays, error texts, progress, and careful reading of files."""

@@ -1,0 +1,1 @@
+"""Decoding: requests go in, steps of new tokens come out."""

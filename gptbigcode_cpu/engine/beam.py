@@ -1,0 +1,303 @@
+"""Beam search, as in transformers.
+
+A prompt's beams are small arrays ``[beams, ...]``; the keys and values of a beam are a fork of those of the beam it continues,
+so beams share all blocks but those that they write themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptbigcode_cpu.engine.drafting.lookup import make_drafter
+from gptbigcode_cpu.engine.logits.processors import log_softmax
+from gptbigcode_cpu.engine.prefill import prefill
+from gptbigcode_cpu.engine.rows import Record, call_seed, check_logits, row_seed
+from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.generation.call import Call
+from gptbigcode_cpu.generation.config import GenerationConfig
+from gptbigcode_cpu.generation.rules import Rules
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu import _core
+
+Floats = NDArray[np.float32]
+# Added to scores that must not win; transformers' value, whose rounding decides between those that have it.
+_LOSES = np.float32(-1e9)
+
+
+@dataclass(frozen=True)
+class _RowInfo:
+    """A beam, for the logits processors."""
+
+    index: int
+    pads: int
+    prompt_length: int
+
+
+@dataclass
+class BeamResult:
+    """The sequences of all prompts, the best of each first.
+
+    Attributes:
+        sequences: int64 ``[prompts * num_return_sequences, tokens]``, with padding and prompt.
+        scores: Their log-probabilities over their lengths to the power of `length_penalty`, float32 ``[rows]``.
+        beam_indices: The row of each step's scores that a token comes from, int32 ``[rows, new tokens]``, -1 at the end.
+        caches: Of the beams that would be continued, ``prompts * num_beams``, without their last tokens.
+    """
+
+    sequences: NDArray[np.int64]
+    scores: Floats
+    beam_indices: NDArray[np.int32]
+    caches: list[_core.KVCache]
+
+
+class _Beams:
+    """The beams of one prompt. Names and order of the steps are those of transformers' ``_beam_search``."""
+
+    def __init__(
+        self, number: int, prompt: NDArray[np.int32], pads: int, limit: int, config: GenerationConfig, rules: Rules, seed: int
+    ) -> None:
+        self.number, self.pads = number, pads
+        self.prompt_length = self.length = pads + len(prompt)
+        self.n_beams = n = int(config.num_beams or 1)
+        self._config, self._rules = config, rules
+        self._length_penalty = float(1.0 if config.length_penalty is None else config.length_penalty)
+        self.max_length = self.prompt_length + limit
+        self.chain = rules.chain(self.prompt_length, self.max_length)
+        # Enough candidates that there are n to go on with, even if all end tokens are among the best of every beam.
+        self.n_candidates = max(2, 1 + len(config.eos_token_ids)) * n
+        # A pad token 0 gives way to the end token, as in transformers.
+        fill = rules.fill or next(iter(config.eos_token_ids), 0)
+        self.running = np.full((n, self.max_length), fill, dtype=np.int64)
+        self.running[:, pads : self.prompt_length] = prompt
+        self.running[:, :pads] = rules.fill
+        # Only the first beam counts at first, or all would write the same.
+        self.running_scores = np.where(np.arange(n) == 0, np.float32(0), _LOSES)
+        self.running_indices = np.full((n, limit), -1, dtype=np.int32)
+        self.sequences, self.indices = self.running.copy(), self.running_indices.copy()
+        self.scores = np.full(n, _LOSES)
+        self.finished = np.zeros(n, dtype=np.bool_)
+        self._improvable = True
+        self.done = False
+        self._sampler = _drawing_sampler(seed) if config.do_sample else None
+
+    @property
+    def rows(self) -> list[_RowInfo]:
+        """The beams as rows of the batch."""
+        first = self.number * self.n_beams
+        return [_RowInfo(first + beam, self.pads, self.prompt_length) for beam in range(self.n_beams)]
+
+    def step(self, log_probabilities: Floats, history: Sequence[Floats] | None) -> NDArray[np.int64]:
+        """Continue all beams by a token.
+
+        Args:
+            log_probabilities: Processed, float32 ``[beams, vocab]``.
+            history: Those of all steps, for the caller's stopping criteria.
+
+        Returns:
+            The beam that each new beam continues.
+        """
+        vocab_size = log_probabilities.shape[1]
+        with np.errstate(over="ignore"):
+            total = _comparable(log_probabilities + self.running_scores[:, None]).reshape(-1)
+        chosen = self._drawn(total) if self._sampler is not None else _best(total, self.n_candidates)
+        scores, parents = total[chosen], chosen // vocab_size
+        candidates, indices = self.running[parents], self.running_indices[parents]
+        candidates[:, self.length] = chosen % vocab_size
+        indices[:, self.length - self.prompt_length] = parents + self.number * self.n_beams
+        hits = self._hits(candidates[:, : self.length + 1], history)
+        self._keep_finished(scores, candidates, indices, hits)
+        running_scores = scores + hits.astype(np.float32) * _LOSES
+        going_on = _best(running_scores, self.n_beams)
+        self.running, self.running_indices = candidates[going_on], indices[going_on]
+        self.running_scores = running_scores[going_on]
+        self.length += 1
+        self._find_out_whether_done(bool(hits.all()))
+        continued: NDArray[np.int64] = parents[going_on]
+        return continued
+
+    def _hits(self, candidates: NDArray[np.int64], history: Sequence[Floats] | None) -> NDArray[np.bool_]:
+        """Which candidates end with their last token."""
+        hits: NDArray[np.bool_] = np.isin(candidates[:, -1], [*self._rules.eos]) | (candidates.shape[1] >= self.max_length)
+        for criterion in self._rules.criteria:
+            hits |= np.asarray(criterion(candidates, history), dtype=np.bool_)
+        return hits
+
+    def _keep_finished(
+        self, scores: Floats, candidates: NDArray[np.int64], indices: NDArray[np.int32], hits: NDArray[np.bool_]
+    ) -> None:
+        # The candidates beyond the first n are there to go on with, not to end.
+        ended = hits & (np.arange(self.n_candidates) < self.n_beams)
+        new_length = self.length + 1 - self.prompt_length
+        with np.errstate(over="ignore"):
+            scores = scores / _length_factor(new_length, self._length_penalty)
+        full = bool(self.finished.all()) and self._config.early_stopping is True
+        for loses in (full, not self._improvable, ~ended):
+            scores = scores + np.asarray(loses, dtype=np.float32) * _LOSES
+        # Of equal scores that of a beam which has ended comes before that of a place which none has taken yet.
+        order = np.argsort(~np.concatenate([self.finished, ended]), kind="stable")
+        merged = np.concatenate([self.scores, scores])
+        best = order[_best(merged[order], self.n_beams)]
+        self.scores = merged[best]
+        self.sequences = np.concatenate([self.sequences, candidates])[best]
+        self.indices = np.concatenate([self.indices, indices])[best]
+        self.finished = np.concatenate([self.finished, ended])[best]
+
+    def _find_out_whether_done(self, all_hit: bool) -> None:
+        to_the_end = self._config.early_stopping == "never" and self._length_penalty > 0
+        length = (self.max_length if to_the_end else self.length) - self.prompt_length
+        with np.errstate(over="ignore"):
+            best_possible = self.running_scores[0] / _length_factor(length, self._length_penalty)
+        worst_finished = np.where(self.finished, self.scores.min(), _LOSES)
+        self._improvable &= bool((best_possible > worst_finished).any())
+        full = bool(self.finished.all()) and self._config.early_stopping is True
+        self.done = not self._improvable or full or all_hit
+
+    def _drawn(self, total: Floats) -> NDArray[np.int64]:
+        """Candidates drawn one after the other, each at most once, best first."""
+        assert self._sampler is not None
+        left = total.copy()
+        nothing = np.zeros(0, dtype=np.int32)
+        chosen = []
+        for _ in range(self.n_candidates):
+            if np.isneginf(left).all():
+                raise InputError(f"beam sampling needs {self.n_candidates} tokens to choose from; top_k or top_p leaves fewer")
+            chosen.append(self._sampler.sample(left, nothing))
+            left[chosen[-1]] = -np.inf
+        drawn = np.array(chosen)
+        return drawn[np.argsort(-total[drawn], kind="stable")]
+
+
+def beam_search(
+    core: _core.Model,
+    prompts: Sequence[NDArray[np.int32]],
+    limit: int,
+    config: GenerationConfig,
+    call: Call | None = None,
+    *,
+    width: int = 0,
+    first_row: int = 0,
+    record: Record | None = None,
+    caches: Sequence[_core.KVCache] | None = None,
+) -> BeamResult:
+    """The most probable continuations of several prompts.
+
+    Args:
+        core: The model.
+        prompts: int32 ``[t_i]``, valid and not empty.
+        limit: New tokens at most.
+        config: All options, defaults included.
+        call: The other arguments.
+        width: Tokens of padding and prompt; default: the longest prompt.
+        first_row: Number of the first row, for its seed.
+        record: Collects scores and logits, ``[prompts * num_beams, vocab]`` per step.
+        caches: Of the prompts' first tokens, as in `token_steps`.
+
+    Raises:
+        InputError: An argument is wrong, or speculation is asked for.
+        FormatError: The logits are NaN.
+    """
+    call = call or Call()
+    make_drafter(config, call)  # refuses: there is none for beams
+    rules = Rules(config, call, core)
+    seed = call_seed(config)
+    width = max(width, *map(len, prompts))
+    seeds = [row_seed(seed, first_row + i) for i in range(len(prompts))]
+    groups = [_Beams(i, prompt, width - len(prompt), limit, config, rules, seeds[i]) for i, prompt in enumerate(prompts)]
+    n_beams = groups[0].n_beams
+    beams: dict[int, list[_core.KVCache]] = {}
+    logits = []
+    for i, (cache, last) in enumerate(prefill(core, prompts, caches)):
+        beams[i] = [cache, *(cache.fork() for _ in range(n_beams - 1))]
+        logits.append(np.repeat(last[None], n_beams, axis=0))
+    active, all_logits = groups, np.concatenate(logits)
+    while True:
+        parents = _step(active, all_logits, rules, record, config)
+        for group in active:
+            beams[group.number] = _continued(beams[group.number], parents[group.number])
+        # Functions of the caller, and the scores that are returned, have a row for every beam until all are done.
+        if rules.needs_whole_batch:
+            active = [] if all(group.done for group in groups) else groups
+        else:
+            active = [group for group in active if not group.done]
+        if not active:
+            return _result(groups, config, [cache for group in groups for cache in beams[group.number]])
+        tokens = [group.running[beam, group.length - 1 : group.length] for group in active for beam in range(n_beams)]
+        in_order = [cache for group in active for cache in beams[group.number]]
+        all_logits = core.forward(in_order, [token.astype(np.int32) for token in tokens], [1] * len(in_order))
+
+
+def _step(
+    active: Sequence[_Beams], logits: Floats, rules: Rules, record: Record | None, config: GenerationConfig
+) -> dict[int, NDArray[np.int64]]:
+    """Continue the beams of all prompts by a token; the beam that each new beam continues, per prompt."""
+    if not config.remove_invalid_values:
+        check_logits(logits)
+    rows = [row for group in active for row in group.rows]
+    ids = np.concatenate([group.running[:, : group.length] for group in active])
+    scores = _comparable(active[0].chain.complete(rows, ids, log_softmax(logits)))
+    if record is not None:
+        record.logits.append(logits.copy())
+        record.scores.append(scores)
+    history = record.scores if record is not None and config.output_scores else None
+    n = active[0].n_beams
+    return {group.number: group.step(scores[i * n : (i + 1) * n], history) for i, group in enumerate(active)}
+
+
+def _continued(caches: Sequence[_core.KVCache], parents: NDArray[np.int64]) -> list[_core.KVCache]:
+    """The caches of new beams: that of the parent for its first child, forks for the others."""
+    taken: set[int] = set()
+    new = []
+    for parent in parents.tolist():
+        new.append(caches[parent].fork() if parent in taken else caches[parent])
+        taken.add(parent)
+    return new
+
+
+def _result(groups: Sequence[_Beams], config: GenerationConfig, caches: list[_core.KVCache]) -> BeamResult:
+    n = int(config.num_return_sequences or 1)
+    indices = np.concatenate([group.indices[:n] for group in groups])
+    new_tokens = int((indices >= 0).sum(axis=1).max())
+    sequences = np.concatenate([group.sequences[:n] for group in groups])
+    return BeamResult(
+        sequences[:, : groups[0].prompt_length + new_tokens],
+        np.concatenate([group.scores[:n] for group in groups]),
+        indices[:, :new_tokens],
+        caches,
+    )
+
+
+def _comparable(scores: Floats) -> Floats:
+    """Raises:
+    InputError: There is no best one among them.
+    """
+    if not (scores < np.inf).all():
+        raise InputError("no token can be chosen: the scores become infinite or NaN; look at the options with large values")
+    return scores
+
+
+def _length_factor(length: int, penalty: float) -> np.float32:
+    """``length**penalty``, the largest or smallest float32 where it is beyond those."""
+    with np.errstate(over="ignore", under="ignore"):
+        limits = np.finfo(np.float32)
+        return np.float32(np.clip(np.float64(length) ** penalty, limits.tiny, limits.max))
+
+
+def _best(scores: Floats, count: int) -> NDArray[np.int64]:
+    """Places of the largest scores, the largest first, of equals the first."""
+    if count < len(scores) // 8:  # sorting all of a large vocabulary would take longer than the model
+        threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
+        places = np.flatnonzero(scores >= threshold)
+        return places[np.argsort(-scores[places], kind="stable")][:count]
+    return np.argsort(-scores, kind="stable")[:count]
+
+
+def _drawing_sampler(seed: int) -> Any:
+    from gptbigcode_cpu import _core
+
+    return _core.Sampler(temperature=1.0, seed=seed)

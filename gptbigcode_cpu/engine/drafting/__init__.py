@@ -1,0 +1,1 @@
+"""What guesses tokens, for speculative decoding."""

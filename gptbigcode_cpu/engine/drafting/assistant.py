@@ -1,0 +1,147 @@
+"""A smaller model that guesses tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptbigcode_cpu.engine.drafting.lookup import NO_DRAFT, Draft
+from gptbigcode_cpu.engine.logits.chain import Chain, build_chain
+from gptbigcode_cpu.engine.logits.processors import softmax
+from gptbigcode_cpu.engine.prefill import prefill
+from gptbigcode_cpu.generation.config import GenerationConfig
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu import _core
+    from gptbigcode_cpu.engine.rows import Row
+
+
+@dataclass
+class _Writer:
+    """The draft model's side of a row."""
+
+    cache: _core.KVCache
+    chain: Chain
+    random: Random
+    length: int  # tokens to guess next time
+    drafted: list[int] = field(default_factory=list)
+    probabilities: list[NDArray[np.float64]] = field(default_factory=list)
+
+
+class ModelDrafter:
+    """Guesses what a smaller model would write.
+
+    How many tokens are guessed depends on earlier guesses and the model's confidence, not on time: a draft that is drawn
+    at random uses random numbers, and with a seed the text must not depend on the speed of the machine.
+    """
+
+    def __init__(self, config: GenerationConfig, assistant_model: Any) -> None:
+        """
+        Args:
+            config: All options.
+            assistant_model: The smaller model, a `GPTBigCodeForCausalLM` with the vocabulary of the other one.
+        """
+        self._core: _core.Model = assistant_model.core
+        self._n_positions: int = assistant_model.config.n_positions
+        self._config = config
+        self._threshold = float(config.assistant_confidence_threshold or 0.0)
+        self._first_length = int(config.num_assistant_tokens or 1)
+        self._adapts = config.num_assistant_tokens_schedule != "constant"
+        self._writers: dict[int, _Writer] = {}
+
+    def begin(self, row: Row) -> None:
+        from gptbigcode_cpu import _core
+
+        chain = build_chain(self._config, row.prompt_length, len(row.ids))
+        # Another stream than the sampler's, which draws the tokens that are not drafted.
+        random = Random(row.seed ^ 0xD1B54A32D192ED03)
+        self._writers[row.index] = _Writer(_core.KVCache(self._core), chain, random, self._first_length)
+
+    def propose(self, rows: Sequence[Row]) -> list[Draft]:
+        limits = {row.index: self._limit(row) for row in rows}
+        for row in rows:
+            writer = self._writers[row.index]
+            writer.drafted, writer.probabilities = [], []
+        writing = [row for row in rows if limits[row.index] > 0]
+        logits = self._catch_up(writing)
+        while writing:
+            going_on = [row for row, scores in zip(writing, logits, strict=True) if self._guess(row, scores)]
+            writing = [row for row in going_on if len(self._writers[row.index].drafted) < limits[row.index]]
+            if not writing:
+                break
+            writers = [self._writers[row.index] for row in writing]
+            last = [np.array(writer.drafted[-1:], dtype=np.int32) for writer in writers]
+            logits = list(self._core.forward([writer.cache for writer in writers], last, [1] * len(writers)))
+        return [self._draft(row) for row in rows]
+
+    def accept(self, row: Row, drafted: int, scores: NDArray[np.float32], probabilities: NDArray[np.float64]) -> int:
+        writer = self._writers[row.index]
+        wanted = _distribution(scores)
+        if writer.random.random() * probabilities[drafted] < wanted[drafted]:
+            return drafted
+        return _draw(np.maximum(wanted - probabilities, 0), writer.random)
+
+    def verified(self, row: Row, draft: Draft, tokens: Sequence[int]) -> None:
+        if row.finished:
+            del self._writers[row.index]
+            return
+        writer = self._writers[row.index]
+        if self._adapts and len(draft.tokens):
+            kept = len(tokens) - 1 == len(draft.tokens)
+            writer.length = writer.length + 2 if kept else max(1, writer.length - 1)
+        # What it has run and the text share, the row's last token not included.
+        writer.cache.truncate(min(len(writer.cache), row.length - row.pads - 1))
+
+    def measured(self, n_tokens: int, seconds: float) -> None:
+        pass
+
+    def _limit(self, row: Row) -> int:
+        return min(self._writers[row.index].length, row.room - 1, self._n_positions - len(row.tokens) + 1)
+
+    def _catch_up(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
+        """Run what the draft model has not seen of the rows; the logits after their last tokens."""
+        caches = [self._writers[row.index].cache for row in rows]
+        return [logits for _, logits in prefill(self._core, [row.tokens for row in rows], caches)]
+
+    def _guess(self, row: Row, logits: NDArray[np.float32]) -> bool:
+        """Add a token to the draft, or not, if it is too improbable."""
+        writer = self._writers[row.index]
+        ids = np.concatenate([row.ids[: row.length], np.array(writer.drafted, dtype=np.int32)]).astype(np.int64)
+        scores = writer.chain.complete([row], ids[None], logits[None])[0]
+        if not self._config.do_sample:
+            token = int(scores.argmax())
+            if self._threshold and softmax(scores[None])[0, token] < self._threshold:
+                return False
+        else:
+            distribution = _distribution(scores)
+            token = _draw(distribution, writer.random)
+            writer.probabilities.append(distribution)
+        writer.drafted.append(token)
+        # The choice of a token at random must not be undone because of the token: only what follows is left out.
+        return not self._config.do_sample or distribution[token] >= self._threshold
+
+    def _draft(self, row: Row) -> Draft:
+        writer = self._writers[row.index]
+        if not writer.drafted:
+            return NO_DRAFT
+        tokens = np.array(writer.drafted, dtype=np.int32)
+        return Draft(tokens, writer.probabilities if self._config.do_sample else None)
+
+
+def _distribution(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    weights: NDArray[np.float64] = np.exp(scores.astype(np.float64) - scores.max())
+    weights /= weights.sum()
+    return weights
+
+
+def _draw(weights: NDArray[np.float64], random: Random) -> int:
+    """A place at random, with the probability of its weight."""
+    cumulative = np.cumsum(weights)
+    place = int(np.searchsorted(cumulative, random.random() * cumulative[-1], side="right"))
+    # Rounding may lead beyond the last place that has a weight.
+    return min(place, int(np.flatnonzero(weights)[-1]))

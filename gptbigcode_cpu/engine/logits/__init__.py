@@ -1,0 +1,1 @@
+"""What changes the logits before a token is chosen."""

@@ -1,0 +1,1 @@
+"""The model classes, used like those of transformers."""

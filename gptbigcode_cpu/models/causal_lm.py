@@ -1,0 +1,307 @@
+"""The model classes, used like those of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptbigcode_cpu.common.arrays import to_int_array
+from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.errors import ConfigError, ContextLengthError, InputError
+from gptbigcode_cpu.fim import FillMixin
+from gptbigcode_cpu.generation import GenerationConfig, GenerationMixin, given_config, read_config
+from gptbigcode_cpu.generation.cache import DynamicCache
+from gptbigcode_cpu.generation.config import CONFIG_NAME as GENERATION_CONFIG_NAME
+from gptbigcode_cpu.models.base import PreTrainedModel
+from gptbigcode_cpu.models.forward import Arguments, Call
+from gptbigcode_cpu.models.inputs import new_columns_mask
+from gptbigcode_cpu.models.loss import next_token_loss
+from gptbigcode_cpu.models.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu import _core
+    from gptbigcode_cpu.store.weights import PackedModel
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Checked input: the ids as given, and each row without its padding."""
+
+    ids: NDArray[np.int64]  # [batch, tokens]
+    mask: NDArray[np.bool_]  # [batch, tokens]
+    rows: list[NDArray[np.int32]]
+
+
+class GPTBigCodeModel(PreTrainedModel):
+    """A GPTBigCode model without a head: token ids in, hidden states out. Any checkpoint of the family has one."""
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        past_key_values: DynamicCache | None = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        *,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **unknown: Any,
+    ) -> BaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
+        """Run the model.
+
+        Padding costs nothing and changes no bit of a row: results are those of the row alone, and zero at the places of
+        padding. Without `position_ids` positions count the tokens, on whichever side the padding is; transformers' `forward`
+        counts the padding on the left as well, unless it is given the `position_ids` that its `generate` makes.
+
+        Args:
+            input_ids: Token ids ``[batch, tokens]``: list, numpy array or torch tensor.
+            past_key_values: What the rows have seen before; it grows by the tokens of the call. Also called ``cache``.
+            attention_mask: ``[batch, past + tokens]``, 0 for padding (or False), on either side of the tokens of a call; with
+                `position_ids` anywhere. Default: every token of this call counts, and earlier ones as in their calls.
+            token_type_ids: Token ids ``[batch, tokens]`` whose embeddings are *added* to those of the tokens, as in
+                transformers. GPTBigCode models are not trained with them.
+            position_ids: ``[batch, tokens]`` or ``[1, tokens]``: rows of the position embedding. What a token sees follows from
+                the order in the sequence alone.
+            inputs_embeds: float ``[batch, tokens, n_embd]`` in place of `input_ids`, see `get_input_embeddings`.
+            use_cache: Return the cache, for calls that go on; default: ``config.use_cache``. One that is passed is returned.
+            output_attentions: Return the probabilities of attention, which takes much time and memory; they are computed in
+                float32 from queries that are not rounded and keys as they are stored. Default: ``config.output_attentions``.
+            output_hidden_states: Return the output of every block; default: ``config.output_hidden_states``.
+            return_dict: False: a tuple; default: ``config.return_dict``.
+            **unknown: Arguments of transformers that have no meaning here; only None.
+
+        Returns:
+            The hidden states, and what else is asked for: torch tensors if the input is one, else numpy arrays.
+
+        Raises:
+            InputError: Wrong shapes, types or values, an id outside the vocabulary, a row without tokens, padding between
+                tokens without `position_ids`, a cache of another model or batch, an unknown argument.
+            ContextLengthError: A row is longer than ``n_positions``.
+        """
+        arguments = Arguments(
+            input_ids, past_key_values, attention_mask, token_type_ids, position_ids, inputs_embeds,
+            use_cache, output_attentions, output_hidden_states, return_dict,
+        )  # fmt: skip
+        call = Call(self.config, self.core, arguments, unknown)
+        result = call.run(last_hidden_state=True)
+        return call.output(
+            BaseModelOutputWithPastAndCrossAttentions(
+                last_hidden_state=result.last_hidden_state,
+                past_key_values=result.past_key_values,
+                hidden_states=result.hidden_states,
+                attentions=result.attentions,
+                cross_attentions=None if result.attentions is None else (),
+            )
+        )
+
+    __call__ = forward
+
+
+class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
+    """A GPTBigCode language model.
+
+    Attributes:
+        transformer: The model without the head.
+    """
+
+    auto_class: ClassVar[str] = "AutoModelForCausalLM"
+
+    def __init__(
+        self, packed: PackedModel, core: _core.Model | None = None, generation_config: GenerationConfig | None = None
+    ) -> None:
+        """
+        Args:
+            packed: An opened converted model.
+            core: What computes on it; default: a new one.
+            generation_config: Defaults for `generate`.
+        """
+        super().__init__(packed, core)
+        self.transformer = GPTBigCodeModel(packed, self.core)
+        self._generation_config = generation_config or GenerationConfig()
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """Options that hold where a call says nothing else. It may be changed, or assigned: also an object of transformers."""
+        return self._generation_config
+
+    @generation_config.setter
+    def generation_config(self, value: Any) -> None:
+        given = given_config(value)
+        if given is None:
+            raise InputError("generation_config must be a GenerationConfig, not None; GenerationConfig() sets nothing")
+        self._generation_config = given
+
+    @classmethod
+    def _from_packed(cls, packed: PackedModel, core: _core.Model) -> Self:
+        given = read_config(packed.path / GENERATION_CONFIG_NAME)
+        return cls(packed, core, GenerationConfig.from_model_config(packed.config) if given is None else given)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, generation_config: Any = None, **options: Any
+    ) -> Self:
+        """Open a model, see `PreTrainedModel.from_pretrained`.
+
+        Args:
+            pretrained_model_name_or_path: See there.
+            generation_config: Takes the place of the checkpoint's generation options: a `GenerationConfig`, of this package or
+                of transformers.
+            **options: See there.
+
+        Raises:
+            InputError: `generation_config` is something else; and see there.
+        """
+        given = given_config(generation_config)
+        model = super().from_pretrained(pretrained_model_name_or_path, **options)
+        if given is not None:
+            model.generation_config = given
+        return model
+
+    @classmethod
+    def _check_architecture(cls, config: GPTBigCodeConfig, directory: Path) -> None:
+        from gptbigcode_cpu.store.tensors import BASE_MODEL, CLASSIFIERS
+
+        # A classifier's checkpoint may lack an LM head, and was not trained to write.
+        if classifiers := [name for name in config.architectures if name in CLASSIFIERS]:
+            raise ConfigError(f"{directory} is a {classifiers[0]}; this class runs language models, which write text")
+        if BASE_MODEL in config.architectures and not config.tie_word_embeddings:
+            raise ConfigError(f"{directory} is a {BASE_MODEL}, which has no LM head; this class runs language models")
+
+    def _heads(self) -> frozenset[str]:
+        return frozenset({"lm_head.weight"})
+
+    def _generation_options(self) -> Mapping[str, Any]:
+        return self.generation_config.file_content()
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        past_key_values: DynamicCache | None = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        *,
+        labels: Any = None,
+        logits_to_keep: Any = 0,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **unknown: Any,
+    ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
+        """Logits of the next token, at every position.
+
+        Args:
+            input_ids: As in `GPTBigCodeModel.forward`, like all arguments but `labels` and `logits_to_keep`.
+            past_key_values: See there.
+            attention_mask: See there.
+            token_type_ids: See there.
+            position_ids: See there.
+            inputs_embeds: See there.
+            labels: Token ids ``[batch, tokens]``, usually `input_ids`, for the loss: every token's logits are compared with the
+                label one place later, and -100 does not count. Nor does padding: what is masked is neither predicted nor
+                predicts. (transformers counts it unless its label is -100, and predicts a row's first token from the padding on
+                its left.)
+            logits_to_keep: Compute the logits of so many last columns only, 0 = all; or a vector of columns. For padding on the
+                right, that of a shorter row's last columns is zero.
+            use_cache: See there.
+            output_attentions: See there.
+            output_hidden_states: See there.
+            return_dict: See there.
+            **unknown: See there.
+
+        Returns:
+            The logits, and what else is asked for.
+
+        Raises:
+            InputError: As in `GPTBigCodeModel.forward`; bad labels, or labels without all logits.
+            ContextLengthError: A row is longer than ``n_positions``.
+        """
+        arguments = Arguments(
+            input_ids, past_key_values, attention_mask, token_type_ids, position_ids, inputs_embeds,
+            use_cache, output_attentions, output_hidden_states, return_dict,
+        )  # fmt: skip
+        call = Call(self.config, self.core, arguments, unknown)
+        result = call.run(logits_to_keep)
+        assert result.logits is not None
+        loss = None
+        if labels is not None:
+            if result.logits.shape[1] != call.batch.mask.shape[1]:
+                raise InputError("labels need all logits; leave logits_to_keep at 0")
+            loss = next_token_loss(result.logits, labels, call.batch.mask)
+        return call.output(
+            CausalLMOutputWithCrossAttentions(
+                loss=loss,
+                logits=result.logits,
+                past_key_values=result.past_key_values,
+                hidden_states=result.hidden_states,
+                attentions=result.attentions,
+                cross_attentions=None if result.attentions is None else (),
+            )
+        )
+
+    __call__ = forward
+
+    def prompt(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
+        """The checked form of one prompt, int32 ``[tokens]``.
+
+        Raises:
+            InputError: It is empty or an id is outside the vocabulary.
+            ContextLengthError: It is longer than ``n_positions``.
+        """
+        return self._batch(token_ids, None).rows[0]
+
+    def _batch(
+        self, input_ids: Any, attention_mask: Any, padding_token: int | None = None, past: DynamicCache | None = None
+    ) -> _Batch:
+        if isinstance(input_ids, Mapping):
+            raise InputError("the prompt is a dict of arrays; pass its content: generate(**inputs)")
+        ids = np.atleast_2d(to_int_array(input_ids, "input_ids"))
+        if ids.ndim != 2:
+            raise InputError(f"input_ids must have the shape [batch, tokens], not {list(ids.shape)}")
+        if ids.size == 0:
+            raise InputError("the prompt is empty; pass at least one token, for example the model's bos_token_id")
+        rows, columns = ids.shape
+        seen = np.zeros((rows, 0), dtype=np.bool_) if past is None or not past.is_initialized else past.mask
+        if len(seen) != rows:
+            raise InputError(f"past_key_values holds {len(seen)} rows, the prompt has {rows}")
+        if seen.shape[1] >= columns:
+            raise InputError(
+                f"past_key_values holds {seen.shape[1]} columns and input_ids {columns}; pass all tokens, those of the cache "
+                "and at least one more"
+            )
+        if attention_mask is None and padding_token is not None:
+            new = ids[:, seen.shape[1] :] != padding_token
+        else:
+            new = new_columns_mask(attention_mask, (rows, columns - seen.shape[1]), seen)
+        mask = np.concatenate([seen, new], axis=1)
+        self._check_rows(ids, mask)
+        if seen.size and not new.any(axis=1).all():
+            raise InputError(f"row {int(new.any(axis=1).argmin())} has no token after those of past_key_values")
+        return _Batch(ids, mask, [row[row_mask].astype(np.int32) for row, row_mask in zip(ids, mask, strict=True)])
+
+    def _check_rows(self, ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> None:
+        vocab_size, n_positions = self.config.vocab_size, self.config.n_positions
+        outside = np.argwhere(mask & ((ids < 0) | (ids >= vocab_size)))
+        if len(outside):
+            row, column = outside[0].tolist()
+            raise InputError(f"token id {ids[row, column]} in row {row}, column {column} is not in 0..{vocab_size - 1}")
+        counts = mask.sum(axis=1)
+        if not counts.all():
+            raise InputError(f"row {int(counts.argmin())} of input_ids is empty: every token is padding")
+        if counts.max() > n_positions:
+            row = int(counts.argmax())
+            raise ContextLengthError(f"row {row} has {counts[row]} tokens, the model has {n_positions} positions; shorten it")
+
+
+# The name of the class for GPT-2, whose checkpoints are converted to this one.
+GPT2LMHeadModel = GPTBigCodeForCausalLM

@@ -1,0 +1,234 @@
+"""Classifiers: a GPTBigCode model with a small head, trained elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptbigcode_cpu.common.arrays import to_int_array
+from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.errors import ConfigError, FormatError, InputError
+from gptbigcode_cpu.generation.cache import DynamicCache
+from gptbigcode_cpu.models.base import PreTrainedModel
+from gptbigcode_cpu.models.causal_lm import GPTBigCodeModel
+from gptbigcode_cpu.models.forward import Arguments, Call
+from gptbigcode_cpu.models.inputs import Batch
+from gptbigcode_cpu.models.loss import infer_problem_type, sequence_loss, token_loss
+from gptbigcode_cpu.models.outputs import SequenceClassifierOutputWithPast, TokenClassifierOutput
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu import _core
+    from gptbigcode_cpu.store.weights import PackedModel
+
+Floats = NDArray[np.float32]
+
+
+class _Classifier(PreTrainedModel):
+    """A model with a linear head on the last hidden state.
+
+    Attributes:
+        num_labels: Outputs of the head.
+        transformer: The model without the head.
+    """
+
+    head: ClassVar[str]  # name of the head's tensors
+
+    def __init__(self, packed: PackedModel, core: _core.Model | None = None) -> None:
+        from gptbigcode_cpu import _core
+
+        super().__init__(packed, core)
+        self.transformer = GPTBigCodeModel(packed, self.core)
+        self.num_labels = self.config.num_labels
+        missing = [name for name in sorted(self._heads()) if name not in packed.tensors]
+        if missing:
+            raise FormatError(f"{packed.path} has no {missing[0]}; convert the checkpoint again")
+        # In the core's layout, whose products do not depend on how many rows there are.
+        self._weight = _core.pack_weight(packed.tensors[f"{self.head}.weight"], "float32")
+        self._bias = packed.tensors.get(f"{self.head}.bias")
+
+    @classmethod
+    def _check_architecture(cls, config: GPTBigCodeConfig, directory: Path) -> None:
+        if cls.__name__ not in config.architectures:
+            raise ConfigError(
+                f"{directory} is a {', '.join(config.architectures)}, which has no trained {cls.head} head. transformers would "
+                f"fill one with random numbers to be trained; models are not trained here. Train a {cls.__name__} with "
+                "transformers, and open its checkpoint"
+            )
+
+    def _heads(self) -> frozenset[str]:
+        from gptbigcode_cpu.store.tensors import CLASSIFIERS
+
+        return CLASSIFIERS[type(self).__name__]
+
+    def _classify(self, hidden: Floats) -> Floats:
+        """The head on rows ``[n, n_embd]``."""
+        from gptbigcode_cpu import _core
+
+        return _core.linear(self._weight, "float32", self.num_labels, np.ascontiguousarray(hidden), self._bias)
+
+
+class GPTBigCodeForSequenceClassification(_Classifier):
+    """A classifier of texts: the head looks at the last token."""
+
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    head = "score"
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        past_key_values: DynamicCache | None = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        *,
+        labels: Any = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **unknown: Any,
+    ) -> SequenceClassifierOutputWithPast | tuple[Any, ...]:
+        """Scores of every text.
+
+        As in transformers, the text's last token is the last one that is not ``config.pad_token_id``, and the last column if
+        there are only `inputs_embeds` or, for a batch of one, no ``pad_token_id``.
+
+        Args:
+            input_ids: As in `GPTBigCodeModel.forward`, like all arguments but `labels`.
+            past_key_values: See there.
+            attention_mask: See there.
+            token_type_ids: See there.
+            position_ids: See there.
+            inputs_embeds: See there.
+            labels: What the texts are, for the loss: ``[batch]`` classes; for regression floats like the logits or, with one
+                label, ``[batch]``; for several labels at once floats 0..1 like the logits. ``config.problem_type`` says which;
+                if it is None it is set by the first labels, as in transformers: one label means regression, integers single
+                labels.
+            use_cache: See there.
+            output_attentions: See there.
+            output_hidden_states: See there.
+            return_dict: See there.
+            **unknown: See there.
+
+        Returns:
+            The scores, and what else is asked for.
+
+        Raises:
+            InputError: As in `GPTBigCodeModel.forward`; several texts and no ``config.pad_token_id``; the last token is masked;
+                bad labels.
+            ContextLengthError: A row is longer than ``n_positions``.
+        """
+        arguments = Arguments(
+            input_ids, past_key_values, attention_mask, token_type_ids, position_ids, inputs_embeds,
+            use_cache, output_attentions, output_hidden_states, return_dict,
+        )  # fmt: skip
+        call = Call(self.config, self.core, arguments, unknown)
+        last = self._last_columns(call.batch, input_ids)
+        result = call.run(last_hidden_state=True)
+        assert result.last_hidden_state is not None
+        logits = self._classify(result.last_hidden_state[np.arange(len(last)), last])
+        loss = None
+        if labels is not None:
+            problem_type = self.config.problem_type or infer_problem_type(self.num_labels, labels)
+            loss = sequence_loss(logits, labels, problem_type)
+            self.config.problem_type = problem_type
+        output = SequenceClassifierOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=result.past_key_values,
+            hidden_states=result.hidden_states,
+            attentions=result.attentions,
+        )
+        return call.output(output)
+
+    __call__ = forward
+
+    def _last_columns(self, batch: Batch, input_ids: Any) -> NDArray[np.int64]:
+        """The column of every row's last token."""
+        rows, columns = batch.mask.shape
+        pad = self.config.pad_token_id
+        if pad is None and rows != 1:
+            raise InputError(
+                "several texts need a padding token, to know where each one ends: set model.config.pad_token_id, for example "
+                "to tokenizer.pad_token_id"
+            )
+        if pad is None or input_ids is None:
+            last = np.full(rows, columns - 1)
+        else:
+            # The rightmost token that is not padding, as in transformers; the first one if there is none.
+            others = np.atleast_2d(to_int_array(input_ids, "input_ids")) != pad
+            last = (np.arange(columns) * others).argmax(axis=1)
+        masked = ~batch.mask[np.arange(rows), last]
+        if masked.any():
+            row = int(masked.argmax())
+            raise InputError(
+                f"row {row} is classified by its column {last[row]}, which attention_mask says is padding; pad on the left, or "
+                "with config.pad_token_id"
+            )
+        return last
+
+
+class GPTBigCodeForTokenClassification(_Classifier):
+    """A classifier of tokens."""
+
+    auto_class: ClassVar[str] = "AutoModelForTokenClassification"
+    head = "classifier"
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        past_key_values: DynamicCache | None = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        *,
+        labels: Any = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **unknown: Any,
+    ) -> TokenClassifierOutput | tuple[Any, ...]:
+        """Scores of every token.
+
+        Args:
+            input_ids: As in `GPTBigCodeModel.forward`, like all arguments but `labels`.
+            past_key_values: See there.
+            attention_mask: See there.
+            token_type_ids: See there.
+            position_ids: See there.
+            inputs_embeds: See there.
+            labels: Classes ``[batch, tokens]`` for the loss; -100, and what is padding, does not count.
+            use_cache: See there. The output has no cache; one that is passed grows.
+            output_attentions: See there.
+            output_hidden_states: See there.
+            return_dict: See there.
+            **unknown: See there.
+
+        Returns:
+            The scores, and what else is asked for.
+
+        Raises:
+            InputError: As in `GPTBigCodeModel.forward`; bad labels.
+            ContextLengthError: A row is longer than ``n_positions``.
+        """
+        arguments = Arguments(
+            input_ids, past_key_values, attention_mask, token_type_ids, position_ids, inputs_embeds,
+            use_cache, output_attentions, output_hidden_states, return_dict,
+        )  # fmt: skip
+        call = Call(self.config, self.core, arguments, unknown)
+        result = call.run(last_hidden_state=True)
+        assert result.last_hidden_state is not None
+        logits = call.batch.spread(self._classify(result.last_hidden_state[call.batch.mask]))
+        loss = None if labels is None else token_loss(logits, labels, call.batch.mask)
+        output = TokenClassifierOutput(
+            loss=loss, logits=logits, hidden_states=result.hidden_states, attentions=result.attentions
+        )
+        return call.output(output)
+
+    __call__ = forward

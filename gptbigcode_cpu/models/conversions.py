@@ -1,0 +1,292 @@
+"""The cache of conversions: what was made of plain checkpoints when they were first used.
+
+A conversion is a directory ``DTYPE-KEY``, where the key is a digest of the content of the checkpoint. A process that uses one
+holds a shared lock on its directory until it ends, so that another process that makes room knows it is in use. The time of
+modification of the directory is when it was last used.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from gptbigcode_cpu.common.json_files import read_object
+from gptbigcode_cpu.common.regular_files import checked_path
+from gptbigcode_cpu.common.sizes import human_bytes, parse_bytes
+from gptbigcode_cpu.errors import ConfigError, FormatError, InputError
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu.common.progress import Progress
+
+CACHE_VARIABLE: Final = "GPTBIGCODE_CPU_CACHE"
+SIZE_VARIABLE: Final = "GPTBIGCODE_CPU_CACHE_SIZE"
+DEFAULT_LIMIT: Final = 50_000_000_000  # bytes
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"(?P<dtype>[a-z]+\d+)-[0-9a-f]{32}")
+_NOTE = "conversion.json"
+_ATTEMPTS = 3
+_in_use: dict[Path, int] = {}  # conversions that this process uses, and the locks that say so
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A conversion in the cache.
+
+    Attributes:
+        path: Its directory.
+        name: What was converted: an id on the Hub, or a path.
+        dtype: Storage type of the weights.
+        nbytes: Bytes of its files.
+        last_used: Seconds since the epoch.
+        format_version: Of what it is stored in; only `weights.FORMAT_VERSION` can be opened.
+    """
+
+    path: Path
+    name: str
+    dtype: str
+    nbytes: int
+    last_used: float
+    format_version: int | None
+
+
+def cache_directory() -> Path:
+    """Where conversions are kept: ``GPTBIGCODE_CPU_CACHE``, else ``gptbigcode-cpu`` in the user's cache directory.
+
+    Raises:
+        InputError: The variable names no directory, or the user has no home.
+    """
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return checked_path(chosen, CACHE_VARIABLE)
+    if (chosen := os.environ.get("XDG_CACHE_HOME", "")).startswith("/"):  # the specification says to ignore any other
+        return Path(chosen) / "gptbigcode-cpu"
+    return checked_path("~/.cache/gptbigcode-cpu", f"the cache of conversions, without {CACHE_VARIABLE},")
+
+
+def size_limit() -> int | None:
+    """Bytes that all conversions together may have: ``GPTBIGCODE_CPU_CACHE_SIZE``, such as ``20GB``; None for ``unlimited``.
+
+    Raises:
+        InputError: The variable says something else.
+    """
+    text = os.environ.get(SIZE_VARIABLE, "").strip()
+    if not text:
+        return DEFAULT_LIMIT
+    if text.lower() == "unlimited":
+        return None
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise InputError(f"{SIZE_VARIABLE}: {error}, or unlimited") from error
+
+
+def converted(source: Path, key: str, dtype: str, num_threads: int, progress: Progress | None) -> Path:
+    """The directory of a conversion, made if it is not there or damaged.
+
+    Args:
+        source: The checkpoint.
+        key: Digest of its content, 32 hexadecimal digits.
+        dtype: Storage type of the weights.
+        num_threads: Threads that convert; 0 = default.
+        progress: Called during a conversion.
+
+    Raises:
+        GPTBigCodeError: See `gptbigcode_cpu.convert.convert`.
+        InputError: The size limit is malformed.
+        OSError: The cache cannot be written and does not hold the conversion.
+    """
+    target = cache_directory() / f"{dtype}-{key}"
+    for _ in range(_ATTEMPTS):  # one, unless another process makes room in between
+        if _use(target):
+            return target
+        limit = size_limit()
+        with _locked(target.with_name(f"{target.name}.lock")):
+            if not _opens(target):
+                _convert(source, target, dtype, num_threads, progress)
+        if limit is not None:
+            _use(target)  # before there is made room for it
+            make_room(limit)
+    if _use(target):
+        return target
+    raise FormatError(f"{target} could not be kept: it was removed or damaged right after it was made, {_ATTEMPTS} times")
+
+
+def conversions() -> list[Conversion]:
+    """All conversions in the cache, those used last first."""
+    found = []
+    with suppress(OSError):
+        for path in cache_directory().iterdir():
+            match = _NAME.fullmatch(path.name)
+            with suppress(OSError):  # it is being removed
+                if match is not None and path.is_dir():
+                    found.append(_described(path, match["dtype"]))
+    return sorted(found, key=lambda each: -each.last_used)
+
+
+def names() -> list[str]:
+    """What was converted, each once."""
+    return list(dict.fromkeys(each.name for each in conversions()))
+
+
+def in_use(conversion: Conversion) -> bool:
+    """Whether a process uses it."""
+    try:
+        os.close(_exclusive(conversion.path))
+    except OSError:
+        return conversion.path.is_dir()
+    return False
+
+
+def remove(conversion: Conversion) -> None:
+    """Remove it. Processes that have it open keep it in memory; its room on the disk is free when they end.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    path = conversion.path
+    aside = path.with_name(f".{path.name}.removed-{os.urandom(8).hex()}")
+    with suppress(FileNotFoundError):  # another process was faster
+        path.rename(aside)
+        shutil.rmtree(aside)
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+
+
+def make_room(limit: int) -> list[Conversion]:
+    """Remove conversions until the rest has at most `limit` bytes: first those of another format, then those used longest ago.
+
+    What a process uses stays.
+
+    Returns:
+        What was removed.
+    """
+    from gptbigcode_cpu.store.weights import FORMAT_VERSION
+
+    kept = conversions()
+    excess = sum(each.nbytes for each in kept) - limit
+    removed = []
+    for each in sorted(kept, key=lambda each: (each.format_version == FORMAT_VERSION, each.last_used)):
+        if excess <= 0:
+            break
+        with suppress(OSError):  # it is in use, or another process was faster
+            lock = _exclusive(each.path)
+            try:
+                remove(each)
+            finally:
+                os.close(lock)
+            excess -= each.nbytes
+            removed.append(each)
+            size = human_bytes(each.nbytes)
+            logger.warning(
+                "removed the conversion of %s to %s (%s) to make room: %s", each.name, each.dtype, size, SIZE_VARIABLE
+            )
+    return removed
+
+
+def _convert(source: Path, target: Path, dtype: str, num_threads: int, progress: Progress | None) -> None:
+    from gptbigcode_cpu.convert import convert
+
+    shutil.rmtree(target, ignore_errors=True)  # what is there cannot be opened
+    convert(source, target, dtype=dtype, num_threads=num_threads, progress=progress)
+    (target / _NOTE).write_text(json.dumps({"name": _name_of(source)}))
+    size = human_bytes(_described(target, dtype).nbytes)
+    logger.warning("%s was quantised to %s and is kept in %s (%s)", _name_of(source), dtype, target, size)
+
+
+def _name_of(source: Path) -> str:
+    """The id on the Hub of a download, the absolute path of anything else."""
+    for part in source.parts:
+        if found := re.fullmatch(r"models--([^/]+?)--([^/]+)", part):
+            return f"{found[1]}/{found[2]}"
+    return str(source.absolute())
+
+
+def _described(path: Path, dtype: str) -> Conversion:
+    name, version = path.name, None
+    with suppress(ConfigError):
+        name = str((read_object(path / _NOTE, ConfigError) or {}).get("name", name))
+    with suppress(ConfigError):
+        quantization = (read_object(path / "config.json", ConfigError) or {}).get("quantization_config")
+        version = quantization.get("format_version") if isinstance(quantization, dict) else None
+    nbytes = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    return Conversion(path, name, dtype, nbytes, path.stat().st_mtime, version)
+
+
+def _use(target: Path) -> bool:
+    """Hold a conversion until this process ends, if it can be opened."""
+    lock = _shared(target)
+    if not _opens(target):
+        if lock is not None:
+            os.close(lock)
+        return False
+    if lock is not None:
+        with suppress(OSError):  # of a cache that cannot be written
+            os.utime(lock)
+        if (before := _in_use.get(target)) is not None:
+            os.close(before)
+        _in_use[target] = lock
+    return True
+
+
+def _shared(directory: Path) -> int | None:
+    """A shared lock on a directory; None where it is not there or cannot be locked."""
+    with suppress(OSError):
+        while True:
+            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH)  # waits for who is removing it at this moment
+                if os.path.samestat(os.fstat(lock), directory.stat()):
+                    return lock
+            except OSError:
+                os.close(lock)
+                raise
+            os.close(lock)
+    return None
+
+
+def _exclusive(directory: Path) -> int:
+    """An exclusive lock on a directory that nobody uses.
+
+    Raises:
+        OSError: Somebody does.
+    """
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _opens(directory: Path) -> bool:
+    from gptbigcode_cpu.store.weights import open_packed
+
+    try:
+        open_packed(directory)
+    except (ConfigError, FormatError, OSError):  # among them ModelNotFoundError
+        return False
+    return True
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock; a second process waits here for the conversion of the first."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        reason = f"the cache of conversions cannot be written ({error.strerror}); {CACHE_VARIABLE} names another directory"
+        raise OSError(error.errno, reason, str(path.parent)) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,224 @@
+"""The inputs of a call of a model: checked, and turned from padded rows into the ragged sequences that the core runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptbigcode_cpu.common.arrays import is_torch, to_float_array, to_int_array
+from gptbigcode_cpu.common.suggest import nearest
+from gptbigcode_cpu.errors import ContextLengthError, InputError
+from gptbigcode_cpu.generation.cache import DynamicCache
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu import _core
+    from gptbigcode_cpu.config import GPTBigCodeConfig
+
+# Arguments of transformers for what these models do not have; only None may be passed.
+ABSENT = {
+    "encoder_hidden_states": "there are no cross-attention layers",
+    "encoder_attention_mask": "there are no cross-attention layers",
+    "head_mask": "heads cannot be switched off",
+    "cache_position": "positions follow from past_key_values; position_ids sets others",
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Checked inputs.
+
+    Attributes:
+        mask: Which of the new columns are tokens, bool ``[batch, columns]``.
+        past_mask: Which of the past columns were, bool ``[batch, past]``.
+        tokens: For every row its new tokens: int32 ``[t_i]``, or float32 ``[t_i, n_embd]`` in place of their embeddings.
+        position_ids: For every row int32 ``[t_i]``, or None: the tokens are counted.
+        torch: Whether the caller works with torch tensors.
+    """
+
+    mask: NDArray[np.bool_]
+    past_mask: NDArray[np.bool_]
+    tokens: list[NDArray[Any]]
+    position_ids: list[NDArray[np.int32]] | None
+    torch: bool
+
+    @property
+    def full_mask(self) -> NDArray[np.bool_]:
+        """Past and new columns."""
+        return np.concatenate([self.past_mask, self.mask], axis=1)
+
+    def spread(self, values: NDArray[np.float32], first_column: int = 0) -> NDArray[np.float32]:
+        """Values of tokens, row after row, at their places in the batch.
+
+        Args:
+            values: ``[tokens, ...]`` of the columns from `first_column` on.
+
+        Returns:
+            ``[batch, columns - first_column, ...]``, zero where there is no token.
+        """
+        mask = self.mask[:, first_column:]
+        if mask.all():
+            return values.reshape(*mask.shape, *values.shape[1:])
+        out = np.zeros((*mask.shape, *values.shape[1:]), dtype=np.float32)
+        out[mask] = values
+        return out
+
+    def spread_attentions(self, rows: list[NDArray[np.float32]], layer: int) -> NDArray[np.float32]:
+        """Probabilities ``[n_layer, n_head, t_i, past_i + t_i]`` of the rows that have tokens, as one layer's
+        ``[batch, n_head, columns, past + columns]``."""
+        seen = self.full_mask
+        out = np.zeros((len(seen), rows[0].shape[1], self.mask.shape[1], seen.shape[1]), dtype=np.float32)
+        given = iter(rows)
+        for i, row_mask in enumerate(self.mask):
+            if row_mask.any():
+                out[i][:, row_mask[:, None] & seen[i]] = next(given)[layer].reshape(out.shape[1], -1)
+        return out
+
+
+def refuse_unknown(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Raise an `InputError` for an argument that calls do not take, naming the nearest one that they do."""
+    for name, value in options.items():
+        if name in ABSENT:
+            if value is not None:
+                raise InputError(f"{name} is not supported: {ABSENT[name]}")
+            continue
+        raise InputError(f"unknown argument {name!r}{nearest(name, known) or '; known: ' + ', '.join(known)}")
+
+
+def read_batch(
+    config: GPTBigCodeConfig,
+    core: _core.Model,
+    past: DynamicCache | None,
+    *,
+    input_ids: Any,
+    inputs_embeds: Any,
+    attention_mask: Any,
+    token_type_ids: Any,
+    position_ids: Any,
+) -> Batch:
+    """Check the inputs of a call.
+
+    Args:
+        config: Of the model.
+        core: The model, which looks up embeddings.
+        past: What the rows have seen before.
+        input_ids: As in `GPTBigCodeModel.forward`, like all that follows.
+        inputs_embeds: See there.
+        attention_mask: See there.
+        token_type_ids: See there.
+        position_ids: See there.
+
+    Raises:
+        InputError: Wrong shapes, types or values.
+        ContextLengthError: A row is longer than ``n_positions``.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        raise InputError("You must specify exactly one of input_ids or inputs_embeds")
+    ids = None if input_ids is None else _ids(input_ids)
+    embeddings = None if inputs_embeds is None else _embeddings(inputs_embeds, config.n_embd)
+    values: NDArray[Any] = ids if ids is not None else embeddings  # type: ignore[assignment]
+    shape = values.shape[:2]
+    past_mask = np.zeros((shape[0], 0), dtype=np.bool_) if past is None or not past.is_initialized else past.mask
+    if len(past_mask) != shape[0]:
+        raise InputError(f"past_key_values holds {len(past_mask)} rows, the call has {shape[0]}")
+    mask = new_columns_mask(attention_mask, shape, past_mask)
+    _check_mask(mask, past_mask, has_positions=position_ids is not None)
+    counts = mask.sum(axis=1) + past_mask.sum(axis=1)
+    if counts.max() > config.n_positions:
+        row = int(counts.argmax())
+        what = f"row {row} has {counts[row]} tokens" + (", past ones included" if past_mask.size else "")
+        raise ContextLengthError(f"{what}, the model has {config.n_positions} positions; shorten it")
+    if ids is not None:
+        _check_ids(ids, mask, config.vocab_size, "token id")
+        values = ids.astype(np.int32)
+    tokens = [row[row_mask] for row, row_mask in zip(values, mask, strict=True)]
+    if token_type_ids is not None:
+        types = _broadcast(to_int_array(token_type_ids, "token_type_ids"), shape, "token_type_ids")
+        _check_ids(types, mask, config.vocab_size, "token type")
+        tokens = [
+            (row if row.ndim == 2 else core.embed(row)) + core.embed(row_types[row_mask].astype(np.int32))
+            for row, row_types, row_mask in zip(tokens, types, mask, strict=True)
+        ]
+    positions = None
+    if position_ids is not None:
+        places = _broadcast(to_int_array(position_ids, "position_ids"), shape, "position_ids")
+        _check_ids(places, mask, config.n_positions, "position id")
+        positions = [row[row_mask].astype(np.int32) for row, row_mask in zip(places, mask, strict=True)]
+    return Batch(mask, past_mask, tokens, positions, is_torch(input_ids if input_ids is not None else inputs_embeds))
+
+
+def _ids(input_ids: Any) -> NDArray[np.int64]:
+    ids = np.atleast_2d(to_int_array(input_ids, "input_ids"))
+    if ids.ndim != 2:
+        raise InputError(f"input_ids must have the shape [batch, tokens], not {list(ids.shape)}")
+    if ids.size == 0:
+        raise InputError("the prompt is empty; pass at least one token, for example the model's bos_token_id")
+    return ids
+
+
+def _embeddings(inputs_embeds: Any, n_embd: int) -> NDArray[np.float32]:
+    values = to_float_array(inputs_embeds, "inputs_embeds")
+    if values.ndim != 3 or values.shape[2] != n_embd or values.size == 0:
+        raise InputError(f"inputs_embeds must have the shape [batch, tokens, {n_embd}], not {list(values.shape)}")
+    return values
+
+
+def new_columns_mask(attention_mask: Any, shape: tuple[int, ...], past_mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask of the new columns, bool ``[batch, columns]``.
+
+    Args:
+        attention_mask: ``[batch, past + columns]``, or None: every new column holds a token.
+        shape: Rows and new columns.
+        past_mask: Which of the past columns were tokens, bool ``[batch, past]``.
+
+    Raises:
+        InputError: It has another shape, other values than 0 and 1, or contradicts `past_mask`.
+    """
+    if attention_mask is None:
+        return np.ones(shape, dtype=np.bool_)
+    values = np.atleast_2d(to_int_array(attention_mask, "attention_mask", "iubf"))
+    past = past_mask.shape[1]
+    if values.shape != (shape[0], past + shape[1]):
+        columns = f"{past} past and {shape[1]} new columns" if past else f"{shape[1]} columns"
+        raise InputError(f"attention_mask has the shape {list(values.shape)}; the input has {shape[0]} rows and {columns}")
+    if not np.isin(values, (0, 1)).all():
+        raise InputError("attention_mask must hold 1 for tokens and 0 for padding; additive masks are not supported")
+    mask: NDArray[np.bool_] = values != 0
+    if not np.array_equal(mask[:, :past], past_mask):
+        row, column = np.argwhere(mask[:, :past] != past_mask)[0].tolist()
+        was, now = ("a token", "masks it") if past_mask[row, column] else ("padding", "takes it for a token")
+        raise InputError(f"row {row}, column {column} was {was} in an earlier call, and attention_mask now {now}")
+    return mask[:, past:]
+
+
+def _check_mask(mask: NDArray[np.bool_], past_mask: NDArray[np.bool_], has_positions: bool) -> None:
+    empty = ~(mask.any(axis=1) | past_mask.any(axis=1))
+    if empty.any():
+        raise InputError(f"row {int(empty.argmax())} of the input is empty: every token is padding")
+    if not mask.any():
+        raise InputError("every new token is padding; there is nothing to compute")
+    # As many beginnings of a run of tokens as there are runs.
+    begins = mask & ~np.pad(mask, ((0, 0), (1, 0)))[:, :-1]
+    split = begins.sum(axis=1) > 1
+    if split.any() and not has_positions:
+        raise InputError(
+            f"attention_mask has padding between the tokens of row {int(split.argmax())}; padding belongs to the left or right "
+            "end, or pass position_ids to say where the tokens stand"
+        )
+
+
+def _check_ids(ids: NDArray[np.int64], mask: NDArray[np.bool_], end: int, what: str) -> None:
+    outside = np.argwhere(mask & ((ids < 0) | (ids >= end)))
+    if len(outside):
+        row, column = outside[0].tolist()
+        raise InputError(f"{what} {ids[row, column]} in row {row}, column {column} is not in 0..{end - 1}")
+
+
+def _broadcast(values: NDArray[np.int64], shape: tuple[int, ...], what: str) -> NDArray[np.int64]:
+    values = np.atleast_2d(values)
+    if values.shape not in ((shape[0], shape[1]), (1, shape[1])):
+        raise InputError(f"{what} has the shape {list(values.shape)}, the input has {list(shape)}")
+    return np.broadcast_to(values, shape)

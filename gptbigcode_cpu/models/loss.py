@@ -1,0 +1,119 @@
+"""The losses of transformers' model classes, in numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptbigcode_cpu.common.arrays import is_torch, to_float_array, to_int_array
+from gptbigcode_cpu.errors import InputError
+
+IGNORE_INDEX = -100
+_ROWS = 256  # whose logits are worked on at a time
+
+Floats = NDArray[np.float32]
+
+
+def cross_entropy(logits: Floats, targets: NDArray[np.int64]) -> np.float32:
+    """Mean negative log-probability of the targets.
+
+    Args:
+        logits: ``[n, classes]``.
+        targets: ``[n]``; those that are `IGNORE_INDEX` do not count.
+
+    Returns:
+        The mean; NaN if nothing counts, as in torch.
+
+    Raises:
+        InputError: A target that is no class.
+    """
+    counted = targets != IGNORE_INDEX
+    outside = targets[counted & ((targets < 0) | (targets >= logits.shape[1]))]
+    if len(outside):
+        raise InputError(f"label {outside[0]} is neither in 0..{logits.shape[1] - 1} nor {IGNORE_INDEX}, which is left out")
+    rows = np.flatnonzero(counted)
+    total = 0.0
+    for begin in range(0, len(rows), _ROWS):
+        part = rows[begin : begin + _ROWS]
+        values = logits[part].astype(np.float64)
+        values -= values.max(axis=1, keepdims=True)
+        total += float((np.log(np.exp(values).sum(axis=1)) - values[np.arange(len(part)), targets[part]]).sum())
+    return np.float32(total / len(rows)) if len(rows) else np.float32(np.nan)
+
+
+def next_token_loss(logits: Floats, labels: Any, mask: NDArray[np.bool_]) -> np.float32:
+    """`cross_entropy` of every token's logits with the label one column later.
+
+    Args:
+        logits: ``[batch, columns, vocab_size]``.
+        labels: ``[batch, columns]``.
+        mask: bool ``[batch, columns]``: what is no token is neither predicted nor predicts, whatever its label.
+
+    Raises:
+        InputError: Labels of another shape or that are no tokens.
+    """
+    targets = np.full(mask.shape, IGNORE_INDEX)
+    targets[:, :-1] = np.where(mask[:, 1:] & mask[:, :-1], _labels(labels, mask.shape)[:, 1:], IGNORE_INDEX)
+    return cross_entropy(logits.reshape(-1, logits.shape[2]), targets.reshape(-1))
+
+
+def token_loss(logits: Floats, labels: Any, mask: NDArray[np.bool_]) -> np.float32:
+    """`cross_entropy` of every token's logits with its label; arguments as in `next_token_loss`."""
+    targets = np.where(mask, _labels(labels, mask.shape), IGNORE_INDEX)
+    return cross_entropy(logits.reshape(-1, logits.shape[2]), targets.reshape(-1))
+
+
+def sequence_loss(logits: Floats, labels: Any, problem_type: str) -> np.float32:
+    """The loss of a sequence classifier.
+
+    Args:
+        logits: ``[batch, num_labels]``.
+        labels: ``[batch]`` classes; for regression floats like the logits or, with one label, ``[batch]``; for several labels
+            floats 0..1 like the logits.
+        problem_type: As in `GPTBigCodeConfig`.
+
+    Returns:
+        The mean cross entropy, squared error or binary cross entropy.
+
+    Raises:
+        InputError: Labels of a shape or type that does not fit.
+    """
+    batch, num_labels = logits.shape
+    if problem_type == "single_label_classification":
+        targets = to_int_array(labels, "labels").reshape(-1)
+        if len(targets) != batch:
+            raise InputError(f"labels holds {len(targets)} classes, the batch has {batch} rows")
+        return cross_entropy(logits, targets)
+    kind = _kind(labels)
+    wanted = to_float_array(labels if kind == "f" else to_int_array(labels, "labels", "iub").astype(np.float32), "labels")
+    if problem_type == "regression" and num_labels == 1:
+        wanted = wanted.reshape(-1, 1)
+    if wanted.shape != logits.shape:
+        raise InputError(f"labels has the shape {list(wanted.shape)}, for {problem_type} it must have {list(logits.shape)}")
+    x, y = logits.astype(np.float64), wanted.astype(np.float64)
+    if problem_type == "regression":
+        return np.float32(np.square(x - y).mean())
+    return np.float32((np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x)))).mean())
+
+
+def infer_problem_type(num_labels: int, labels: Any) -> str:
+    """Which `problem_type` these labels mean, as transformers decides."""
+    if num_labels == 1:
+        return "regression"
+    return "single_label_classification" if _kind(labels) in "iu" else "multi_label_classification"
+
+
+def _labels(labels: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    values = np.atleast_2d(to_int_array(labels, "labels"))
+    if values.shape != shape:
+        raise InputError(f"labels has the shape {list(values.shape)}, the input has {list(shape)}")
+    return values
+
+
+def _kind(values: Any) -> str:
+    """numpy's letter for the type of some labels: i and u are integers, b truth values, f floats."""
+    if is_torch(values):
+        return "f" if values.is_floating_point() else "b" if str(values.dtype) == "torch.bool" else "i"
+    return np.asarray(values).dtype.kind
