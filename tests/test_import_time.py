@@ -16,8 +16,8 @@ HEAVY = {"torch", "transformers", "tokenizers", "huggingface_hub", "safetensors"
     ("statement", "most_own", "most_others"),
     [
         ("import gptbigcode_cpu", 1, 4),  # with what finds the modules of an editable installation
-        # In CPU time this was a third of what numpy takes, with 59 modules of its own and 27 that numpy does not need.
-        ("from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, pipeline", 65, 36),
+        # In CPU time this was a third of what numpy takes, with 68 modules of its own and 27 that numpy does not need.
+        ("from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, pipeline", 74, 36),
     ],
 )
 def test_import_is_light(statement: str, most_own: int, most_others: int) -> None:
@@ -77,5 +77,5 @@ def test_lazy_names_are_those_declared_for_type_checkers() -> None:
 
     tree = ast.parse(Path(str(gptbigcode_cpu.__file__)).read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
-    declared = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    declared = {alias.name: str(node.module).removeprefix("gptbigcode_cpu.") for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert declared == gptbigcode_cpu._MODULE_OF
