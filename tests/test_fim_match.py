@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,23 +64,23 @@ def test_what_is_never_hidden() -> None:
 
 
 class Scribe:
-    """Stands for the core: answers each prompt with what is prepared for it, and keeps the prompts."""
+    """Stands for the engine: answers each prompt with what is prepared for it, and keeps the prompts."""
 
     def __init__(self, tokenizer: AutoTokenizer, answers: dict[str, str]) -> None:
         self.tokenizer, self.answers = tokenizer, answers
         self.prompts: list[list[int]] = []
         self.tokens = 0
 
-    def token_steps(
-        self, _core: Any, prompts: Sequence[Any], limits: Sequence[int], options: Any
+    def written_steps(
+        self, _model: Any, prompt_ids: Any, limit: int, options: Any, _arguments: Any
     ) -> Iterator[dict[int, list[int]]]:
-        prompt = prompts[0].tolist()
+        prompt = prompt_ids.tolist()
         self.prompts.append(prompt)
         text = self.tokenizer.decode(prompt)
         (answer,) = (answer for key, answer in self.answers.items() if key in text)
         assert not options.do_sample
         ids = self.tokenizer.encode(answer) + [self.tokenizer.eos_token_id] * (not answer.endswith("..."))
-        for token in ids[: limits[0]]:
+        for token in ids[:limit]:
             self.tokens += 1
             yield {0: [token]}
 
@@ -103,7 +103,7 @@ HIDDEN = "total = a + b"
 )
 def test_which_answers_count(answer: str, matches: bool, tokenizer: AutoTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     scribe = Scribe(tokenizer, {"def add": answer})
-    monkeypatch.setattr(match, "token_steps", scribe.token_steps)
+    monkeypatch.setattr(match, "written_steps", scribe.written_steps)
     gap = Gap("def add(a, b):\n    ", HIDDEN, "\n    return total\n")
     model: Any = SimpleNamespace(core=None)
     found = exact_match(model, tokenizer, [gap], context=200)
@@ -121,7 +121,7 @@ def test_matches_are_counted_by_order(tokenizer: AutoTokenizer, monkeypatch: pyt
         **{f"<fim_middle># {name}": "no" for name in ("red", "blue")},
     }
     scribe = Scribe(tokenizer, answers)
-    monkeypatch.setattr(match, "token_steps", scribe.token_steps)
+    monkeypatch.setattr(match, "written_steps", scribe.written_steps)
     seen: list[tuple[str, int, int]] = []
     model: Any = SimpleNamespace(core=None)
     found = exact_match(model, tokenizer, gaps, context=100, progress=lambda *report: seen.append(report))
@@ -131,7 +131,7 @@ def test_matches_are_counted_by_order(tokenizer: AutoTokenizer, monkeypatch: pyt
 
 def test_an_answer_that_goes_wrong_is_not_finished(tokenizer: AutoTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     scribe = Scribe(tokenizer, {"before": "entirely different " * 20})
-    monkeypatch.setattr(match, "token_steps", scribe.token_steps)
+    monkeypatch.setattr(match, "written_steps", scribe.written_steps)
     model: Any = SimpleNamespace(core=None)
     exact_match(model, tokenizer, [Gap("before\n", HIDDEN, "\n")], context=100, orders=["psm"])
     assert scribe.tokens == 1

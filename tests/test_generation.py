@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM
-from gptbigcode_cpu.engine import rows as loop_module
+from gptbigcode_cpu.engine.decoding import RowsDecoding
 from gptbigcode_cpu.engine.prefill import CHUNK_TOKENS, _chunks
 from gptbigcode_cpu.errors import ConfigError, ContextLengthError, FormatError, InputError, ModelNotFoundError
 from gptbigcode_cpu.generation import GenerationConfig
@@ -166,7 +166,14 @@ class TestLengths:
         with pytest.raises(InputError, match="every token is excluded"):
             model.generate([[5]], logit_bias=nothing)
         broken = np.full((1, model.config.vocab_size), np.nan, dtype=np.float32)
-        monkeypatch.setattr(loop_module, "prefill", lambda core, prompts, caches: [(None, broken[0])])
+        begin = RowsDecoding._begin
+
+        def begin_broken(self: RowsDecoding, ready: Sequence[Any]) -> None:
+            for prefill in ready:
+                prefill.logits = broken
+            begin(self, ready)
+
+        monkeypatch.setattr(RowsDecoding, "_begin", begin_broken)
         with pytest.raises(FormatError, match="NaN"):
             model.generate([[5]])
 

@@ -31,9 +31,9 @@ from gptbigcode_cpu import (
 )
 from gptbigcode_cpu.engine.logits import processors as p
 from gptbigcode_cpu.engine.logits import warpers as w
-from gptbigcode_cpu.engine.logits.chain import build_chain
-from gptbigcode_cpu.engine.rows import token_steps
 from gptbigcode_cpu.errors import ContextLengthError, InputError
+from gptbigcode_cpu.generation.chain import build_chain
+from gptbigcode_cpu.generation.requests import build_request
 
 PROMPT = [7, 8, 9, 10]
 BATCH: dict[str, Any] = {"inputs": [[4, 4, 7, 8], [20, 21, 22, 23], [4, 30, 31, 32]]}
@@ -303,15 +303,16 @@ class TestScheduling:
         limits = [3, 9, 1, 5, 7]
         sizes = []
         rows: list[list[int]] = [[] for _ in range(10)]
-        for step in token_steps(model.core, prompts, limits, config, max_rows=max_rows):
+        request = build_request(model.core, prompts, limits, config, max_rows=max_rows)
+        for step in model.engine.steps(model.engine.submit(request, collects=True)):
             sizes.append(len(step))
             for row, tokens in step.items():
                 rows[row] += tokens
         assert [len(row) for row in rows] == [n for n in limits for _ in range(2)]
         assert max(sizes) <= max(max_rows or 10, 2)
         assert rows == model.continuations(prompts, limits, config)
-        alone = list(token_steps(model.core, prompts[1:2], [9], config, first_row=2))
-        assert [step[0][0] for step in alone] == rows[2]
+        request = build_request(model.core, prompts[1:2], [9], config, first_row=2)
+        assert model.engine.run([request])[0][0] == rows[2]
 
 
 class TestScore:

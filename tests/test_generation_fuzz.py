@@ -19,7 +19,7 @@ from gptbigcode_cpu import (
     MaxLengthCriteria,
     pipeline,
 )
-from gptbigcode_cpu.generation.options import ALIASES, DEFAULTS, RULES
+from gptbigcode_cpu.engine.options import ALIASES, DEFAULTS, RULES
 from gptbigcode_cpu.generation.unsupported import UNSUPPORTED
 from gptbigcode_cpu.pipelines.text_generation import OWN_OPTIONS
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptbigcode_cpu import _core
-from gptbigcode_cpu.engine import rows as loop
+from gptbigcode_cpu.engine.decoding import RowsDecoding
 from gptbigcode_cpu.engine.drafting import assistant
 from gptbigcode_cpu.engine.drafting.pace import Pace
 from gptbigcode_cpu.errors import InputError
@@ -58,14 +58,14 @@ def batch(checkpoint_dir: Path) -> dict[str, Any]:
 
 def steps(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> int:
     """Steps of the model after the prompt."""
-    calls, inner = [], loop._Run.forward
+    calls, inner = [], RowsDecoding.row_parts
 
-    def forward(self: Any, rows: Any) -> Any:
-        calls.append(len(rows))
-        return inner(self, rows)
+    def row_parts(self: RowsDecoding) -> Any:
+        calls.append(self.n_rows)
+        return inner(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "forward", forward)
+        patch.setattr(RowsDecoding, "row_parts", row_parts)
         run()
     return sum(map(bool, calls))
 
@@ -287,14 +287,14 @@ class TestPace:
 def test_a_draft_never_takes_the_last_place(small: list[GPTBigCodeForCausalLM], monkeypatch: pytest.MonkeyPatch) -> None:
     """The token after the draft needs one; the core would refuse positions beyond the context."""
     proposed: list[int] = []
-    inner = loop._Run.forward
+    inner = RowsDecoding.row_parts
 
-    def forward(self: Any, rows: Any) -> Any:
-        result = inner(self, rows)
-        proposed.extend(len(row.draft.tokens) - row.room for row in rows)
+    def row_parts(self: RowsDecoding) -> Any:
+        result = inner(self)
+        proposed.extend(len(row.draft.tokens) - row.room for row in self._rows)
         return result
 
-    monkeypatch.setattr(loop._Run, "forward", forward)
+    monkeypatch.setattr(RowsDecoding, "row_parts", row_parts)
     small[0].generate([[1, 2] * 20], max_new_tokens=40, eos_token_id=[], prompt_lookup_num_tokens=30)
     assert proposed
     assert max(proposed) <= -1

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM
-from gptbigcode_cpu.engine import prefill
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.generation.streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
 from gptbigcode_cpu.tokenizer import AutoTokenizer, GPTBigCodeTokenizer
@@ -83,7 +82,7 @@ class TestIterator:
     def test_long_prompts_run_in_chunks(self, model: GPTBigCodeForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = count_forward_calls(model, monkeypatch)
         next(model.stream([5] * 1100, **OPTIONS))
-        assert calls == [512, 512, 76]
+        assert calls == [128] * 8 + [76]
 
 
 def count_forward_calls(model: GPTBigCodeForCausalLM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -91,13 +90,15 @@ def count_forward_calls(model: GPTBigCodeForCausalLM, monkeypatch: pytest.Monkey
     core, calls = model.core, []
 
     class Counting:
+        kv_bytes_per_token = core.kv_bytes_per_token
+
         def forward(self, caches: Any, tokens: Any, keep: Any) -> Any:
             calls.append(sum(map(len, tokens)))
             return core.forward(caches, tokens, keep)
 
     from gptbigcode_cpu import _core
 
-    monkeypatch.setattr(model, "core", Counting())
+    monkeypatch.setattr(model.engine, "core", Counting())
     monkeypatch.setattr(_core, "KVCache", lambda _, make=_core.KVCache: make(core))
     return calls
 
@@ -170,7 +171,7 @@ class TestStreamers:
             yield {0: [70]}
             raise RuntimeError("broken")
 
-        monkeypatch.setattr("gptbigcode_cpu.generation.decoding.token_steps", failing)
+        monkeypatch.setattr("gptbigcode_cpu.engine.engine.Engine.steps", failing)
         streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=10)
         with pytest.raises(RuntimeError, match="broken"):
             model.generate([[1]], streamer=streamer)
@@ -274,5 +275,5 @@ def test_threads_share_a_model(model: GPTBigCodeForCausalLM, expected: list[int]
 def test_chunks_do_not_change_the_tokens(model: GPTBigCodeForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = list(range(6, 306))
     whole = list(model.stream(prompt, **OPTIONS))
-    monkeypatch.setattr(prefill, "CHUNK_TOKENS", 37)
+    monkeypatch.setattr(model.engine, "_chunk_tokens", 37)
     assert list(model.stream(prompt, **OPTIONS)) == whole

@@ -11,7 +11,7 @@ from gptbigcode_cpu.common.json_files import parse_object
 from gptbigcode_cpu.common.regular_files import read_regular
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import CheckpointError, TokenizerError
-from gptbigcode_cpu.generation import GenerationConfig, check_stored, read_content
+from gptbigcode_cpu.generation import GenerationConfig, check_stored, parse_generation_config
 from gptbigcode_cpu.hub.paths import CHAT_TEMPLATE_FILES, GENERATION_CONFIG, TOKENIZER_FILES, is_gguf
 from gptbigcode_cpu.tokenizer import AutoTokenizer
 from gptbigcode_cpu.tokenizer.byte_level import MERGES, VOCABULARY
@@ -74,7 +74,7 @@ def check_generation(source: Path, files: Mapping[str, bytes], config: GPTBigCod
     """
     if GENERATION_CONFIG in files:
         path = source / GENERATION_CONFIG
-        check_stored(read_content(files[GENERATION_CONFIG], path), path)
+        check_stored(parse_generation_config(files[GENERATION_CONFIG], path), path)
     else:
         check_stored(GenerationConfig.from_model_config(config), source)
 

@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.engine.drafting.lookup import make_drafter
+from gptbigcode_cpu.engine.decoding import Decoding, Part, Prefill, Step, check_logits
 from gptbigcode_cpu.engine.logits.processors import log_softmax
-from gptbigcode_cpu.engine.prefill import prefill
-from gptbigcode_cpu.engine.rows import Record, call_seed, check_logits, row_seed
+from gptbigcode_cpu.engine.request import BeamOptions, Request, Rules
+from gptbigcode_cpu.engine.row import Logits
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.generation.call import Call
-from gptbigcode_cpu.generation.config import GenerationConfig
-from gptbigcode_cpu.generation.rules import Rules
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
@@ -60,19 +57,19 @@ class _Beams:
     """The beams of one prompt. Names and order of the steps are those of transformers' ``_beam_search``."""
 
     def __init__(
-        self, number: int, prompt: NDArray[np.int32], pads: int, limit: int, config: GenerationConfig, rules: Rules, seed: int
+        self, number: int, prompt: NDArray[np.int32], pads: int, limit: int, options: BeamOptions, rules: Rules, seed: int
     ) -> None:
         self.number, self.pads = number, pads
         self.prompt_length = self.length = pads + len(prompt)
-        self.n_beams = n = int(config.num_beams or 1)
-        self._config, self._rules = config, rules
-        self._length_penalty = float(1.0 if config.length_penalty is None else config.length_penalty)
+        self.n_beams = n = options.num_beams
+        self._options, self._rules = options, rules
+        self._length_penalty = options.length_penalty
         self.max_length = self.prompt_length + limit
-        self.chain = rules.chain(self.prompt_length, self.max_length)
+        self.chain = rules.chain_for(self.prompt_length, self.max_length)
         # Enough candidates that there are n to go on with, even if all end tokens are among the best of every beam.
-        self.n_candidates = max(2, 1 + len(config.eos_token_ids)) * n
+        self.n_candidates = max(2, 1 + len(options.eos_token_ids)) * n
         # A pad token 0 gives way to the end token, as in transformers.
-        fill = rules.fill or next(iter(config.eos_token_ids), 0)
+        fill = rules.fill or next(iter(options.eos_token_ids), 0)
         self.running = np.full((n, self.max_length), fill, dtype=np.int64)
         self.running[:, pads : self.prompt_length] = prompt
         self.running[:, :pads] = rules.fill
@@ -84,7 +81,7 @@ class _Beams:
         self.finished = np.zeros(n, dtype=np.bool_)
         self._improvable = True
         self.done = False
-        self._sampler = _drawing_sampler(seed) if config.do_sample else None
+        self._sampler = _drawing_sampler(seed) if options.do_sample else None
 
     @property
     def rows(self) -> list[_RowInfo]:
@@ -136,7 +133,7 @@ class _Beams:
         new_length = self.length + 1 - self.prompt_length
         with np.errstate(over="ignore"):
             scores = scores / _length_factor(new_length, self._length_penalty)
-        full = bool(self.finished.all()) and self._config.early_stopping is True
+        full = bool(self.finished.all()) and self._options.early_stopping is True
         for loses in (full, not self._improvable, ~ended):
             scores = scores + np.asarray(loses, dtype=np.float32) * _LOSES
         # Of equal scores that of a beam which has ended comes before that of a place which none has taken yet.
@@ -149,13 +146,13 @@ class _Beams:
         self.finished = np.concatenate([self.finished, ended])[best]
 
     def _find_out_whether_done(self, all_hit: bool) -> None:
-        to_the_end = self._config.early_stopping == "never" and self._length_penalty > 0
+        to_the_end = self._options.early_stopping == "never" and self._length_penalty > 0
         length = (self.max_length if to_the_end else self.length) - self.prompt_length
         with np.errstate(over="ignore"):
             best_possible = self.running_scores[0] / _length_factor(length, self._length_penalty)
         worst_finished = np.where(self.finished, self.scores.min(), _LOSES)
         self._improvable &= bool((best_possible > worst_finished).any())
-        full = bool(self.finished.all()) and self._config.early_stopping is True
+        full = bool(self.finished.all()) and self._options.early_stopping is True
         self.done = not self._improvable or full or all_hit
 
     def _drawn(self, total: Floats) -> NDArray[np.int64]:
@@ -173,78 +170,102 @@ class _Beams:
         return drawn[np.argsort(-total[drawn], kind="stable")]
 
 
-def beam_search(
-    core: _core.Model,
-    prompts: Sequence[NDArray[np.int32]],
-    limit: int,
-    config: GenerationConfig,
-    call: Call | None = None,
-    *,
-    width: int = 0,
-    first_row: int = 0,
-    record: Record | None = None,
-    caches: Sequence[_core.KVCache] | None = None,
-) -> BeamResult:
-    """The most probable continuations of several prompts.
+class _Beam:
+    """A beam as a part of the step: its cache, and the logits after its last token."""
 
-    Args:
-        core: The model.
-        prompts: int32 ``[t_i]``, valid and not empty.
-        limit: New tokens at most.
-        config: All options, defaults included.
-        call: The other arguments.
-        width: Tokens of padding and prompt; default: the longest prompt.
-        first_row: Number of the first row, for its seed.
-        record: Collects scores and logits, ``[prompts * num_beams, vocab]`` per step.
-        caches: Of the prompts' first tokens, as in `token_steps`.
+    __slots__ = ("cache", "logits")
 
-    Raises:
-        InputError: An argument is wrong, or speculation is asked for.
-        FormatError: The logits are NaN.
+    def __init__(self, cache: _core.KVCache, logits: Logits | None = None) -> None:
+        self.cache, self.logits = cache, logits
+
+
+class BeamDecoding(Decoding):
+    """The most probable continuations of several prompts, whose beams advance together.
+
+    Attributes:
+        result: What was found, when the search is done.
     """
-    call = call or Call()
-    make_drafter(config, call)  # refuses: there is none for beams
-    rules = Rules(config, call, core)
-    seed = call_seed(config)
-    width = max(width, *map(len, prompts))
-    seeds = [row_seed(seed, first_row + i) for i in range(len(prompts))]
-    groups = [_Beams(i, prompt, width - len(prompt), limit, config, rules, seeds[i]) for i, prompt in enumerate(prompts)]
-    n_beams = groups[0].n_beams
-    beams: dict[int, list[_core.KVCache]] = {}
-    logits = []
-    for i, (cache, last) in enumerate(prefill(core, prompts, caches)):
-        beams[i] = [cache, *(cache.fork() for _ in range(n_beams - 1))]
-        logits.append(np.repeat(last[None], n_beams, axis=0))
-    active, all_logits = groups, np.concatenate(logits)
-    while True:
-        parents = _step(active, all_logits, rules, record, config)
-        for group in active:
-            beams[group.number] = _continued(beams[group.number], parents[group.number])
+
+    def __init__(self, core: _core.Model, request: Request) -> None:
+        super().__init__(core, request)
+        assert request.beams is not None
+        self._options = request.beams
+        self.result: BeamResult | None = None
+        self._groups: list[_Beams] = []
+        self._active: list[_Beams] = []
+        self._beams: dict[int, list[_Beam]] = {}  # of each prompt
+
+    @property
+    def rows_per_prompt(self) -> int:
+        return self._options.num_beams
+
+    @property
+    def n_rows(self) -> int:
+        return len(self._active) * self._options.num_beams
+
+    @property
+    def together(self) -> bool:
+        return True
+
+    def _row_bytes(self) -> int:
+        return sum(self._nbytes(group.number) for group in self._active)
+
+    def _begin(self, ready: Sequence[Prefill]) -> None:
+        request = self.request
+        width = max(request.width, *map(len, request.prompts))
+        for prefill in ready:
+            number, prompt = prefill.number, prefill.prompt
+            caches = [prefill.cache, *(prefill.cache.fork() for _ in range(self._options.num_beams - 1))]
+            self._beams[number] = [_Beam(cache, prefill.logits) for cache in caches]
+            limit, seed = request.limits[number], request.seeds[number]
+            pads = width - len(prompt)
+            self._groups.append(_Beams(number, prompt, pads, limit, self._options, request.rules, seed))
+        self._active = list(self._groups)
+
+    def row_parts(self) -> list[Part]:
+        parts = []
+        for group in self._active:
+            for tokens, beam in zip(group.running, self._beams[group.number], strict=True):
+                done = group.pads + len(beam.cache)
+                if done >= group.length:  # the logits of an interrupted step were lost
+                    done = group.length - 1
+                    beam.cache.truncate(done - group.pads)
+                parts.append(Part(beam.cache, tokens[done : group.length].astype(np.int32), 1, beam))
+        return parts
+
+    def advance(self, n_tokens: int) -> Step:
+        beams = [beam for group in self._active for beam in self._beams[group.number]]
+        logits = [beam.logits for beam in beams if beam.logits is not None]
+        if not beams or len(logits) < len(beams):
+            return {}
+        rules, options = self.request.rules, self._options
+        parents = _step(self._active, np.concatenate(logits), rules, options.remove_invalid_values)
+        for group in self._active:
+            before = [beam.cache for beam in self._beams[group.number]]
+            self._beams[group.number] = [_Beam(cache) for cache in _continued(before, parents[group.number])]
         # Functions of the caller, and the scores that are returned, have a row for every beam until all are done.
         if rules.needs_whole_batch:
-            active = [] if all(group.done for group in groups) else groups
+            self._active = [] if all(group.done for group in self._groups) else self._groups
         else:
-            active = [group for group in active if not group.done]
-        if not active:
-            return _result(groups, config, [cache for group in groups for cache in beams[group.number]])
-        tokens = [group.running[beam, group.length - 1 : group.length] for group in active for beam in range(n_beams)]
-        in_order = [cache for group in active for cache in beams[group.number]]
-        all_logits = core.forward(in_order, [token.astype(np.int32) for token in tokens], [1] * len(in_order))
+            self._active = [group for group in self._active if not group.done]
+        if not self._active:
+            caches = [beam.cache for group in self._groups for beam in self._beams[group.number]]
+            self.result = _result(self._groups, options.num_return_sequences, caches)
+            self._beams = {}
+        return {}
 
 
-def _step(
-    active: Sequence[_Beams], logits: Floats, rules: Rules, record: Record | None, config: GenerationConfig
-) -> dict[int, NDArray[np.int64]]:
+def _step(active: Sequence[_Beams], logits: Floats, rules: Rules, remove_invalid_values: bool) -> dict[int, NDArray[np.int64]]:
     """Continue the beams of all prompts by a token; the beam that each new beam continues, per prompt."""
-    if not config.remove_invalid_values:
+    if not remove_invalid_values:
         check_logits(logits)
     rows = [row for group in active for row in group.rows]
     ids = np.concatenate([group.running[:, : group.length] for group in active])
     scores = _comparable(active[0].chain.complete(rows, ids, log_softmax(logits)))
-    if record is not None:
-        record.logits.append(logits.copy())
-        record.scores.append(scores)
-    history = record.scores if record is not None and config.output_scores else None
+    history = None
+    if rules.record is not None:
+        rules.record.add(logits, scores)
+        history = rules.record.history
     n = active[0].n_beams
     return {group.number: group.step(scores[i * n : (i + 1) * n], history) for i, group in enumerate(active)}
 
@@ -259,8 +280,7 @@ def _continued(caches: Sequence[_core.KVCache], parents: NDArray[np.int64]) -> l
     return new
 
 
-def _result(groups: Sequence[_Beams], config: GenerationConfig, caches: list[_core.KVCache]) -> BeamResult:
-    n = int(config.num_return_sequences or 1)
+def _result(groups: Sequence[_Beams], n: int, caches: list[_core.KVCache]) -> BeamResult:
     indices = np.concatenate([group.indices[:n] for group in groups])
     new_tokens = int((indices >= 0).sum(axis=1).max())
     sequences = np.concatenate([group.sequences[:n] for group in groups])

@@ -12,17 +12,17 @@ from gptbigcode_cpu.fim.hygiene import MiddleFilter
 from gptbigcode_cpu.fim.line_ends import LineEnd, line_end, with_line_end
 from gptbigcode_cpu.fim.prompt import ExtraFiles, build_prompt
 from gptbigcode_cpu.fim.tokens import Mode, stop_token_ids
-from gptbigcode_cpu.generation import Call, GenerationConfig, by_full_names, given_config, merged_options
+from gptbigcode_cpu.generation import GenerateArguments, GenerationConfig, by_full_names, given_config, merged_options
 from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer, own_tokenizer
 from gptbigcode_cpu.tokenizer.incremental import IncrementalDecoder
 
 if TYPE_CHECKING:
-    from gptbigcode_cpu.models.causal_lm import GPTBigCodeForCausalLM
+    from gptbigcode_cpu.generation.language_model import LanguageModel
 
 # The middle of a given text is less open than its continuation: the most probable one is wanted.
 DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "do_sample": False}
 # What `stream` takes that is no option.
-CALL_ARGUMENTS = frozenset(item.name for item in fields(Call)) - {"torch", "negative_prompts", "tokenizer", "streamer"}
+CALL_ARGUMENTS = {item.name for item in fields(GenerateArguments)} - {"torch", "negative_prompts", "tokenizer", "streamer"}
 # The key of a config.json that says which order was measured better on the checkpoint.
 MODE_KEY = "fim_mode"
 
@@ -56,7 +56,7 @@ def preferred_mode(config: GPTBigCodeConfig) -> Mode:
 
 
 def plan_fill(
-    model: GPTBigCodeForCausalLM,
+    model: LanguageModel,
     tokenizer: GPTBigCodeTokenizer,
     prefix: str,
     suffix: str,

@@ -1,21 +1,21 @@
-"""Text generation: options, logits processors, stopping criteria, and the loops that run the core."""
+"""The face of text generation: options, arguments, stopping criteria, streamers, and the methods of models that write text."""
 
 from __future__ import annotations
 
-from gptbigcode_cpu.generation.call import Call
+from gptbigcode_cpu.engine.options import by_full_names
+from gptbigcode_cpu.generation.call import GenerateArguments
 from gptbigcode_cpu.generation.config import GenerationConfig, merged_options
-from gptbigcode_cpu.generation.files import check_stored, given_config, read_config, read_content
+from gptbigcode_cpu.generation.given import check_stored, given_config, parse_generation_config, read_generation_config
 from gptbigcode_cpu.generation.mixin import GenerationMixin
-from gptbigcode_cpu.generation.options import by_full_names
 
 __all__ = [
-    "Call",
+    "GenerateArguments",
     "GenerationConfig",
     "GenerationMixin",
     "by_full_names",
     "check_stored",
     "given_config",
     "merged_options",
-    "read_config",
-    "read_content",
+    "parse_generation_config",
+    "read_generation_config",
 ]

@@ -18,7 +18,7 @@ from gptbigcode_cpu.generation.streamers import Streamer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
+class GenerateArguments:
     """The arguments of a call that are no options.
 
     Attributes:
@@ -58,7 +58,7 @@ class Call:
                 object.__setattr__(self, name, functions)
 
     @classmethod
-    def taken_from(cls, options: Mapping[str, Any]) -> tuple[Call, dict[str, Any]]:
+    def taken_from(cls, options: Mapping[str, Any]) -> tuple[GenerateArguments, dict[str, Any]]:
         """The arguments among `options`, and the rest."""
         names = {field.name for field in dataclasses.fields(cls)} - {"torch", "negative_prompts"}
         call = cls(**{name: value for name, value in options.items() if name in names})

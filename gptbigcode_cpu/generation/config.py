@@ -9,8 +9,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gptbigcode_cpu.errors import InputError, ModelNotFoundError
-from gptbigcode_cpu.generation.options import RULES, by_full_names, checked, idle_options
+from gptbigcode_cpu.common.json_files import read_object
+from gptbigcode_cpu.engine.options import RULES, by_full_names, checked, idle_options
+from gptbigcode_cpu.errors import ConfigError, InputError, ModelNotFoundError
+from gptbigcode_cpu.generation.files import options_of_model, sorted_content
 from gptbigcode_cpu.generation.unsupported import CHANGE_TOKENS, METADATA, refuse
 
 logger = logging.getLogger(__name__)
@@ -285,8 +287,6 @@ class GenerationConfig:
         Raises:
             InputError: One of `options` is unknown or wrong.
         """
-        from gptbigcode_cpu.generation.files import sorted_content
-
         known, carried = sorted_content(config_dict)
         config = cls(**known)
         config.carried.update(carried)
@@ -301,8 +301,6 @@ class GenerationConfig:
         Args:
             model_config: A `GPTBigCodeConfig`, or its content as a dict.
         """
-        from gptbigcode_cpu.generation.files import options_of_model
-
         return cls.from_dict(options_of_model(model_config if isinstance(model_config, Mapping) else model_config.to_dict()))
 
     @classmethod
@@ -325,16 +323,16 @@ class GenerationConfig:
             ConfigError: It is damaged.
             InputError: One of `options` is unknown or wrong.
         """
-        from gptbigcode_cpu.generation.files import read_config
         from gptbigcode_cpu.hub import paths as hub
         from gptbigcode_cpu.hub.source import Source
 
         source, options = Source.taken_from(options)
         options.pop("trust_remote_code", None)  # no code is downloaded
         directory = hub.resolve(pretrained_model_name, weights=False, **source.arguments())
-        config = read_config(directory / config_file_name)
-        if config is None:
+        content = read_object(directory / config_file_name, ConfigError)
+        if content is None:
             raise ModelNotFoundError(f"{directory} has no {config_file_name}; GenerationConfig(...) makes one")
+        config = cls.from_dict(content)
         for name, value in options.items():
             setattr(config, name, value)
         return config

@@ -1,33 +1,36 @@
-"""From a checked batch to what `generate` and `stream` return."""
+"""From checked prompts to what `generate`, `stream` and the pipelines return, by way of the engine."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.engine.beam import beam_search
-from gptbigcode_cpu.engine.rows import Record, record_parts, token_steps
+from gptbigcode_cpu.engine.beam import BeamResult
+from gptbigcode_cpu.engine.decoding import Step
+from gptbigcode_cpu.engine.request import Record, Request
 from gptbigcode_cpu.generation.cache import DynamicCache
-from gptbigcode_cpu.generation.call import Call
+from gptbigcode_cpu.generation.call import GenerateArguments
 from gptbigcode_cpu.generation.config import GenerationConfig
+from gptbigcode_cpu.generation.language_model import LanguageModel, PromptBatch
 from gptbigcode_cpu.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+from gptbigcode_cpu.generation.requests import build_request
+from gptbigcode_cpu.generation.rules import fill_token
 from gptbigcode_cpu.generation.streamers import Streamer
-from gptbigcode_cpu.generation.streaming import fill_token, refuse_with_beams, shown
+from gptbigcode_cpu.generation.streaming import informed, refuse_with_beams, shown
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
-    from gptbigcode_cpu.models.causal_lm import _Batch
 
 
 def decode_rows(
-    core: _core.Model,
-    batch: _Batch,
+    model: LanguageModel,
+    batch: PromptBatch,
     limit: int,
     config: GenerationConfig,
-    call: Call,
+    arguments: GenerateArguments,
     *,
     record: Record | None,
     streamer: Streamer | None,
@@ -36,45 +39,53 @@ def decode_rows(
     """Decode without beams.
 
     Args:
-        core: The model.
+        model: The model.
         batch: The prompts.
         limit: New tokens at most.
         config: All options, defaults included.
-        call: The other arguments.
+        arguments: The other arguments of the call.
         record: Collects scores and logits.
         streamer: Receives the prompt and every step's tokens.
         past: What the rows have seen before; it grows.
     """
     copies = config.num_return_sequences or 1
     prompts = np.repeat(batch.ids, copies, axis=0)
+    request = build_request(
+        model.core,
+        batch.rows,
+        [limit] * len(batch.rows),
+        config,
+        arguments,
+        width=batch.ids.shape[1],
+        record=record,
+        caches=_row_caches(model.core, batch, past),
+        keep_caches=past is not None or _keeps_cache(config),
+    )
+    ticket = model.engine.submit(request, collects=True)
     fill = fill_token(config)
     written: list[list[int]] = [[] for _ in prompts]
-    caches = _row_caches(core, batch, past)
-    kept: dict[int, _core.KVCache] = {}
-    width = batch.ids.shape[1]
-    steps = token_steps(
-        core, batch.rows, [limit] * len(batch.rows), config, call, width=width, record=record, caches=caches, kept=kept
-    )
-    for step in shown(steps, streamer, prompts, fill, call.torch):
+    for step in shown(model.engine.steps(ticket), streamer, prompts, fill, arguments.torch):
         for row, tokens in step.items():
             written[row] += tokens
     longest = max(map(len, written))
     new = np.full((len(written), longest), fill, dtype=np.int64)
     for row, tokens in enumerate(written):
         new[row, : len(tokens)] = tokens
-    output = GenerateDecoderOnlyOutput(np.concatenate([prompts, new], axis=1), **record_parts(record, config))
-    ends = [len(batch.rows[row // copies]) + len(tokens) for row, tokens in enumerate(written)]
-    rows = [kept[row] for row in range(len(written))]
-    output.past_key_values = _grown(core, past, rows, ends, np.repeat(batch.mask, copies, axis=0), longest, config)
+    output = GenerateDecoderOnlyOutput(np.concatenate([prompts, new], axis=1), **_recorded(record, config))
+    if request.keep_caches:
+        ends = [len(batch.rows[row // copies]) + len(tokens) for row, tokens in enumerate(written)]
+        rows = [ticket.caches[row] for row in range(len(written))]
+        mask = np.repeat(batch.mask, copies, axis=0)
+        output.past_key_values = _grown(model.core, past, rows, ends, mask, longest, config)
     return output
 
 
 def decode_beams(
-    core: _core.Model,
-    batch: _Batch,
+    model: LanguageModel,
+    batch: PromptBatch,
     limit: int,
     config: GenerationConfig,
-    call: Call,
+    arguments: GenerateArguments,
     *,
     record: Record | None,
     streamer: Streamer | None,
@@ -87,42 +98,127 @@ def decode_beams(
     """
     refuse_with_beams(streamer)
     width, n_beams = batch.ids.shape[1], config.num_beams or 1
-    caches = _row_caches(core, batch, past)
-    result = beam_search(core, batch.rows, limit, config, call, width=width, record=record, caches=caches)
+    limits = [limit] * len(batch.rows)
+    caches = _row_caches(model.core, batch, past)
+    request = build_request(model.core, batch.rows, limits, config, arguments, width=width, record=record, caches=caches)
+    result = _beams_of(model, request)
     result.sequences[:, :width] = np.repeat(batch.ids, config.num_return_sequences or 1, axis=0)
-    output = GenerateBeamDecoderOnlyOutput(result.sequences, **record_parts(record, config))
+    output = GenerateBeamDecoderOnlyOutput(result.sequences, **_recorded(record, config))
     output.beam_indices = result.beam_indices.astype(np.int64)
     if config.output_scores:
         output.sequences_scores = result.scores
     prompts = np.repeat([len(row) for row in batch.rows], n_beams)
     ends = [len(cache) + 1 for cache in result.caches]
     steps = int((np.array(ends) - prompts).max())
-    output.past_key_values = _grown(core, past, result.caches, ends, np.repeat(batch.mask, n_beams, axis=0), steps, config)
+    mask = np.repeat(batch.mask, n_beams, axis=0)
+    output.past_key_values = _grown(model.core, past, result.caches, ends, mask, steps, config)
     return output
 
 
 def stream_row(
-    core: _core.Model, batch: _Batch, limit: int, config: GenerationConfig, call: Call, past: DynamicCache | None
+    model: LanguageModel,
+    batch: PromptBatch,
+    limit: int,
+    config: GenerationConfig,
+    arguments: GenerateArguments,
+    past: DynamicCache | None = None,
 ) -> Iterator[int]:
     """The new tokens of one row; mistakes show at the call. Arguments as of `decode_rows`."""
-    kept: dict[int, _core.KVCache] = {}
-    caches = _row_caches(core, batch, past)
-    steps = token_steps(core, batch.rows, [limit], config, call, width=batch.ids.shape[1], caches=caches, kept=kept)
+    caches = _row_caches(model.core, batch, past)
+    request = build_request(
+        model.core,
+        batch.rows,
+        [limit],
+        config,
+        arguments,
+        width=batch.ids.shape[1],
+        caches=caches,
+        keep_caches=past is not None,
+    )
 
     def tokens() -> Iterator[int]:
         written = 0
+        ticket = model.engine.submit(request, collects=True)
         try:
-            for step in steps:
+            for step in model.engine.steps(ticket):
                 written += len(step[0])
                 yield from step[0]
         finally:
             if past is not None and written:
-                _grown(core, past, [kept[0]], [len(batch.rows[0]) + written], batch.mask, written, config)
+                _grown(model.core, past, [ticket.caches[0]], [len(batch.rows[0]) + written], batch.mask, written, config)
 
     return tokens()
 
 
-def _row_caches(core: _core.Model, batch: _Batch, past: DynamicCache | None) -> list[_core.KVCache] | None:
+def continued(
+    model: LanguageModel,
+    prompts: Sequence[NDArray[np.int32]],
+    limits: Sequence[int],
+    config: GenerationConfig,
+    arguments: GenerateArguments,
+    max_rows: int | None,
+) -> list[list[int]]:
+    """The new tokens of every row, without padding on either side; arguments as of `GenerationMixin.continuations`."""
+    copies = config.num_return_sequences or 1
+    streamer = arguments.streamer
+    together = [(0, len(prompts))]
+    # Beams, a streamer, and functions of the caller, which see a rectangular batch, get one prompt at a time.
+    if config.num_beams != 1 or arguments.logits_processor or arguments.stopping_criteria or streamer is not None:
+        together = [(i, i + 1) for i in range(len(prompts))]
+    rows: list[list[int]] = [[] for _ in range(len(prompts) * copies)]
+    for first, stop in together:
+        some, some_limits, place = prompts[first:stop], limits[first:stop], first * copies
+        request = build_request(model.core, some, some_limits, config, arguments, first_row=place, max_rows=max_rows)
+        if request.beams is not None:
+            refuse_with_beams(streamer)
+            result = _beams_of(model, request)
+            ends = (result.beam_indices >= 0).sum(axis=1)
+            for row, (ids, end) in enumerate(zip(result.sequences, ends, strict=True)):
+                rows[place + row] = ids[len(some[0]) : len(some[0]) + end].tolist()
+            continue
+        with informed(streamer):
+            steps = model.engine.steps(model.engine.submit(request, collects=True))
+            prompt = some[0] if streamer is not None else np.zeros(0)
+            seen = np.repeat(prompt[None].astype(np.int64), copies, axis=0)
+            for step in shown(steps, streamer, seen, fill_token(config), arguments.torch):
+                for row, tokens in step.items():
+                    rows[place + row] += tokens
+    return rows
+
+
+def written_steps(
+    model: LanguageModel, prompt: NDArray[np.int32], limit: int, config: GenerationConfig, arguments: GenerateArguments
+) -> Iterator[Step]:
+    """The steps of one prompt; mistakes show at the call, and the work begins when the first step is asked for."""
+    request = build_request(model.core, [prompt], [limit], config, arguments)
+
+    def steps() -> Iterator[Step]:
+        yield from model.engine.steps(model.engine.submit(request, collects=True))
+
+    return steps()
+
+
+def _beams_of(model: LanguageModel, request: Request) -> BeamResult:
+    ticket = model.engine.submit(request, collects=True)
+    for _ in model.engine.steps(ticket):
+        pass
+    assert ticket.beams is not None
+    return ticket.beams
+
+
+def _recorded(record: Record | None, config: GenerationConfig) -> dict[str, Any]:
+    """What was asked for, by the names of the outputs."""
+    if record is None:
+        return {}
+    parts = {"scores": config.output_scores, "logits": config.output_logits}
+    return {name: tuple(getattr(record, name)) for name, wanted in parts.items() if wanted}
+
+
+def _keeps_cache(config: GenerationConfig) -> bool:
+    return bool(config.return_dict_in_generate) and config.use_cache is not False
+
+
+def _row_caches(core: _core.Model, batch: PromptBatch, past: DynamicCache | None) -> list[_core.KVCache] | None:
     """Copies of a caller's cache for the rows: one that stays as it was if the call fails."""
     if past is None or not past.is_initialized:
         return None
@@ -149,7 +245,7 @@ def _grown(
         steps: New columns.
         config: All options.
     """
-    wanted = bool(config.return_dict_in_generate) and config.use_cache is not False
+    wanted = _keeps_cache(config)
     if past is None and not wanted:
         return None
     mask = np.zeros((len(rows), prompt_mask.shape[1] + steps - 1), dtype=np.bool_)

@@ -13,17 +13,18 @@ from gptbigcode_cpu.common.arrays import is_torch, to_torch
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import ContextLengthError, InputError
 from gptbigcode_cpu.generation.cache import DynamicCache, given_cache
-from gptbigcode_cpu.generation.call import Call
+from gptbigcode_cpu.generation.call import GenerateArguments
 from gptbigcode_cpu.generation.config import GenerationConfig
 from gptbigcode_cpu.generation.resolving import new_token_limit, resolved
 from gptbigcode_cpu.generation.streamers import Streamer
-from gptbigcode_cpu.generation.streaming import fill_token, informed, refuse_with_beams, shown
+from gptbigcode_cpu.generation.streaming import informed
 from gptbigcode_cpu.generation.unsupported import refuse
 
 # The loops and what they need take milliseconds to import: they are loaded by the first call.
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
-    from gptbigcode_cpu.models.causal_lm import _Batch
+    from gptbigcode_cpu.engine.engine import Engine
+    from gptbigcode_cpu.generation.language_model import PromptBatch
 
 
 class GenerationMixin:
@@ -39,13 +40,19 @@ class GenerationMixin:
     generation_config: GenerationConfig
     core: _core.Model
 
-    def _batch(
-        self, input_ids: Any, attention_mask: Any, padding_token: int | None = None, past: DynamicCache | None = None
-    ) -> _Batch:
+    @property
+    def engine(self) -> Engine:
+        """What all texts of this model are written by; several threads that call `generate` share its steps."""
         raise NotImplementedError
 
     def prompt(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
         """The checked form of one prompt, int32 ``[tokens]``."""
+        raise NotImplementedError
+
+    def prompt_batch(
+        self, input_ids: Any, attention_mask: Any, padding_token: int | None = None, past: DynamicCache | None = None
+    ) -> PromptBatch:
+        """The checked form of several prompts."""
         raise NotImplementedError
 
     def generate(
@@ -117,7 +124,7 @@ class GenerationMixin:
         if inputs is not None and input_ids is not None:
             raise InputError("inputs and input_ids are two names for the prompt; pass one of them")
         prompt = inputs if inputs is not None else input_ids
-        call = Call(
+        call = GenerateArguments(
             logits_processor=logits_processor,
             stopping_criteria=stopping_criteria,
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
@@ -128,7 +135,7 @@ class GenerationMixin:
             grammar=grammar,
             torch=is_torch(prompt),
         )
-        from gptbigcode_cpu.engine.rows import Record
+        from gptbigcode_cpu.engine.request import Record
         from gptbigcode_cpu.generation.decoding import decode_beams, decode_rows
 
         with informed(streamer):
@@ -137,7 +144,7 @@ class GenerationMixin:
             past = given_cache(past_key_values, cache)
             if prompt is None:
                 prompt = self._first_token(config)
-            batch = self._batch(prompt, attention_mask, self._padding_token(config), past)
+            batch = self.prompt_batch(prompt, attention_mask, self._padding_token(config), past)
             call = self.checked_call(call)
             call = replace(call, negative_prompts=self._negative(negative_prompt_ids, negative_prompt_attention_mask, batch))
             # As in transformers, max_length counts padding; what must fit into the context are the tokens.
@@ -145,7 +152,7 @@ class GenerationMixin:
             self._check_negative(call, limit)
             record = Record() if config.return_dict_in_generate and (config.output_scores or config.output_logits) else None
             decode = decode_rows if config.num_beams == 1 else decode_beams
-            result = decode(self.core, batch, limit, config, call, record=record, streamer=streamer, past=past)
+            result = decode(self, batch, limit, config, call, record=record, streamer=streamer, past=past)
         if not call.torch:
             return result if config.return_dict_in_generate else result["sequences"]
         for name, value in result.items():
@@ -173,7 +180,7 @@ class GenerationMixin:
         """
         from gptbigcode_cpu.generation.decoding import stream_row
 
-        call, options = Call.taken_from(options)
+        call, options = GenerateArguments.taken_from(options)
         if call.streamer is not None:
             raise InputError("stream gives the tokens itself; pass a streamer to generate")
         call = self.checked_call(replace(call, torch=is_torch(input_ids)))
@@ -181,12 +188,12 @@ class GenerationMixin:
             raise InputError("stream gives the tokens itself; pass a streamer to generate")
         config = self.resolve_options(generation_config, options)
         past = given_cache(past_key_values, cache)
-        batch = self._batch(input_ids, attention_mask, self._padding_token(config), past)
+        batch = self.prompt_batch(input_ids, attention_mask, self._padding_token(config), past)
         if len(batch.rows) != 1:
             raise InputError("stream writes one sequence; use generate for several")
         self.check_stream(config)
         limit = self.new_token_limit(config, batch.ids.shape[1], len(batch.rows[0]), call.max_length)
-        return stream_row(self.core, batch, limit, config, call, past)
+        return stream_row(self, batch, limit, config, call, past)
 
     @staticmethod
     def check_stream(config: GenerationConfig) -> None:
@@ -213,7 +220,7 @@ class GenerationMixin:
         prompts: Sequence[NDArray[np.int32]],
         limits: Sequence[int],
         config: GenerationConfig,
-        call: Call | None = None,
+        call: GenerateArguments | None = None,
         max_rows: int | None = None,
     ) -> list[list[int]]:
         """The new tokens of every row, without padding on either side: what a pipeline needs.
@@ -228,35 +235,9 @@ class GenerationMixin:
         Returns:
             Row ``i * num_return_sequences + j`` is sequence j of prompt i.
         """
-        from gptbigcode_cpu.engine.rows import token_steps
+        from gptbigcode_cpu.generation.decoding import continued
 
-        call = self.checked_call(call or Call())
-        copies = config.num_return_sequences or 1
-        together = [(0, len(prompts))]
-        # Beams, a streamer, and functions of the caller, which see a rectangular batch, get one prompt at a time.
-        streamer: Streamer | None = call.streamer
-        if config.num_beams != 1 or call.logits_processor or call.stopping_criteria or streamer is not None:
-            together = [(i, i + 1) for i in range(len(prompts))]
-        rows: list[list[int]] = [[] for _ in range(len(prompts) * copies)]
-        for first, stop in together:
-            some, some_limits, place = prompts[first:stop], limits[first:stop], first * copies
-            if config.num_beams != 1:
-                refuse_with_beams(streamer)
-                from gptbigcode_cpu.engine.beam import beam_search
-
-                result = beam_search(self.core, some, some_limits[0], config, call, first_row=place)
-                ends = (result.beam_indices >= 0).sum(axis=1)
-                for row, (ids, end) in enumerate(zip(result.sequences, ends, strict=True)):
-                    rows[place + row] = ids[len(some[0]) : len(some[0]) + end].tolist()
-                continue
-            steps = token_steps(self.core, some, some_limits, config, call, first_row=place, max_rows=max_rows)
-            with informed(streamer):
-                prompt = some[0] if streamer is not None else np.zeros(0)
-                seen = np.repeat(prompt[None].astype(np.int64), copies, axis=0)
-                for step in shown(steps, streamer, seen, fill_token(config), call.torch):
-                    for row, tokens in step.items():
-                        rows[place + row] += tokens
-        return rows
+        return continued(self, prompts, limits, config, self.checked_call(call or GenerateArguments()), max_rows)
 
     def compute_transition_scores(
         self, sequences: Any, scores: Sequence[Any], beam_indices: Any = None, normalize_logits: bool = False
@@ -280,7 +261,7 @@ class GenerationMixin:
 
         return score(self, texts, tokenizer, top_logprobs, prefix_token_id, add_special_tokens)
 
-    def checked_call(self, call: Call) -> Call:
+    def checked_call(self, call: GenerateArguments) -> GenerateArguments:
         """The arguments, after a look at the draft model.
 
         Raises:
@@ -296,15 +277,15 @@ class GenerationMixin:
             )
         return call
 
-    def _negative(self, ids: Any, mask: Any, batch: _Batch) -> list[NDArray[np.int32]] | None:
+    def _negative(self, ids: Any, mask: Any, batch: PromptBatch) -> list[NDArray[np.int32]] | None:
         if ids is None:
             return None
-        rows = self._batch(ids, mask).rows
+        rows = self.prompt_batch(ids, mask).rows
         if len(rows) not in (1, len(batch.rows)):
             raise InputError(f"negative_prompt_ids has {len(rows)} rows and the prompt {len(batch.rows)}; pass as many, or one")
         return rows if len(rows) == len(batch.rows) else rows * len(batch.rows)
 
-    def _check_negative(self, call: Call, limit: int) -> None:
+    def _check_negative(self, call: GenerateArguments, limit: int) -> None:
         longest = max((len(prompt) for prompt in call.negative_prompts or ()), default=0)
         if longest + limit - 1 > self.config.n_positions:
             raise ContextLengthError(

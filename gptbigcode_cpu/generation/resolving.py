@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.engine.options import DEFAULTS, RULES, by_full_names, check_token_ids
 from gptbigcode_cpu.errors import ContextLengthError, InputError
 from gptbigcode_cpu.generation.config import GenerationConfig, logger, merged_options
-from gptbigcode_cpu.generation.files import given_config
-from gptbigcode_cpu.generation.options import DEFAULTS, RULES, by_full_names, check_token_ids
+from gptbigcode_cpu.generation.given import given_config
 from gptbigcode_cpu.generation.unsupported import refuse
 
 # Tokens generated when nothing says how many, as in transformers.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from gptbigcode_cpu.common.arrays import plain
-from gptbigcode_cpu.engine.logits.chain import Chain, build_chain
 from gptbigcode_cpu.engine.logits.processors import LogitsProcessor, PrefixConstrainedLogitsProcessor, token_list
+from gptbigcode_cpu.engine.request import Record, Rules
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.generation.call import Call
+from gptbigcode_cpu.generation.call import GenerateArguments
+from gptbigcode_cpu.generation.chain import build_chain
 from gptbigcode_cpu.generation.config import GenerationConfig
 from gptbigcode_cpu.generation.foreign import ForeignCriterion, ForeignProcessor, is_own, wants_torch
 from gptbigcode_cpu.generation.stopping import MaxTimeCriteria, StoppingCriteria, StopStringCriteria
@@ -20,64 +22,57 @@ if TYPE_CHECKING:
 GRAMMARS = ("json_schema", "regex", "grammar")
 
 
-class Rules:
-    """How the tokens of a run are chosen and when its rows end.
+def build_rules(config: GenerationConfig, call: GenerateArguments, core: _core.Model, record: Record | None = None) -> Rules:
+    """How the tokens of a request are chosen and when its rows end.
 
-    Attributes:
+    Args:
         config: All options, defaults included.
-        eos: Tokens that end a row.
-        criteria: What else ends a row.
-        needs_whole_batch: The caller's functions must see all rows at once, finished ones included, as in transformers.
+        call: The other arguments.
+        core: The model, for `guidance_scale`.
+        record: Collects scores and logits.
+
+    Raises:
+        InputError: An argument is of a wrong kind, or one that is needed is missing.
+        MissingDependencyError: A package is not installed that an argument needs.
     """
-
-    def __init__(self, config: GenerationConfig, call: Call, core: _core.Model) -> None:
-        """
-        Args:
-            config: All options.
-            call: The other arguments.
-            core: The model, for `guidance_scale`.
-
-        Raises:
-            InputError: An argument is of a wrong kind, or one that is needed is missing.
-            MissingDependencyError: A package is not installed that an argument needs.
-        """
-        self.config = config
-        self.custom = [self._processor(it, call) for it in call.logits_processor or ()]
-        self.custom += _structured(call)
-        records = bool(config.return_dict_in_generate and (config.output_scores or config.output_logits))
-        width = max(config.num_beams or 1, config.num_return_sequences or 1)
-        self._prefix = _prefix(call, width)
-        self._guidance = _guidance(config, call, core, width)
-        self.eos, self.criteria = _criteria(config, call)
-        for processor in self.custom:  # a grammar has an end of its own
-            self.eos |= {*getattr(processor, "end_token_ids", ())}
-            if (reset := getattr(processor, "reset", None)) is not None:
-                reset()
-        foreign = [it for it in (*self.custom, *self.criteria) if isinstance(it, (ForeignProcessor, ForeignCriterion))]
-        self.needs_whole_batch = bool(foreign) or records
-        self._chains: dict[tuple[int, int], Chain] = {}
-
-    def chain(self, prompt_length: int, max_length: int) -> Chain:
-        """The processors of rows of these lengths, see `build_chain`."""
-        key = prompt_length, max_length
-        if key not in self._chains:
-            self._chains[key] = build_chain(self.config, *key, custom=self.custom, guidance=self._guidance, prefix=self._prefix)
-        return self._chains[key]
-
-    @property
-    def fill(self) -> int:
-        """What finished rows are filled with."""
-        pad = self.config.pad_token_id
-        return int(pad) if pad is not None else next(iter(self.config.eos_token_ids), 0)
-
-    @staticmethod
-    def _processor(function: Callable[..., Any], call: Call) -> LogitsProcessor:
-        if isinstance(function, LogitsProcessor) and is_own(type(function)):
-            return function
-        return ForeignProcessor(function, wants_torch(function, call.torch))
+    custom = [_processor(it, call) for it in call.logits_processor or ()] + _structured(call)
+    width = max(config.num_beams or 1, config.num_return_sequences or 1)
+    prefix = _prefix(call, width)
+    guidance = _guidance(config, call, core, width)
+    eos, criteria = _criteria(config, call)
+    for processor in custom:  # a grammar has an end of its own
+        eos |= {*getattr(processor, "end_token_ids", ())}
+        if (reset := getattr(processor, "reset", None)) is not None:
+            reset()
+    if record is not None:
+        record.for_criteria = bool(config.output_scores)
+    foreign = [it for it in (*custom, *criteria) if isinstance(it, (ForeignProcessor, ForeignCriterion))]
+    return Rules(
+        chain_for=cache(
+            lambda prompt_length, max_length: build_chain(
+                config, prompt_length, max_length, custom=custom, guidance=guidance, prefix=prefix
+            )
+        ),
+        eos=eos,
+        criteria=criteria,
+        fill=fill_token(config),
+        needs_whole_batch=bool(foreign) or record is not None,
+        record=record,
+    )
 
 
-def _structured(call: Call) -> list[LogitsProcessor]:
+def fill_token(config: GenerationConfig) -> int:
+    """What stands in rows that are finished."""
+    return config.pad_token_id if config.pad_token_id is not None else next(iter(config.eos_token_ids), 0)
+
+
+def _processor(function: Callable[..., Any], call: GenerateArguments) -> LogitsProcessor:
+    if isinstance(function, LogitsProcessor) and is_own(type(function)):
+        return function
+    return ForeignProcessor(function, wants_torch(function, call.torch))
+
+
+def _structured(call: GenerateArguments) -> list[LogitsProcessor]:
     given = {name: getattr(call, name) for name in GRAMMARS if getattr(call, name) is not None}
     if not given:
         return []
@@ -88,7 +83,7 @@ def _structured(call: Call) -> list[LogitsProcessor]:
     return [StructuredLogitsProcessor(call.tokenizer, **given)]
 
 
-def _prefix(call: Call, width: int) -> LogitsProcessor | None:
+def _prefix(call: GenerateArguments, width: int) -> LogitsProcessor | None:
     allowed_after = call.prefix_allowed_tokens_fn
     if allowed_after is None:
         return None
@@ -99,7 +94,7 @@ def _prefix(call: Call, width: int) -> LogitsProcessor | None:
     return PrefixConstrainedLogitsProcessor(lambda prompt, ids: allowed_after(prompt, to_torch(ids.copy())), width)
 
 
-def _guidance(config: GenerationConfig, call: Call, core: _core.Model, width: int) -> LogitsProcessor | None:
+def _guidance(config: GenerationConfig, call: GenerateArguments, core: _core.Model, width: int) -> LogitsProcessor | None:
     if config.guidance_scale in (None, 1):
         if call.negative_prompts is not None:
             raise InputError("negative_prompt_ids has no effect without guidance_scale")
@@ -111,7 +106,7 @@ def _guidance(config: GenerationConfig, call: Call, core: _core.Model, width: in
     return UnbatchedClassifierFreeGuidanceLogitsProcessor(config.guidance_scale, core, call.negative_prompts, width)
 
 
-def _criteria(config: GenerationConfig, call: Call) -> tuple[frozenset[int], list[Callable[..., Any]]]:
+def _criteria(config: GenerationConfig, call: GenerateArguments) -> tuple[frozenset[int], list[Callable[..., Any]]]:
     """End tokens, and the criteria about anything but end tokens and length."""
     custom = list(call.stopping_criteria or ())
     eos = frozenset(config.eos_token_ids)

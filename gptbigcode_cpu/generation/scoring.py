@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from gptbigcode_cpu.common.arrays import is_torch, items_of, plain, to_int_array, to_torch
 from gptbigcode_cpu.common.messages import shown
 from gptbigcode_cpu.engine.logits.processors import log_softmax
+from gptbigcode_cpu.engine.options import is_int, is_real
 from gptbigcode_cpu.engine.prefill import text_logits
 from gptbigcode_cpu.errors import ContextLengthError, InputError
 from gptbigcode_cpu.generation.foreign import to_numpy
-from gptbigcode_cpu.generation.options import is_int, is_real
 
 if TYPE_CHECKING:
-    from gptbigcode_cpu.generation.mixin import GenerationMixin
+    from gptbigcode_cpu.generation.language_model import LanguageModel
     from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
 
 # Texts that run together: enough to fill the calls of the core, few enough for the memory of their caches.
@@ -67,7 +67,7 @@ class TokenScores:
 
 
 def score(
-    model: GenerationMixin,
+    model: LanguageModel,
     texts: Any,
     tokenizer: GPTBigCodeTokenizer | None = None,
     top_logprobs: int = 0,
@@ -115,7 +115,7 @@ def score(
     return results
 
 
-def _scored(model: GenerationMixin, inputs: Sequence[NDArray[np.int32]], n_prefix: int, n_top: int) -> list[TokenScores]:
+def _scored(model: LanguageModel, inputs: Sequence[NDArray[np.int32]], n_prefix: int, n_top: int) -> list[TokenScores]:
     """Scores of texts that run together; the first `n_prefix` tokens of each are not part of it."""
     results = [
         TokenScores(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptbigcode_cpu.engine.logits.processors import Ids, count, token_list
-from gptbigcode_cpu.generation.options import required
+from gptbigcode_cpu.engine.options import required
 
 if TYPE_CHECKING:
     from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from gptbigcode_cpu.common import messages
 from gptbigcode_cpu.common.arrays import to_torch
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.generation.config import GenerationConfig
 from gptbigcode_cpu.generation.foreign import wants_torch
 from gptbigcode_cpu.generation.streamers import BaseStreamer, Streamer
 
@@ -48,18 +47,13 @@ def refuse_with_beams(streamer: Streamer | None) -> None:
         raise InputError("a streamer cannot be used with num_beams: what is written first may be given up later")
 
 
-def fill_token(config: GenerationConfig) -> int:
-    """What stands in rows that are finished."""
-    return config.pad_token_id if config.pad_token_id is not None else next(iter(config.eos_token_ids), 0)
-
-
 def shown(
     steps: Iterable[Step], streamer: Streamer | None, prompts: NDArray[np.int64], fill: int, torch: bool = False
 ) -> Iterable[Step]:
     """The steps, of which the streamer sees first the prompts and then a token of every row at a time.
 
     Args:
-        steps: New tokens by row, as `loop.token_steps` yields them.
+        steps: New tokens by row, as `Engine.steps` yields them.
         streamer: None: nobody sees them.
         prompts: int64 ``[rows, tokens]``.
         fill: The token of rows that are finished.

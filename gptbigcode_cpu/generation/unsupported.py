@@ -7,8 +7,8 @@ from typing import Any
 
 from gptbigcode_cpu.common.arrays import plain
 from gptbigcode_cpu.common.suggest import nearest
+from gptbigcode_cpu.engine.options import ALIASES, RULES
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.generation.options import ALIASES, RULES
 
 _REMOVED = "transformers 5 itself does not have it any more"
 _ENCODER = "it belongs to encoder-decoder models"

@@ -13,9 +13,9 @@ import numpy as np
 
 from gptbigcode_cpu import fim
 from gptbigcode_cpu.common.progress import Progress
-from gptbigcode_cpu.engine.rows import token_steps
 from gptbigcode_cpu.errors import ContextLengthError, InputError
-from gptbigcode_cpu.generation import GenerationConfig
+from gptbigcode_cpu.generation import GenerateArguments, GenerationConfig
+from gptbigcode_cpu.generation.decoding import written_steps
 from gptbigcode_cpu.tokenizer.incremental import IncrementalDecoder
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _writes(
     options = GenerationConfig(do_sample=False, max_new_tokens=limit, eos_token_id=list(stops))
     decoder = IncrementalDecoder(tokenizer)
     written = ""
-    for step in token_steps(model.core, [np.array(prompt, np.int32)], [limit], options):
+    for step in written_steps(model, np.array(prompt, np.int32), limit, options, GenerateArguments()):
         (token,) = step[0]
         if token in stops:
             return (written + decoder.flush()).strip() == expected

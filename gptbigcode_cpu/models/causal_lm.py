@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -14,9 +14,10 @@ from gptbigcode_cpu.common.arrays import to_int_array
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import ConfigError, ContextLengthError, InputError
 from gptbigcode_cpu.fim import FillMixin
-from gptbigcode_cpu.generation import GenerationConfig, GenerationMixin, given_config, read_config
+from gptbigcode_cpu.generation import GenerationConfig, GenerationMixin, given_config, read_generation_config
 from gptbigcode_cpu.generation.cache import DynamicCache
 from gptbigcode_cpu.generation.config import CONFIG_NAME as GENERATION_CONFIG_NAME
+from gptbigcode_cpu.generation.language_model import PromptBatch
 from gptbigcode_cpu.models.base import PreTrainedModel
 from gptbigcode_cpu.models.forward import Arguments, Call
 from gptbigcode_cpu.models.inputs import new_columns_mask
@@ -25,16 +26,8 @@ from gptbigcode_cpu.models.outputs import BaseModelOutputWithPastAndCrossAttenti
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
+    from gptbigcode_cpu.engine.engine import Engine
     from gptbigcode_cpu.store.weights import PackedModel
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Checked input: the ids as given, and each row without its padding."""
-
-    ids: NDArray[np.int64]  # [batch, tokens]
-    mask: NDArray[np.bool_]  # [batch, tokens]
-    rows: list[NDArray[np.int32]]
 
 
 class GPTBigCodeModel(PreTrainedModel):
@@ -126,6 +119,18 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
         super().__init__(packed, core)
         self.transformer = GPTBigCodeModel(packed, self.core)
         self._generation_config = generation_config or GenerationConfig()
+        self._engine: Engine | None = None
+        self._engine_lock = Lock()
+
+    @property
+    def engine(self) -> Engine:
+        """What all texts of this model are written by; several threads that call `generate` share its steps."""
+        if self._engine is None:
+            from gptbigcode_cpu.engine.engine import Engine
+
+            with self._engine_lock:
+                self._engine = self._engine or Engine(self.core)
+        return self._engine
 
     @property
     def generation_config(self) -> GenerationConfig:
@@ -141,7 +146,7 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
 
     @classmethod
     def _from_packed(cls, packed: PackedModel, core: _core.Model) -> Self:
-        given = read_config(packed.path / GENERATION_CONFIG_NAME)
+        given = read_generation_config(packed.path / GENERATION_CONFIG_NAME)
         return cls(packed, core, GenerationConfig.from_model_config(packed.config) if given is None else given)
 
     @classmethod
@@ -258,11 +263,11 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
             InputError: It is empty or an id is outside the vocabulary.
             ContextLengthError: It is longer than ``n_positions``.
         """
-        return self._batch(token_ids, None).rows[0]
+        return self.prompt_batch(token_ids, None).rows[0]
 
-    def _batch(
+    def prompt_batch(
         self, input_ids: Any, attention_mask: Any, padding_token: int | None = None, past: DynamicCache | None = None
-    ) -> _Batch:
+    ) -> PromptBatch:
         if isinstance(input_ids, Mapping):
             raise InputError("the prompt is a dict of arrays; pass its content: generate(**inputs)")
         ids = np.atleast_2d(to_int_array(input_ids, "input_ids"))
@@ -287,7 +292,7 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
         self._check_rows(ids, mask)
         if seen.size and not new.any(axis=1).all():
             raise InputError(f"row {int(new.any(axis=1).argmin())} has no token after those of past_key_values")
-        return _Batch(ids, mask, [row[row_mask].astype(np.int32) for row, row_mask in zip(ids, mask, strict=True)])
+        return PromptBatch(ids, mask, [row[row_mask].astype(np.int32) for row, row_mask in zip(ids, mask, strict=True)])
 
     def _check_rows(self, ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> None:
         vocab_size, n_positions = self.config.vocab_size, self.config.n_positions

@@ -13,7 +13,7 @@ from gptbigcode_cpu.common.arrays import plain
 from gptbigcode_cpu.common.messages import shown
 from gptbigcode_cpu.common.suggest import check_choice
 from gptbigcode_cpu.errors import ContextLengthError, InputError
-from gptbigcode_cpu.generation import Call, GenerationConfig, by_full_names, given_config, merged_options
+from gptbigcode_cpu.generation import GenerateArguments, GenerationConfig, by_full_names, given_config, merged_options
 from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size, is_lazy
 from gptbigcode_cpu.tokenizer.chat import extended, is_message
 from gptbigcode_cpu.tokenizer.incremental import IncrementalDecoder
@@ -113,7 +113,7 @@ class _Plan:
 
     own: TextGenerationOptions
     config: GenerationConfig
-    call: Call
+    call: GenerateArguments
     has_length: bool
     cut: int | None  # tokens of a prompt that is truncated
 
@@ -141,7 +141,8 @@ class TextGenerationPipeline(Pipeline):
             InputError: There is one; the message has the nearest known name.
         """
         TextGenerationOptions(**{name: value for name, value in options.items() if name in OWN_OPTIONS})
-        _, generation = Call.taken_from({name: value for name, value in options.items() if name not in OWN_OPTIONS})
+        rest = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
+        _, generation = GenerateArguments.taken_from(rest)
         given_config(generation.pop("generation_config", None))
         GenerationConfig(**generation)
 
@@ -197,11 +198,11 @@ class TextGenerationPipeline(Pipeline):
         if plan.call.streamer is not None:
             raise InputError("stream gives the text itself; pass a streamer to a call of the pipeline")
         prompt = self._prompt(inputs[0], plan)
-        from gptbigcode_cpu.engine.rows import token_steps
+        from gptbigcode_cpu.generation.decoding import written_steps
 
         ids, limit = self.model.prompt(prompt.ids), self._limit(plan, prompt)
         decoder = IncrementalDecoder(self.tokenizer, plan.own.skip_special_tokens is not False)
-        steps = token_steps(self.model.core, [ids], [limit], plan.config, plan.call)  # a mistake shows at the call
+        steps = written_steps(self.model, ids, limit, plan.config, plan.call)  # a mistake shows at the call
 
         def pieces() -> Iterator[str]:
             for tokens in chain([prompt.begin], (step[0] for step in steps)):
@@ -240,7 +241,7 @@ class TextGenerationPipeline(Pipeline):
         merged = merged_options(shared, options)
         own = TextGenerationOptions(**{name: value for name, value in merged.items() if name in OWN_OPTIONS})
         rest = {name: value for name, value in merged.items() if name not in OWN_OPTIONS}
-        call, generation = Call.taken_from({"tokenizer": self.tokenizer, **rest})
+        call, generation = GenerateArguments.taken_from({"tokenizer": self.tokenizer, **rest})
         sources = [self.model.generation_config] if given is None else [self.model.generation_config, given]
         said = {name: value for source in sources for name, value in source.to_diff_dict().items()} | generation
         added = {name: value for name, value in DEFAULTS.items() if name not in said}

@@ -1,24 +1,23 @@
-"""A smaller model that guesses tokens."""
+"""A drafter that asks a smaller model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.engine.drafting.lookup import NO_DRAFT, Draft
-from gptbigcode_cpu.engine.logits.chain import Chain, build_chain
+from gptbigcode_cpu.engine.drafting.draft import NO_DRAFT, Draft
+from gptbigcode_cpu.engine.logits.chain import Chain
 from gptbigcode_cpu.engine.logits.processors import softmax
 from gptbigcode_cpu.engine.prefill import prefill
-from gptbigcode_cpu.generation.config import GenerationConfig
+from gptbigcode_cpu.engine.row import Row
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
-    from gptbigcode_cpu.engine.rows import Row
 
 
 @dataclass
@@ -40,24 +39,36 @@ class ModelDrafter:
     at random uses random numbers, and with a seed the text must not depend on the speed of the machine.
     """
 
-    def __init__(self, config: GenerationConfig, assistant_model: Any) -> None:
+    def __init__(
+        self,
+        core: _core.Model,
+        n_positions: int,
+        chain_for: Callable[[int, int], Chain],
+        *,
+        do_sample: bool,
+        num_tokens: int,
+        adapts: bool,
+        confidence_threshold: float,
+    ) -> None:
         """
         Args:
-            config: All options.
-            assistant_model: The smaller model, a `GPTBigCodeForCausalLM` with the vocabulary of the other one.
+            core: The smaller model, with the vocabulary of the other one.
+            n_positions: The longest sequence that it can run.
+            chain_for: The logits processors of rows, given the tokens of their prompts and how many they may have in all.
+            do_sample: Draw tokens at random.
+            num_tokens: Tokens of the first draft.
+            adapts: Draft more after a draft was right, and fewer after one was wrong.
+            confidence_threshold: End a draft where the smaller model's probability of its own choice is below this.
         """
-        self._core: _core.Model = assistant_model.core
-        self._n_positions: int = assistant_model.config.n_positions
-        self._config = config
-        self._threshold = float(config.assistant_confidence_threshold or 0.0)
-        self._first_length = int(config.num_assistant_tokens or 1)
-        self._adapts = config.num_assistant_tokens_schedule != "constant"
+        self._core, self._n_positions, self._chain_for = core, n_positions, chain_for
+        self._do_sample, self._threshold = do_sample, confidence_threshold
+        self._first_length, self._adapts = num_tokens, adapts
         self._writers: dict[int, _Writer] = {}
 
     def begin(self, row: Row) -> None:
         from gptbigcode_cpu import _core
 
-        chain = build_chain(self._config, row.prompt_length, len(row.ids))
+        chain = self._chain_for(row.prompt_length, len(row.ids))
         # Another stream than the sampler's, which draws the tokens that are not drafted.
         random = Random(row.seed ^ 0xD1B54A32D192ED03)
         self._writers[row.index] = _Writer(_core.KVCache(self._core), chain, random, self._first_length)
@@ -113,7 +124,7 @@ class ModelDrafter:
         writer = self._writers[row.index]
         ids = np.concatenate([row.ids[: row.length], np.array(writer.drafted, dtype=np.int32)]).astype(np.int64)
         scores = writer.chain.complete([row], ids[None], logits[None])[0]
-        if not self._config.do_sample:
+        if not self._do_sample:
             token = int(scores.argmax())
             if self._threshold and softmax(scores[None])[0, token] < self._threshold:
                 return False
@@ -123,14 +134,14 @@ class ModelDrafter:
             writer.probabilities.append(distribution)
         writer.drafted.append(token)
         # The choice of a token at random must not be undone because of the token: only what follows is left out.
-        return not self._config.do_sample or distribution[token] >= self._threshold
+        return not self._do_sample or distribution[token] >= self._threshold
 
     def _draft(self, row: Row) -> Draft:
         writer = self._writers[row.index]
         if not writer.drafted:
             return NO_DRAFT
         tokens = np.array(writer.drafted, dtype=np.int32)
-        return Draft(tokens, writer.probabilities if self._config.do_sample else None)
+        return Draft(tokens, writer.probabilities if self._do_sample else None)
 
 
 def _distribution(scores: NDArray[np.float32]) -> NDArray[np.float64]:

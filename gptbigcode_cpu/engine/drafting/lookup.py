@@ -1,71 +1,19 @@
-"""Speculation: guess several tokens cheaply, let the model check all of them in one step.
-
-The core computes the same bits for a token whether it runs alone or after others in one call, so what is kept is exactly
-what plain decoding writes. A draft without probabilities, from a look-up or a greedy model, is accepted as long as the tokens
-that the sampler chooses are the drafted ones: those are drawn as without a draft, with the same random numbers. A draft that
-was itself drawn at random is accepted or replaced such that the model's distribution is kept (Leviathan et al., "Fast
-inference from transformers via speculative decoding", 2023).
-"""
+"""A drafter that looks up what followed the last tokens where they occurred before."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.engine.drafting.draft import NO_DRAFT, Draft
 from gptbigcode_cpu.engine.drafting.pace import Pace
-from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.generation.config import GenerationConfig
+from gptbigcode_cpu.engine.row import Row
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
-    from gptbigcode_cpu.engine.rows import Row
-    from gptbigcode_cpu.generation.call import Call
-
-
-@dataclass(frozen=True)
-class Draft:
-    """Guessed tokens of a row.
-
-    Attributes:
-        tokens: int32 ``[n]``.
-        probabilities: For tokens drawn at random, the distribution of each, float64 ``[vocab]``.
-    """
-
-    tokens: NDArray[np.int32]
-    probabilities: Sequence[NDArray[np.float64]] | None = None
-
-
-NO_DRAFT = Draft(np.zeros(0, dtype=np.int32))
-
-
-class Drafter(Protocol):
-    """What guesses tokens."""
-
-    def begin(self, row: Row) -> None:
-        """A row is about to start."""
-
-    def propose(self, rows: Sequence[Row]) -> list[Draft]:
-        """A draft for each row, empty where none is worth its cost; at least one token of the row's room is left free."""
-
-    def accept(self, row: Row, drafted: int, scores: NDArray[np.float32], probabilities: NDArray[np.float64]) -> int:
-        """The token to write instead of one drawn from `probabilities`: itself, or another one.
-
-        Args:
-            row: The row.
-            drafted: The drawn token.
-            scores: The model's processed scores ``[vocab]``.
-            probabilities: The distribution that the token was drawn from, ``[vocab]``.
-        """
-
-    def verified(self, row: Row, draft: Draft, tokens: Sequence[int]) -> None:
-        """The draft of a row has become these tokens, the first of them as drafted, all but the last one perhaps."""
-
-    def measured(self, n_tokens: int, seconds: float) -> None:
-        """A step of so many tokens took so long."""
 
 
 class LookupDrafter:
@@ -126,22 +74,3 @@ class LookupDrafter:
         tokens, end = row.tokens, self._matches[row.index][1]
         # Where the text ends, what followed the earlier occurrence is taken to come again and again.
         return Draft(np.resize(tokens[end:], n_tokens))
-
-
-def make_drafter(config: GenerationConfig, call: Call) -> Drafter | None:
-    """What guesses tokens in a call, if anything does.
-
-    Raises:
-        InputError: Two things would, or there are beams.
-    """
-    if call.assistant_model is None and config.prompt_lookup_num_tokens is None:
-        return None
-    if (config.num_beams or 1) > 1:
-        raise InputError("assistant_model and prompt_lookup_num_tokens are not supported with num_beams")
-    if call.assistant_model is None:
-        return LookupDrafter(config.prompt_lookup_num_tokens or 0, config.max_matching_ngram_size)
-    if config.prompt_lookup_num_tokens is not None:
-        raise InputError("pass either assistant_model or prompt_lookup_num_tokens")
-    from gptbigcode_cpu.engine.drafting.assistant import ModelDrafter
-
-    return ModelDrafter(config, call.assistant_model)

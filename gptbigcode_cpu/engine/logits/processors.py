@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from gptbigcode_cpu.common.arrays import is_torch, items_of, plain, to_int_array, to_torch
 from gptbigcode_cpu.common.messages import shown
+from gptbigcode_cpu.engine.options import is_int, required, sequence_biases
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.generation.options import is_int, required, sequence_biases
 
 Ids = NDArray[np.int64]
 Scores = NDArray[np.float32]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from gptbigcode_cpu.common.arrays import plain
 from gptbigcode_cpu.common.messages import shown
 from gptbigcode_cpu.engine.logits.processors import Ids, LogitsProcessor, Scores, count, log_softmax, softmax
+from gptbigcode_cpu.engine.options import is_bias, required
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.generation.options import is_bias, required
 
 TOP_H_CANDIDATES = 100
 

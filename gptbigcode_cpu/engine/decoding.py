@@ -1,0 +1,363 @@
+"""The sequences of one request while the engine works on them."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptbigcode_cpu.engine.drafting.draft import NO_DRAFT
+from gptbigcode_cpu.engine.request import Request
+from gptbigcode_cpu.engine.row import Logits, Row
+from gptbigcode_cpu.errors import FormatError, InputError
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu import _core
+
+Step = dict[int, list[int]]
+"""New tokens, usually one, of each row that got any in a step."""
+
+
+class Receiver(Protocol):
+    """What the logits of a part belong to."""
+
+    logits: Logits | None
+
+
+class Part:
+    """Tokens that a step runs behind those of a cache."""
+
+    __slots__ = ("cache", "n_logits", "receiver", "tokens")
+
+    def __init__(self, cache: _core.KVCache, tokens: NDArray[np.int32], n_logits: int, receiver: Receiver) -> None:
+        """
+        Args:
+            cache: Grows by the tokens.
+            tokens: int32 ``[n]``, not empty.
+            n_logits: For how many of the last tokens logits are wanted.
+            receiver: Its `logits` are set to them, float32 ``[n_logits, vocab]``.
+        """
+        self.cache, self.tokens, self.n_logits, self.receiver = cache, tokens, n_logits, receiver
+
+
+class Prefill:
+    """A prompt that is being run, in as many steps as it takes."""
+
+    __slots__ = ("cache", "logits", "number", "prompt")
+
+    def __init__(self, number: int, prompt: NDArray[np.int32], cache: _core.KVCache) -> None:
+        self.number, self.prompt, self.cache = number, prompt, cache
+        self.logits: Logits | None = None  # [1, vocab], after the last token
+
+    def part(self, most: int) -> Part | None:
+        """Up to `most` tokens that the cache lacks; None if it has all, or `most` is 0."""
+        if self.logits is not None or most <= 0:
+            return None
+        done = len(self.cache)
+        if done >= len(self.prompt):  # the logits of an interrupted step were lost
+            done = len(self.prompt) - 1
+            self.cache.truncate(done)
+        tokens = self.prompt[done : done + most]
+        return Part(self.cache, tokens, int(done + len(tokens) == len(self.prompt)), self)
+
+
+class Decoding(ABC):
+    """The sequences of one request: prompts that wait, prompts that are being run, and rows that are being written.
+
+    Prompts that are admitted together begin to write together, when all of them have been run.
+    """
+
+    def __init__(self, core: _core.Model, request: Request) -> None:
+        self.core, self.request = core, request
+        self.caches: dict[int, _core.KVCache] = {}  # of the rows, see `Request.keep_caches`
+        self._waiting = list(range(len(request.prompts)))
+        self._prefilling: list[list[Prefill]] = []
+
+    @property
+    def done(self) -> bool:
+        """Nothing is left to do."""
+        return not self._waiting and not self._prefilling and self.n_rows == 0
+
+    @property
+    def waits(self) -> bool:
+        """Prompts are waiting for room."""
+        return bool(self._waiting)
+
+    @property
+    @abstractmethod
+    def rows_per_prompt(self) -> int:
+        """Rows that a prompt becomes."""
+
+    @property
+    @abstractmethod
+    def n_rows(self) -> int:
+        """Rows that are being written."""
+
+    @property
+    @abstractmethod
+    def together(self) -> bool:
+        """All prompts must be admitted at once."""
+
+    @abstractmethod
+    def _begin(self, ready: Sequence[Prefill]) -> None:
+        """Prompts that were admitted together have been run; make their rows."""
+
+    @abstractmethod
+    def row_parts(self) -> list[Part]:
+        """What the rows have to run in this step."""
+
+    @abstractmethod
+    def advance(self, n_tokens: int) -> Step:
+        """Choose the next tokens from the logits of a step.
+
+        Args:
+            n_tokens: Tokens of the step, those of other requests included; 0 if prompts were among them.
+
+        Raises:
+            InputError: The options exclude every token, or a function of the caller is wrong.
+            FormatError: The logits are NaN.
+        """
+
+    @property
+    def rows_in_use(self) -> int:
+        """Rows that are being written, or that the prompts which are being run will become."""
+        return self.n_rows + self.rows_per_prompt * sum(map(len, self._prefilling))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values that its rows may come to need."""
+        return sum(self._nbytes(prefill.number) for group in self._prefilling for prefill in group) + self._row_bytes()
+
+    def _row_bytes(self) -> int:
+        return 0
+
+    def _nbytes(self, number: int) -> int:
+        tokens = len(self.request.prompts[number]) + self.request.limits[number] - 1
+        return self.rows_per_prompt * tokens * self.core.kv_bytes_per_token
+
+    def admit(self, rows: float, nbytes: float, alone: bool) -> bool:
+        """Admit prompts as far as there is room, in their order.
+
+        Args:
+            rows: Rows for which the engine has room.
+            nbytes: Bytes of keys and values for which it has room.
+            alone: Nothing else is running: admit one prompt whatever the bounds say, since there will never be more room.
+
+        Returns:
+            Whether no prompt is left waiting for room.
+        """
+        if not self._waiting:
+            return True
+        request = self.request
+        in_use = self.rows_in_use
+        alone = alone and in_use == 0
+        room = (
+            rows
+            if request.max_rows is None
+            else min(rows, max(request.max_rows - in_use, 0 if in_use else self.rows_per_prompt))
+        )
+        admitted: list[int] = []
+        for number in self._waiting:
+            room -= self.rows_per_prompt
+            nbytes -= self._nbytes(number)
+            if (room < 0 or nbytes < 0) and not (alone and (self.together or not admitted)):
+                break
+            admitted.append(number)
+        if self.together and len(admitted) < len(self._waiting):
+            return False
+        if admitted:
+            from gptbigcode_cpu import _core
+
+            del self._waiting[: len(admitted)]
+            caches = request.caches
+            self._prefilling.append(
+                [
+                    Prefill(number, request.prompts[number], _core.KVCache(self.core) if caches is None else caches[number])
+                    for number in admitted
+                ]
+            )
+        return not self._waiting
+
+    def prefill_parts(self, most: int) -> Iterator[Part]:
+        """What its prompts have to run in this step, up to `most` tokens in all."""
+        for group in self._prefilling:
+            for prefill in group:
+                part = prefill.part(most)
+                if part is not None:
+                    most -= len(part.tokens)
+                    yield part
+
+    def begin_ready(self) -> None:
+        """Make rows of the prompts that have been run."""
+        for group in list(self._prefilling):
+            if all(prefill.logits is not None for prefill in group):
+                self._prefilling.remove(group)
+                self._begin(group)
+
+
+class RowsDecoding(Decoding):
+    """Rows that are written token by token, each by itself or all together."""
+
+    def __init__(self, core: _core.Model, request: Request) -> None:
+        super().__init__(core, request)
+        self._rows: list[Row] = []
+        self._drafter = request.drafter
+        # Functions of the caller that expect a rectangular batch get one: finished rows go on with the fill token.
+        self._lockstep = request.lockstep
+        self._started = 0.0  # when the step that is being done began
+
+    @property
+    def rows_per_prompt(self) -> int:
+        return self.request.copies
+
+    @property
+    def n_rows(self) -> int:
+        return len(self._rows)
+
+    @property
+    def together(self) -> bool:
+        return self._lockstep
+
+    def _row_bytes(self) -> int:
+        return sum(len(row.ids) - row.pads - 1 for row in self._rows) * self.core.kv_bytes_per_token
+
+    def _begin(self, ready: Sequence[Prefill]) -> None:
+        from gptbigcode_cpu import _core
+
+        request, rules = self.request, self.request.rules
+        for prefill in ready:
+            prompt, limit = prefill.prompt, request.limits[prefill.number]
+            pads = max(0, request.width - len(prompt))
+            prompt_length = pads + len(prompt)
+            chain = rules.chain_for(prompt_length, prompt_length + limit)
+            for copy in range(request.copies):
+                index = prefill.number * request.copies + copy
+                ids = np.full(prompt_length + limit, rules.fill, dtype=np.int32)
+                ids[pads:prompt_length] = prompt
+                seed = request.seeds[index]
+                sampler = _core.Sampler(seed=seed, **chain.sampler_options)
+                cache = prefill.cache.fork() if copy else prefill.cache
+                row = Row(index, cache, ids, pads, prompt_length, prompt_length, chain, sampler, seed, prefill.logits)
+                if self._drafter is not None:
+                    self._drafter.begin(row)
+                if request.keep_caches:
+                    self.caches[index] = cache
+                self._rows.append(row)
+
+    def row_parts(self) -> list[Part]:
+        rows = self._rows
+        if self._drafter is not None and rows:
+            self._started = time.perf_counter()
+            for row, draft in zip(rows, self._drafter.propose(rows), strict=True):
+                row.draft = draft
+        return [self._part(row) for row in rows]
+
+    @staticmethod
+    def _part(row: Row) -> Part:
+        done = row.pads + len(row.cache)
+        if done >= row.length:  # the logits of an interrupted step were lost
+            done = row.length - 1
+            row.cache.truncate(done - row.pads)
+        tokens, drafted = row.ids[done : row.length], row.draft.tokens
+        return Part(row.cache, np.append(tokens, drafted) if len(drafted) else tokens, len(drafted) + 1, row)
+
+    def advance(self, n_tokens: int) -> Step:
+        if self._lockstep:
+            step = self._advance_together() if self._rows and all(row.logits is not None for row in self._rows) else {}
+            if all(row.finished for row in self._rows):
+                self._rows = []
+            return step
+        rows = [row for row in self._rows if row.logits is not None]
+        step = {row.index: self._verify(row) for row in rows}
+        if self._drafter is not None and self._started and n_tokens:
+            self._drafter.measured(n_tokens, time.perf_counter() - self._started)
+        self._rows = [row for row in self._rows if not row.finished]
+        return step
+
+    def _verify(self, row: Row) -> list[int]:
+        """Choose tokens as long as they are those of the draft, and one more."""
+        draft, drafter = row.draft, self._drafter
+        all_logits, row.logits, row.draft = row.logits, None, NO_DRAFT
+        assert all_logits is not None
+        tokens: list[int] = []
+        for position, logits in enumerate(all_logits):
+            drafted = int(draft.tokens[position]) if position < len(draft.tokens) else None
+            if drafted is not None and draft.probabilities is not None:
+                assert drafter is not None
+                scores = row.chain.complete([row], row.ids[None, : row.length].astype(np.int64), logits[None])[0]
+                token = drafter.accept(row, drafted, scores, draft.probabilities[position])
+                if self.request.rules.record is not None:
+                    self.request.rules.record.add(logits[None], scores[None])
+            else:
+                token = _sample(row, self._for_samplers([row], [logits])[0], logits)
+            row.add(token, self.request.rules.eos)
+            tokens.append(token)
+            self._ask_criteria([row])
+            if row.finished or token != drafted:
+                break
+        if drafter is not None:
+            drafter.verified(row, draft, tokens)
+            if len(draft.tokens) and not row.finished:
+                row.cache.truncate(row.length - row.pads - 1)
+        return tokens
+
+    def _advance_together(self) -> Step:
+        rows, rules = self._rows, self.request.rules
+        logits = [row.logits[0] for row in rows if row.logits is not None]
+        tokens = {}
+        for row, scores, unprocessed in zip(rows, self._for_samplers(rows, logits), logits, strict=True):
+            row.logits = None
+            token = _sample(row, scores, unprocessed)
+            if row.finished:
+                token = rules.fill
+            row.add(token, rules.eos)
+            tokens[row.index] = [token]
+        self._ask_criteria(rows)
+        return tokens
+
+    def _for_samplers(self, rows: Sequence[Row], logits: Sequence[Logits]) -> Sequence[Logits]:
+        """What the samplers of rows of equal length choose by."""
+        chain, record = rows[0].chain, self.request.rules.record
+        if chain.is_native and record is None:
+            return logits
+        ids, stacked = _ids(rows), np.stack(logits)
+        scores = chain.before_sampler(rows, ids, stacked)
+        if record is not None:
+            record.add(stacked, chain.instead_of_sampler(rows, ids, scores))
+        return list(scores)
+
+    def _ask_criteria(self, rows: Sequence[Row]) -> None:
+        """Finish rows of equal length for whatever reason besides end tokens and length there is."""
+        rules = self.request.rules
+        if not rules.criteria:
+            return
+        ids = _ids(rows)
+        history = None if rules.record is None else rules.record.history
+        for criterion in rules.criteria:
+            for row, finished in zip(rows, criterion(ids, history), strict=True):
+                row.finished |= bool(finished)
+
+
+def _ids(rows: Sequence[Row]) -> NDArray[np.int64]:
+    """Padding, prompt and output of rows of equal length, int64 ``[rows, tokens]``."""
+    return np.stack([row.ids[: row.length] for row in rows]).astype(np.int64)
+
+
+def check_logits(logits: Logits) -> None:
+    """Raises:
+    FormatError: They are NaN.
+    """
+    if np.isnan(logits).any():
+        raise FormatError("the model computes NaN, so its weights are damaged; convert the checkpoint again")
+
+
+def _sample(row: Row, scores: Logits, logits: Logits) -> int:
+    try:
+        return row.sampler.sample(scores, row.tokens)
+    except ValueError as error:
+        check_logits(logits)
+        raise InputError(f"no token can be chosen: {error}; look at logit_bias and the logits processors") from error

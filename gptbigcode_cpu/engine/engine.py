@@ -1,0 +1,339 @@
+"""The one place where tokens are written: requests go in, and every step runs all of them in one call of the core."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gptbigcode_cpu.engine.beam import BeamDecoding, BeamResult
+from gptbigcode_cpu.engine.decoding import Decoding, Part, RowsDecoding, Step
+from gptbigcode_cpu.engine.request import Request
+from gptbigcode_cpu.errors import GPTBigCodeError
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu import _core
+
+CHUNK_TOKENS = 128
+"""The most tokens of prompts that a step runs: what the rows that are being written wait for, and what a cancelled prefill
+takes to end."""
+
+# A request whose caller reads its steps rests while so many of them are unread.
+_MOST_UNREAD = 64
+
+
+class Ticket:
+    """A request in an engine.
+
+    Attributes:
+        request: The request.
+        engine: The engine that it was submitted to.
+        done: No more steps will come: it is finished, cancelled, or has failed.
+        error: Why it failed; None: it has not.
+        caches: With `Request.keep_caches` the cache of every row, which grows with it.
+        beams: What a beam search found, when it is done.
+    """
+
+    def __init__(self, engine: Engine, request: Request, decoding: Decoding, collects: bool) -> None:
+        self.engine, self.request = engine, request
+        self.done = False
+        self.error: BaseException | None = None
+        self._decoding: Decoding | None = decoding
+        self._cancelled = False
+        self._collects = collects
+        self._steps: deque[Step] = deque()  # what nobody has read yet
+        self._rests = False  # it may rest while much is unread
+        self.caches = decoding.caches
+        self.beams: BeamResult | None = None
+
+    @property
+    def rests(self) -> bool:
+        """Whether its reader is so far behind that it need not take part in the next step."""
+        return self._rests and len(self._steps) >= _MOST_UNREAD
+
+    def _end(self, error: BaseException | None = None) -> None:
+        """Let go of all that it holds."""
+        if isinstance(self._decoding, BeamDecoding):
+            self.beams = self._decoding.result
+        self._decoding, self.error, self.done = None, error, True
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a step did for a request.
+
+    Attributes:
+        ticket: The request.
+        tokens: The new tokens of each row that got any; usually one.
+        done: It has no more steps.
+        error: What it failed with, such as an exception of a caller's logits processor.
+    """
+
+    ticket: Ticket
+    tokens: Step = field(default_factory=dict)
+    done: bool = False
+    error: Exception | None = None
+
+
+class Engine:
+    """Runs requests on a model, as many at a time as there is room for.
+
+    A step runs, in one call of the core, the last token of every row that is being written and up to `chunk_tokens` tokens of
+    prompts. Requests are admitted in their order: as long as the first one that waits has no room, no other one overtakes it.
+
+    Any thread may submit and cancel. One thread at a time steps: either a loop of the owner calls `step`, or every caller of
+    `run` and `steps` is ready to step for all, and one of them does.
+
+    Args:
+        core: The model.
+        max_rows: The most rows that are written together; None: no bound.
+        max_kv_bytes: The most bytes that the keys and values of these rows may come to take; None: no bound. A request that
+            exceeds a bound alone runs when nothing else does.
+        chunk_tokens: The most tokens of prompts in a step.
+    """
+
+    def __init__(
+        self,
+        core: _core.Model,
+        *,
+        max_rows: int | None = None,
+        max_kv_bytes: int | None = None,
+        chunk_tokens: int = CHUNK_TOKENS,
+    ) -> None:
+        self.core = core
+        self._max_rows = float("inf") if max_rows is None else max_rows
+        self._max_kv_bytes = float("inf") if max_kv_bytes is None else max_kv_bytes
+        self._chunk_tokens = chunk_tokens
+        self._tickets: list[Ticket] = []  # in the order of submission
+        self._make_locks()
+        _engines.add(self)
+
+    def _make_locks(self) -> None:
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._leader: int | None = None  # the thread that steps
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are requests."""
+        return bool(self._tickets)
+
+    def submit(self, request: Request, *, collects: bool = False) -> Ticket:
+        """Add a request; it takes part in the steps from the next one on.
+
+        Args:
+            request: What to write.
+            collects: Keep the new tokens in the ticket, for `steps`; else only `step` returns them.
+        """
+        if self._leader == threading.get_ident():
+            # A function of the caller, called by a step, asks for a text of its own: it cannot wait for the step to end.
+            return Engine(self.core).submit(request, collects=collects)
+        decoding = (RowsDecoding if request.beams is None else BeamDecoding)(self.core, request)
+        ticket = Ticket(self, request, decoding, collects)
+        with self._lock:
+            self._tickets.append(ticket)
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Give a request up: what it holds is free at once, or when the step that is being done ends.
+
+        A request that is done stays as it is.
+        """
+        ticket._cancelled = True
+        with self._lock:
+            if self._leader is None:
+                self._sweep()
+
+    def step(self) -> list[Output]:
+        """Run one step for all requests that have room; what came of it.
+
+        What goes wrong in a request, such as in a caller's logits processor, ends this request only (`Output.error`).
+
+        Raises:
+            RuntimeError: Another thread is stepping.
+            GPTBigCodeError: The core cannot compute, for whichever request.
+        """
+        with self._lock:
+            if self._leader is not None:
+                raise RuntimeError("another thread is stepping this engine")
+            self._leader = threading.get_ident()
+        try:
+            return self._step()
+        finally:
+            self._lead_no_more()
+
+    def run(self, requests: Sequence[Request]) -> list[list[list[int]]]:
+        """Submit requests and step until all of them are done.
+
+        Returns:
+            For each request the new tokens of each of its rows.
+
+        Raises:
+            Exception: What a request failed with; the others are cancelled then.
+        """
+        tickets = [self.submit(request, collects=True) for request in requests]
+        results = []
+        try:
+            for ticket in tickets:
+                ticket.engine._wait(ticket, until_done=True)
+                if ticket.error is not None:
+                    raise ticket.error
+                written: list[list[int]] = [[] for _ in range(len(ticket.request.prompts) * ticket.request.copies)]
+                for step in ticket._steps:
+                    for row, tokens in step.items():
+                        written[row] += tokens
+                results.append(written)
+        finally:
+            for ticket in tickets:
+                ticket.engine.cancel(ticket)
+        return results
+
+    def steps(self, ticket: Ticket) -> Iterator[Step]:
+        """The new tokens of a request that collects them, step by step, as dicts from rows to their tokens.
+
+        The engine steps when the next tokens are asked for and no other thread is stepping. Closing the iterator cancels the
+        request.
+
+        Raises:
+            Exception: What the request failed with.
+        """
+        ticket._rests = True
+        try:
+            while True:
+                done = ticket.done  # first: no steps come after it
+                if ticket._steps:
+                    yield ticket._steps.popleft()
+                elif not done:
+                    ticket.engine._wait(ticket)
+                elif ticket.error is not None:
+                    raise ticket.error
+                else:
+                    return
+        finally:
+            ticket.engine.cancel(ticket)
+
+    def _wait(self, ticket: Ticket, until_done: bool = False) -> None:
+        """Step, or wait for the thread that steps, until there is something to read, or nothing more will come."""
+        with self._changed:
+            while self._leader is not None:
+                if ticket.done or (ticket._steps and not until_done):
+                    return
+                self._changed.wait()
+            if ticket.done or (ticket._steps and not until_done):
+                return
+            self._leader = threading.get_ident()
+        try:
+            while not (ticket.done or (ticket._steps and not until_done)):
+                self._step()
+        finally:
+            self._lead_no_more()
+
+    def _lead_no_more(self) -> None:
+        with self._changed:
+            self._leader = None
+            self._sweep()
+            self._changed.notify_all()
+
+    def _sweep(self) -> None:
+        """Let go of what is cancelled. Only where nobody steps, or by who does."""
+        for ticket in self._tickets:
+            if ticket._cancelled and not ticket.done:
+                ticket._end()
+        self._tickets = [ticket for ticket in self._tickets if not ticket.done]
+
+    def _step(self) -> list[Output]:
+        with self._lock:
+            self._sweep()
+            all_admitted = self._admit()
+            # None rests while another request waits for the room that it holds.
+            tickets = [ticket for ticket in self._tickets if not (all_admitted and ticket.rests)]
+        outputs = self._forward(tickets)
+        with self._changed:
+            for output in outputs:
+                ticket = output.ticket
+                if output.tokens and ticket._collects:
+                    ticket._steps.append(output.tokens)
+                if output.done:
+                    ticket._end(output.error)
+            self._sweep()
+            self._changed.notify_all()
+        return outputs
+
+    def _admit(self) -> bool:
+        """Admit prompts in the order of the requests, as far as the bounds allow; whether none is left waiting."""
+        decodings = [ticket._decoding for ticket in self._tickets if ticket._decoding is not None]
+        if not any(decoding.waits for decoding in decodings):
+            return True
+        rows = self._max_rows - sum(decoding.rows_in_use for decoding in decodings)
+        nbytes = self._max_kv_bytes - sum(decoding.nbytes for decoding in decodings)
+        for decoding in decodings:
+            used, taken = decoding.rows_in_use, decoding.nbytes
+            nothing_runs = not any(other.rows_in_use for other in decodings)
+            if not decoding.admit(rows, nbytes, nothing_runs):
+                return False
+            rows -= decoding.rows_in_use - used
+            nbytes -= decoding.nbytes - taken
+        return True
+
+    def _forward(self, tickets: Sequence[Ticket]) -> list[Output]:
+        parts: list[Part] = []
+        n_tokens, budget = 0, self._chunk_tokens
+        outputs: list[Output] = []
+        active: list[tuple[Ticket, Decoding]] = []
+        for ticket in tickets:
+            decoding = ticket._decoding
+            assert decoding is not None
+            try:
+                rows = decoding.row_parts()
+            except Exception as error:
+                outputs.append(Output(ticket, done=True, error=error))
+                continue
+            parts += rows
+            active.append((ticket, decoding))
+        n_row_parts = len(parts)
+        for _, decoding in active:
+            for part in decoding.prefill_parts(budget):
+                budget -= len(part.tokens)
+                parts.append(part)
+        if parts:
+            logits = self.core.forward(
+                [part.cache for part in parts], [part.tokens for part in parts], [part.n_logits for part in parts]
+            )
+            first = 0
+            for part in parts:
+                if part.n_logits:
+                    part.receiver.logits = logits[first : first + part.n_logits]
+                    first += part.n_logits
+            n_tokens = sum(len(part.tokens) for part in parts) if len(parts) == n_row_parts else 0
+        for ticket, decoding in active:
+            failure: Exception | None = None
+            step: Step = {}
+            try:
+                decoding.begin_ready()
+                step = decoding.advance(n_tokens)
+            except Exception as error:
+                failure = error
+            except BaseException:  # Ctrl-C, in the middle of another thread's request
+                ticket._end(GPTBigCodeError("the thread that was stepping for this request was interrupted; ask again"))
+                raise
+            done = failure is not None or decoding.done
+            if step or done:
+                outputs.append(Output(ticket, step, done, failure))
+        return outputs
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """A thread that held a lock does not exist in a forked process, so the lock would never be free."""
+    for engine in list(_engines):
+        engine._make_locks()
+        engine._tickets = []
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,127 @@
+"""What is asked of the engine, and the handle that it gives for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptbigcode_cpu.engine.drafting.drafter import Drafter
+from gptbigcode_cpu.engine.logits.chain import Chain
+from gptbigcode_cpu.errors import InputError
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu import _core
+
+
+@dataclass
+class Record:
+    """The scores and logits of every step, one array ``[rows, vocab]`` each.
+
+    Attributes:
+        scores: What the tokens were chosen by.
+        logits: What the model computed.
+        for_criteria: Stopping criteria are shown the scores.
+    """
+
+    scores: list[NDArray[np.float32]] = field(default_factory=list)
+    logits: list[NDArray[np.float32]] = field(default_factory=list)
+    for_criteria: bool = False
+
+    def add(self, logits: NDArray[np.float32], scores: NDArray[np.float32]) -> None:
+        """Keep those of a step."""
+        self.logits.append(logits.copy())
+        self.scores.append(scores)
+
+    @property
+    def history(self) -> list[NDArray[np.float32]] | None:
+        """What stopping criteria are shown."""
+        return self.scores if self.for_criteria else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How the tokens of a request are chosen, and when its rows end.
+
+    Attributes:
+        chain_for: The logits processors of rows, given the tokens of their prompts and how many they may have in all, both with
+            padding.
+        eos: Tokens that end a row.
+        criteria: What else ends rows: functions of the tokens, int64 ``[rows, tokens]``, and of `Record.history`.
+        fill: The token that follows a finished row.
+        needs_whole_batch: Processors or criteria must see all rows at once, finished ones included, so that the rows of the
+            request advance together.
+        record: Collects scores and logits.
+    """
+
+    chain_for: Callable[[int, int], Chain]
+    eos: frozenset[int]
+    criteria: Sequence[Callable[..., Any]]
+    fill: int
+    needs_whole_batch: bool
+    record: Record | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeamOptions:
+    """Options of a beam search, with the names and meanings of transformers."""
+
+    num_beams: int
+    num_return_sequences: int
+    length_penalty: float
+    early_stopping: bool | str
+    do_sample: bool
+    remove_invalid_values: bool
+    eos_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One prompt or several that are continued by the same rules.
+
+    The tokens of a row depend on its prompt, its seed and the rules, and not on what else runs in the same steps.
+
+    Attributes:
+        prompts: int32 ``[t_i]``, none of them empty.
+        limits: The most new tokens for each prompt, >= 1.
+        seeds: For each row that of its random numbers; row ``i * copies + j`` is sequence j of prompt i. With `beams`: for each
+            prompt.
+        rules: How tokens are chosen.
+        copies: Sequences per prompt.
+        width: Tokens of padding and prompt, where lengths are counted with the padding; 0: there is no padding.
+        max_rows: The most rows of this request that run together; None: no bound of its own.
+        caches: Of the first tokens of each prompt, fewer than it has; they grow. None: nothing has been run yet.
+        keep_caches: Keep the caches of finished rows, for `Ticket.caches`.
+        drafter: Guesses tokens, for speculative decoding.
+        beams: Search with beams instead of choosing token by token.
+
+    Raises:
+        InputError: `drafter`, and rows that advance together.
+    """
+
+    prompts: Sequence[NDArray[np.int32]]
+    limits: Sequence[int]
+    seeds: Sequence[int]
+    rules: Rules
+    copies: int = 1
+    width: int = 0
+    max_rows: int | None = None
+    caches: Sequence[_core.KVCache] | None = None
+    keep_caches: bool = False
+    drafter: Drafter | None = None
+    beams: BeamOptions | None = None
+
+    def __post_init__(self) -> None:
+        if self.lockstep and self.drafter is not None:
+            raise InputError(
+                "with assistant_model or prompt_lookup_num_tokens rows do not advance together, so output_scores, "
+                "output_logits, and functions in logits_processor and stopping_criteria need a batch of one"
+            )
+
+    @property
+    def lockstep(self) -> bool:
+        """Whether its rows advance together."""
+        return self.rules.needs_whole_batch and len(self.prompts) * self.copies > 1

@@ -1,0 +1,128 @@
+"""From options and arguments to a request for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptbigcode_cpu.engine.drafting.drafter import Drafter
+from gptbigcode_cpu.engine.request import BeamOptions, Record, Request
+from gptbigcode_cpu.engine.row import row_seed
+from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.generation.call import GenerateArguments
+from gptbigcode_cpu.generation.chain import build_chain
+from gptbigcode_cpu.generation.config import GenerationConfig
+from gptbigcode_cpu.generation.rules import build_rules
+from gptbigcode_cpu.generation.seeding import drawn_seed
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu import _core
+
+
+def build_request(
+    core: _core.Model,
+    prompts: Sequence[NDArray[np.int32]],
+    limits: Sequence[int],
+    config: GenerationConfig,
+    call: GenerateArguments | None = None,
+    *,
+    width: int = 0,
+    first_row: int = 0,
+    max_rows: int | None = None,
+    record: Record | None = None,
+    caches: Sequence[_core.KVCache] | None = None,
+    keep_caches: bool = False,
+) -> Request:
+    """What a call asks of the engine.
+
+    Args:
+        core: The model.
+        prompts: int32 ``[t_i]``, valid and not empty.
+        limits: The most new tokens for each prompt, >= 1.
+        config: All options, defaults included.
+        call: The other arguments.
+        width: Tokens of padding and prompt, where lengths are counted with the padding.
+        first_row: Number of the first row in the call, for its seed.
+        max_rows: The most rows that run together; default: no bound.
+        record: Collects scores and logits.
+        caches: Of the first tokens of each prompt, fewer than it has; they grow. Default: nothing has been run yet.
+        keep_caches: Keep the caches of finished rows.
+
+    Raises:
+        InputError: An argument is of a wrong kind, one that is needed is missing, or two exclude each other.
+        MissingDependencyError: An argument needs a package that is not installed.
+    """
+    call = call or GenerateArguments()
+    drafter = _drafter(config, call)
+    rules = build_rules(config, call, core, record)
+    copies = config.num_return_sequences or 1
+    beams = _beams(config)
+    n_seeds = len(prompts) * (1 if beams else copies)
+    seed = _call_seed(config)
+    return Request(
+        prompts=prompts,
+        limits=limits,
+        seeds=[row_seed(seed, first_row + row) for row in range(n_seeds)],
+        rules=rules,
+        copies=copies,
+        width=width,
+        max_rows=max_rows,
+        caches=caches,
+        keep_caches=keep_caches,
+        drafter=drafter,
+        beams=beams,
+    )
+
+
+def _beams(config: GenerationConfig) -> BeamOptions | None:
+    if (config.num_beams or 1) == 1:
+        return None
+    return BeamOptions(
+        num_beams=int(config.num_beams or 1),
+        num_return_sequences=int(config.num_return_sequences or 1),
+        length_penalty=float(1.0 if config.length_penalty is None else config.length_penalty),
+        early_stopping=config.early_stopping if config.early_stopping is not None else False,
+        do_sample=bool(config.do_sample),
+        remove_invalid_values=bool(config.remove_invalid_values),
+        eos_token_ids=tuple(config.eos_token_ids),
+    )
+
+
+def _drafter(config: GenerationConfig, call: GenerateArguments) -> Drafter | None:
+    """What guesses tokens in a call, if anything does.
+
+    Raises:
+        InputError: Two things would, or there are beams.
+    """
+    assistant, lookup = call.assistant_model, config.prompt_lookup_num_tokens
+    if assistant is None and lookup is None:
+        return None
+    if (config.num_beams or 1) > 1:
+        raise InputError("assistant_model and prompt_lookup_num_tokens are not supported with num_beams")
+    if assistant is None:
+        from gptbigcode_cpu.engine.drafting.lookup import LookupDrafter
+
+        return LookupDrafter(lookup or 0, config.max_matching_ngram_size)
+    if lookup is not None:
+        raise InputError("pass either assistant_model or prompt_lookup_num_tokens")
+    from gptbigcode_cpu.engine.drafting.assistant import ModelDrafter
+
+    return ModelDrafter(
+        assistant.core,
+        assistant.config.n_positions,
+        lambda prompt_length, max_length: build_chain(config, prompt_length, max_length),
+        do_sample=bool(config.do_sample),
+        num_tokens=int(config.num_assistant_tokens or 1),
+        adapts=config.num_assistant_tokens_schedule != "constant",
+        confidence_threshold=float(config.assistant_confidence_threshold or 0.0),
+    )
+
+
+def _call_seed(config: GenerationConfig) -> int:
+    """The seed of a call. Without sampling none is drawn, so that no generator of the caller moves on."""
+    if config.seed is not None:
+        return int(config.seed)
+    return drawn_seed() if config.do_sample else 0
