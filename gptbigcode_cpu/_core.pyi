@@ -251,6 +251,8 @@ class Model:
         caches: Sequence[KVCache],
         tokens: Sequence[NDArray[np.int32]],
         logits_to_keep: Sequence[int],
+        *,
+        stop: StopFlag | None = None,
     ) -> NDArray[np.float32]: ...
     @overload
     def forward(
@@ -259,6 +261,8 @@ class Model:
         tokens: Sequence[NDArray[np.int32]],
         logits_to_keep: Sequence[int],
         hidden_states: Literal[True],
+        *,
+        stop: StopFlag | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
     @overload
     def forward(
@@ -271,6 +275,7 @@ class Model:
         last_hidden_state: bool = False,
         attentions: bool = False,
         position_ids: Sequence[NDArray[np.int32]] | None = None,
+        stop: StopFlag | None = None,
     ) -> Any:
         """Run new tokens of several sequences; the only operation (prefill, decode, batch and scoring are its uses).
 
@@ -283,6 +288,8 @@ class Model:
             attentions: What the softmax of attention gives, computed a second time in float32 and slowly.
             position_ids: Per sequence int32 ``[t_i]``: rows of the position embedding, in place of those that follow what the
                 cache holds. What a token sees does not depend on them.
+            stop: Once another thread sets it, the call ends before its next phase. A phase is a linear layer, or the attention
+                of one layer, of up to 512 tokens. A call that waits for another one on the same model ends when its turn comes.
 
         Returns:
             The logits, float32 ``[sum(logits_to_keep), vocab_size]``, sequence after sequence, in token order. If more is asked
@@ -297,8 +304,11 @@ class Model:
             ValueError: A token or position id outside its table, more tokens than ``n_positions``, bad counts, a cache of
                 another model or given twice.
             ForkError: The process was forked after the model was made.
+            StoppedError: `stop` was set.
 
-        Signal handlers run between the layers of a prefill: Ctrl-C raises `KeyboardInterrupt`, and the caches are as before.
+        Calls that several threads make on one model run one after the other, in no certain order; each has all threads of the
+        model. Signal handlers run between the layers of a prefill: Ctrl-C raises `KeyboardInterrupt`, and the caches are as
+        before.
         """
 
     def embed(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -316,6 +326,17 @@ class Model:
 
         Empty if no profile was started.
         """
+
+class StopFlag:
+    """A request to end a `Model.forward` early, which any thread can make. One flag may serve several calls."""
+
+    def __init__(self) -> None: ...
+    def set(self) -> None:
+        """Ask every call that was given this flag to end, now and from now on."""
+    def clear(self) -> None:
+        """Take it back. A call that has seen the flag ends all the same."""
+    @property
+    def is_set(self) -> bool: ...
 
 class TeamSize:
     """How many threads a model uses whose number was left open; for tests."""

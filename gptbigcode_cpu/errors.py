@@ -62,5 +62,9 @@ class ThreadLimitError(GPTBigCodeError, RuntimeError):
     """The operating system starts no more threads; the message says how many there are and which limits to look at."""
 
 
+class StoppedError(GPTBigCodeError, RuntimeError):
+    """A call of the core was ended early by its stop flag; the caches are as before the call."""
+
+
 class PicklingError(GPTBigCodeError, TypeError):
     """A model, or something that belongs to one, cannot be pickled or deep-copied; the message says what to do instead."""

@@ -19,6 +19,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from numpy.typing import NDArray
 
 from gptbigcode_cpu import _core
+from gptbigcode_cpu.errors import StoppedError
 from gptbigcode_cpu.hub import paths as hub
 
 DTYPES = ["float32", "bfloat16", "int8", "int6", "int4"]
@@ -355,6 +356,43 @@ def test_a_signal_stops_a_prefill_between_layers_and_leaves_the_cache_alone(run_
     assert len(cache) == 20
     fresh = run_core(core, ids[:21], keep=1)
     assert np.array_equal(run_core(core, ids[20:21], cache), fresh)
+
+
+def test_a_stop_flag_that_is_set_ends_every_call_and_leaves_the_caches_alone(small: Any, run_core: Any) -> None:
+    stop, caches = _core.StopFlag(), [_core.KVCache(small), _core.KVCache(small)]
+    assert not stop.is_set
+    run_core(small, random_tokens(3, 70), caches[0], 0)
+    expected = small.forward([cache.fork() for cache in caches], [random_tokens(4, 1), random_tokens(5, 9)], [1, 2])
+    stop.set()
+    assert stop.is_set
+    for count in (1, 9, 100):  # a step, a few tokens, and a prefill
+        with pytest.raises(StoppedError, match="ended early"):
+            small.forward(caches, [random_tokens(6, count)] * 2, [1, 0], stop=stop)
+        assert [len(cache) for cache in caches] == [70, 0]
+    stop.clear()
+    assert_same_bits(small.forward(caches, [random_tokens(4, 1), random_tokens(5, 9)], [1, 2], stop=stop), expected)
+    assert [len(cache) for cache in caches] == [71, 9]
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_another_thread_stops_a_prefill(num_threads: int, run_core: Any, core_model: Any) -> None:
+    core = core_model(hub.resolve("demo"), num_threads=num_threads)
+    ids, stop = random_tokens(2, 1900), _core.StopFlag()
+    cache = _core.KVCache(core)
+    run_core(core, ids[:20], cache, 1)
+    start = time.perf_counter()
+    expected = core.forward([cache.fork()], [ids], [1])
+    whole = time.perf_counter() - start
+    nbytes = cache.nbytes
+    timer = threading.Timer(whole / 10, stop.set)
+    timer.start()
+    start = time.perf_counter()
+    with pytest.raises(StoppedError):
+        core.forward([cache], [ids], [1], stop=stop)
+    assert time.perf_counter() - start < 0.8 * whole
+    timer.join()
+    assert (len(cache), cache.nbytes) == (20, nbytes)
+    assert_same_bits(core.forward([cache], [ids], [1], stop=_core.StopFlag()), expected)
 
 
 @pytest.fixture

@@ -26,6 +26,11 @@ struct ForkError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// A call was ended early because its caller asked for it.
+struct Stopped : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 // The operating system starts no more threads.
 struct ThreadLimitError : std::runtime_error {
   using std::runtime_error::runtime_error;

@@ -69,7 +69,7 @@ Array to_array(const py::object& values, const char* type, int64_t ndim, const a
 
 py::object forward(PyModel& model, const std::vector<PyCache*>& caches, const std::vector<py::object>& tokens,
                    const std::vector<int64_t>& logits_to_keep, bool hidden_states, bool last_hidden_state, bool attentions,
-                   const std::optional<std::vector<py::object>>& position_ids) {
+                   const std::optional<std::vector<py::object>>& position_ids, const StopFlag* stop) {
   const size_t count = caches.size();
   require(count == tokens.size() && count == logits_to_keep.size() && (!position_ids || count == position_ids->size()),
           "caches, tokens, logits_to_keep and position_ids must have the same length");
@@ -123,12 +123,13 @@ py::object forward(PyModel& model, const std::vector<PyCache*>& caches, const st
   if (attentions) result.push_back(py::cast(attention_arrays));
   try {
     const py::gil_scoped_release unlocked;
-    model->forward(runs, outputs, [] {
-      const py::gil_scoped_acquire locked;
-      return PyErr_CheckSignals() != 0;  // Ctrl-C, or any handler that raises
-    });
+    model->forward(runs, outputs, {.flag = stop, .ask = [] {
+                                     const py::gil_scoped_acquire locked;
+                                     return PyErr_CheckSignals() != 0;  // Ctrl-C, or any handler that raises
+                                   }});
   } catch (const Stopped&) {
-    throw py::error_already_set();
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    throw;
   }
   if (result.size() == 1) return result[0];
   return py::tuple(py::cast(result));
@@ -196,7 +197,8 @@ void register_model(py::module_& module) {
       .def_property_readonly("kv_dtype", [](const PyModel& model) { return std::string(kv_dtype_name(model->config().kv_dtype)); })
       .def_property_readonly("kv_bytes_per_token", [](const PyModel& model) { return model->kv_layout().block_size() / kKvBlock; })
       .def("forward", &forward, py::arg("caches"), py::arg("tokens"), py::arg("logits_to_keep"), py::arg("hidden_states") = false,
-           py::kw_only(), py::arg("last_hidden_state") = false, py::arg("attentions") = false, py::arg("position_ids") = py::none())
+           py::kw_only(), py::arg("last_hidden_state") = false, py::arg("attentions") = false, py::arg("position_ids") = py::none(),
+           py::arg("stop") = py::none())
       .def("embed", &embed, py::arg("tokens"))
       .def("start_profile", [](const PyModel& model) { model->start_profile(); })
       .def("stop_profile", [](const PyModel& model) {
@@ -204,6 +206,13 @@ void register_model(py::module_& module) {
         for (const PhaseTime& time : model->stop_profile()) times.append(py::make_tuple(time.name, time.seconds, time.busy));
         return times;
       });
+
+  py::class_<StopFlag> flag_type(module, "StopFlag");
+  refuse_copies(flag_type, "a stop flag", "hand on the flag itself, within this process");
+  flag_type.def(py::init<>())
+      .def("set", &StopFlag::set)
+      .def("clear", &StopFlag::clear)
+      .def_property_readonly("is_set", &StopFlag::is_set);
 
   py::class_<TeamSize>(module, "TeamSize")
       .def(py::init([](int most) {

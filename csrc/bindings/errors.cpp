@@ -19,6 +19,8 @@ void register_errors() {
       std::rethrow_exception(std::move(thrown));
     } catch (const ForkError& error) {
       set_error("ForkError", error.what());
+    } catch (const Stopped& error) {
+      set_error("StoppedError", error.what());
     } catch (const ThreadLimitError& error) {
       set_error("ThreadLimitError", error.what());
     } catch (const std::invalid_argument& error) {

@@ -60,7 +60,7 @@ std::mutex& Model::lockable() {
   return mutex_;
 }
 
-void Model::forward(const std::vector<Run>& runs, const Outputs& outputs, const StopRequested& stop) {
+void Model::forward(const std::vector<Run>& runs, const Outputs& outputs, const StopRequests& stop) {
   validate(runs);
   const std::lock_guard lock(lockable());
   int64_t n_tokens = 0;
@@ -75,7 +75,7 @@ void Model::forward(const std::vector<Run>& runs, const Outputs& outputs, const 
   team.report(decode ? 1 : n_tokens, seconds.count(), involuntary_switches() - switches);  // the rows of a step are nearly free
 }
 
-void Model::run(const std::vector<Run>& runs, const Outputs& outputs, int team, const StopRequested& stop) {
+void Model::run(const std::vector<Run>& runs, const Outputs& outputs, int team, const StopRequests& stop) {
   std::vector<int64_t> sizes;
   sizes.reserve(runs.size());
   int64_t n_tokens = 0;
@@ -161,7 +161,7 @@ void Model::embed(const Row& row, float* scratch, float* out) const {
 // cut by output features or heads, and work on rows (LayerNorm, quantising, writing keys and values).
 class Model::Step {
  public:
-  Step(Model& model, const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequested& stop);
+  Step(Model& model, const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequests& stop);
   void run();
 
  private:
@@ -236,8 +236,8 @@ class Model::Step {
   const std::vector<Row>& rows_;
   HiddenStates states_;
   const int team_;
-  const StopRequested& stop_;
-  int64_t asked_to_stop_at_ = -1;  // the block; only the calling thread asks, and only prefills are long enough for it to matter
+  const StopRequests& stop_;
+  int64_t asked_to_stop_at_ = -1;  // the block at which the calling thread last called stop_.ask
   std::atomic<bool> stopped_{false};
   std::atomic<bool> overflowed_{false};  // a key or a value does not fit the cache's type
 
@@ -250,7 +250,7 @@ class Model::Step {
   ActivationBlock *blocks_ = nullptr, *inner_blocks_ = nullptr;
 };
 
-Model::Step::Step(Model& model, const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequested& stop)
+Model::Step::Step(Model& model, const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequests& stop)
     : model_(model),
       config_(model.config_),
       rows_(rows),
@@ -301,11 +301,12 @@ void Model::Step::run() {
         work(phase, item, thread);
       });
   if (profile != nullptr) profile->end();
-  if (stopped_) throw Stopped();
+  if (stopped_) throw Stopped("the call was ended early, as its caller asked");
   if (overflowed_) throw std::invalid_argument(kv_overflow(config_.kv_dtype));
 }
 
 int64_t Model::Step::items(int phase) {
+  if (stop_.flag != nullptr && stop_.flag->is_set()) stopped_ = true;
   if (stopped_ || overflowed_) return 0;
   const int64_t i = phase / kBlockPhases;
   if (i < config_.n_layer) {
@@ -333,9 +334,10 @@ int64_t Model::Step::items(int phase) {
 
 void Model::Step::work(int phase, int64_t item, int thread) {
   const int64_t i = phase / kBlockPhases;
-  if (thread == 0 && stop_ != nullptr && m_ > kDecodeRows && i != asked_to_stop_at_) {
+  // Only prefills are long enough for it to matter.
+  if (thread == 0 && stop_.ask != nullptr && m_ > kDecodeRows && i != asked_to_stop_at_) {
     asked_to_stop_at_ = i;
-    if (stop_()) stopped_ = true;
+    if (stop_.ask()) stopped_ = true;
   }
   if (i < config_.n_layer) {
     const Layer& layer = model_.weights_.layers[static_cast<size_t>(i)];
@@ -409,7 +411,7 @@ void Model::Step::head_row(int64_t r) const {
   model_.kernels_.quantize(x, n_embd_, head_left() + r, head_stride());
 }
 
-void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequested& stop) {
+void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequests& stop) {
   Step(*this, rows, states, team, stop).run();
 }
 

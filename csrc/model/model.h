@@ -1,13 +1,13 @@
 // A model: weights, a kernel set, a team of threads, and the one operation "run these new tokens of these sequences".
 #pragma once
 
-#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "base/stop_flag.h"
 #include "base/thread_pool.h"
 #include "model/attention.h"
 #include "model/kv_cache.h"
@@ -39,9 +39,13 @@ struct Outputs {
   float* last_hidden_state = nullptr;  // [sum of n_tokens][n_embd]: the last of these
 };
 
-// Asked by the calling thread once per layer of a prefill: whether to give up.
-using StopRequested = std::function<bool()>;
-struct Stopped : std::exception {};
+// How a call can be asked to end early. Nothing is asked of what is null.
+struct StopRequests {
+  // Looked at before every phase, of which a layer has nine. Other threads may set it at any time.
+  const StopFlag* flag = nullptr;
+  // Called by the calling thread once per layer of a prefill; true ends the call.
+  std::function<bool()> ask;
+};
 
 class Model {
  public:
@@ -49,9 +53,10 @@ class Model {
   Model(const ModelConfig& config, const FindTensor& find, const Kernels& kernels, int num_threads, int prefill_threads,
         bool adaptive);
 
-  // Appends every run's tokens to its cache and writes what is asked for.
-  // Throws std::invalid_argument for bad input, ForkError, std::bad_alloc, and Stopped; the caches are then as before.
-  void forward(const std::vector<Run>& runs, const Outputs& outputs, const StopRequested& stop = nullptr);
+  // Appends every run's tokens to its cache and writes what is asked for. Calls of several threads run one after the other.
+  // Throws std::invalid_argument for bad input, ForkError, std::bad_alloc, and Stopped if `stop` asked for it; the caches are
+  // then as before.
+  void forward(const std::vector<Run>& runs, const Outputs& outputs, const StopRequests& stop = {});
 
   // Row `token` of the token embedding, [n_embd].
   void embed_token(int32_t token, float* out) const;
@@ -98,9 +103,9 @@ class Model {
 
   std::mutex& lockable();  // mutex_; throws ForkError where nobody may ever unlock it
   void validate(const std::vector<Run>& runs) const;
-  void run(const std::vector<Run>& runs, const Outputs& outputs, int team, const StopRequested& stop);
+  void run(const std::vector<Run>& runs, const Outputs& outputs, int team, const StopRequests& stop);
   void reserve(int64_t rows);
-  void run_rows(const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequested& stop);
+  void run_rows(const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequests& stop);
   void embed(const Row& row, float* scratch, float* out) const;  // [n_embd] each
 
   const ModelConfig config_;

@@ -30,6 +30,7 @@ _CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.UnsupportedError, 14),
     (errors.ForkError, 15),
     (errors.PicklingError, 16),
+    (errors.StoppedError, 17),
 )
 
 # Arguments of the library, and the options that stand for them where these have other names.

@@ -113,7 +113,7 @@ class Call:
         cache = self._past if self._past is not None else DynamicCache()
         rows = cache.rows_for(self._core, len(batch.mask))
         active = [i for i, tokens in enumerate(batch.tokens) if len(tokens)]
-        asked = {
+        asked: dict[str, Any] = {
             "hidden_states": self._hidden_states,
             "last_hidden_state": last_hidden_state and not self._hidden_states,
             "attentions": self._attentions,
