@@ -58,14 +58,14 @@ def batch(checkpoint_dir: Path) -> dict[str, Any]:
 
 def steps(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> int:
     """Steps of the model after the prompt."""
-    calls, inner = [], RowsDecoding.row_parts
+    calls, inner = [], RowsDecoding.add_rows
 
-    def row_parts(self: RowsDecoding) -> Any:
+    def add_rows(self: RowsDecoding, forward: Any) -> Any:
         calls.append(self.n_rows)
-        return inner(self)
+        return inner(self, forward)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RowsDecoding, "row_parts", row_parts)
+        patch.setattr(RowsDecoding, "add_rows", add_rows)
         run()
     return sum(map(bool, calls))
 
@@ -287,14 +287,14 @@ class TestPace:
 def test_a_draft_never_takes_the_last_place(small: list[GPTBigCodeForCausalLM], monkeypatch: pytest.MonkeyPatch) -> None:
     """The token after the draft needs one; the core would refuse positions beyond the context."""
     proposed: list[int] = []
-    inner = RowsDecoding.row_parts
+    inner = RowsDecoding.add_rows
 
-    def row_parts(self: RowsDecoding) -> Any:
-        result = inner(self)
+    def add_rows(self: RowsDecoding, forward: Any) -> Any:
+        result = inner(self, forward)
         proposed.extend(len(row.draft.tokens) - row.room for row in self._rows)
         return result
 
-    monkeypatch.setattr(RowsDecoding, "row_parts", row_parts)
+    monkeypatch.setattr(RowsDecoding, "add_rows", add_rows)
     small[0].generate([[1, 2] * 20], max_new_tokens=40, eos_token_id=[], prompt_lookup_num_tokens=30)
     assert proposed
     assert max(proposed) <= -1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.engine.decoding import Decoding, Part, Prefill, Step, check_logits
+from gptbigcode_cpu.engine.decoding import Decoding, Forward, Prefill, Step, check_logits
 from gptbigcode_cpu.engine.logits.processors import log_softmax
 from gptbigcode_cpu.engine.request import BeamOptions, Request, Rules
 from gptbigcode_cpu.engine.row import Logits
@@ -222,16 +222,14 @@ class BeamDecoding(Decoding):
             self._groups.append(_Beams(number, prompt, pads, limit, self._options, request.rules, seed))
         self._active = list(self._groups)
 
-    def row_parts(self) -> list[Part]:
-        parts = []
+    def add_rows(self, forward: Forward) -> None:
         for group in self._active:
             for tokens, beam in zip(group.running, self._beams[group.number], strict=True):
                 done = group.pads + len(beam.cache)
                 if done >= group.length:  # the logits of an interrupted step were lost
                     done = group.length - 1
                     beam.cache.truncate(done - group.pads)
-                parts.append(Part(beam.cache, tokens[done : group.length].astype(np.int32), 1, beam))
-        return parts
+                forward.add(beam.cache, tokens[done : group.length].astype(np.int32), 1, beam)
 
     def advance(self, n_tokens: int) -> Step:
         beams = [beam for group in self._active for beam in self._beams[group.number]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -28,20 +28,45 @@ class Receiver(Protocol):
     logits: Logits | None
 
 
-class Part:
-    """Tokens that a step runs behind those of a cache."""
+class Forward:
+    """What one call of the core runs: for each of several sequences new tokens behind those of its cache."""
 
-    __slots__ = ("cache", "n_logits", "receiver", "tokens")
+    __slots__ = ("caches", "counts", "n_tokens", "receivers", "tokens")
 
-    def __init__(self, cache: _core.KVCache, tokens: NDArray[np.int32], n_logits: int, receiver: Receiver) -> None:
-        """
+    def __init__(self) -> None:
+        self.caches: list[_core.KVCache] = []
+        self.tokens: list[NDArray[np.int32]] = []
+        self.counts: list[int] = []
+        self.receivers: list[Receiver] = []
+        self.n_tokens = 0
+
+    def add(self, cache: _core.KVCache, tokens: NDArray[np.int32], n_logits: int, receiver: Receiver) -> None:
+        """Add a sequence.
+
         Args:
             cache: Grows by the tokens.
             tokens: int32 ``[n]``, not empty.
             n_logits: For how many of the last tokens logits are wanted.
             receiver: Its `logits` are set to them, float32 ``[n_logits, vocab]``.
         """
-        self.cache, self.tokens, self.n_logits, self.receiver = cache, tokens, n_logits, receiver
+        self.caches.append(cache)
+        self.tokens.append(tokens)
+        self.counts.append(n_logits)
+        self.receivers.append(receiver)
+        self.n_tokens += len(tokens)
+
+    def run(self, core: _core.Model, stop: _core.StopFlag) -> None:
+        """Run all of it, and hand out the logits.
+
+        Raises:
+            StoppedError: `stop` was set; nothing has been run then.
+        """
+        logits = core.forward(self.caches, self.tokens, self.counts, stop=stop)
+        first = 0
+        for receiver, count in zip(self.receivers, self.counts, strict=True):
+            if count:
+                receiver.logits = logits[first : first + count]
+                first += count
 
 
 class Prefill:
@@ -53,34 +78,38 @@ class Prefill:
         self.number, self.prompt, self.cache = number, prompt, cache
         self.logits: Logits | None = None  # [1, vocab], after the last token
 
-    def part(self, most: int) -> Part | None:
-        """Up to `most` tokens that the cache lacks; None if it has all, or `most` is 0."""
+    def add_to(self, forward: Forward, most: int) -> None:
+        """Run up to `most` tokens that the cache lacks."""
         if self.logits is not None or most <= 0:
-            return None
+            return
         done = len(self.cache)
         if done >= len(self.prompt):  # the logits of an interrupted step were lost
             done = len(self.prompt) - 1
             self.cache.truncate(done)
         tokens = self.prompt[done : done + most]
-        return Part(self.cache, tokens, int(done + len(tokens) == len(self.prompt)), self)
+        forward.add(self.cache, tokens, int(done + len(tokens) == len(self.prompt)), self)
 
 
 class Decoding(ABC):
     """The sequences of one request: prompts that wait, prompts that are being run, and rows that are being written.
 
     Prompts that are admitted together begin to write together, when all of them have been run.
+
+    Attributes:
+        prefilling: The prompts that are being run, by admission.
+        caches: With `Request.keep_caches` the caches of the rows.
     """
 
     def __init__(self, core: _core.Model, request: Request) -> None:
         self.core, self.request = core, request
-        self.caches: dict[int, _core.KVCache] = {}  # of the rows, see `Request.keep_caches`
+        self.caches: dict[int, _core.KVCache] = {}
         self._waiting = list(range(len(request.prompts)))
-        self._prefilling: list[list[Prefill]] = []
+        self.prefilling: list[list[Prefill]] = []
 
     @property
     def done(self) -> bool:
         """Nothing is left to do."""
-        return not self._waiting and not self._prefilling and self.n_rows == 0
+        return not (self.n_rows or self.prefilling or self._waiting)
 
     @property
     def waits(self) -> bool:
@@ -107,8 +136,8 @@ class Decoding(ABC):
         """Prompts that were admitted together have been run; make their rows."""
 
     @abstractmethod
-    def row_parts(self) -> list[Part]:
-        """What the rows have to run in this step."""
+    def add_rows(self, forward: Forward) -> None:
+        """Let the step run the last tokens of the rows."""
 
     @abstractmethod
     def advance(self, n_tokens: int) -> Step:
@@ -125,12 +154,12 @@ class Decoding(ABC):
     @property
     def rows_in_use(self) -> int:
         """Rows that are being written, or that the prompts which are being run will become."""
-        return self.n_rows + self.rows_per_prompt * sum(map(len, self._prefilling))
+        return self.n_rows + self.rows_per_prompt * sum(map(len, self.prefilling))
 
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values that its rows may come to need."""
-        return sum(self._nbytes(prefill.number) for group in self._prefilling for prefill in group) + self._row_bytes()
+        return sum(self._nbytes(prefill.number) for group in self.prefilling for prefill in group) + self._row_bytes()
 
     def _row_bytes(self) -> int:
         return 0
@@ -174,7 +203,7 @@ class Decoding(ABC):
 
             del self._waiting[: len(admitted)]
             caches = request.caches
-            self._prefilling.append(
+            self.prefilling.append(
                 [
                     Prefill(number, request.prompts[number], _core.KVCache(self.core) if caches is None else caches[number])
                     for number in admitted
@@ -182,20 +211,18 @@ class Decoding(ABC):
             )
         return not self._waiting
 
-    def prefill_parts(self, most: int) -> Iterator[Part]:
-        """What its prompts have to run in this step, up to `most` tokens in all."""
-        for group in self._prefilling:
+    def add_prompts(self, forward: Forward, most: int) -> None:
+        """Let the step run its prompts, up to `most` tokens in all."""
+        end = forward.n_tokens + most
+        for group in self.prefilling:
             for prefill in group:
-                part = prefill.part(most)
-                if part is not None:
-                    most -= len(part.tokens)
-                    yield part
+                prefill.add_to(forward, end - forward.n_tokens)
 
     def begin_ready(self) -> None:
         """Make rows of the prompts that have been run."""
-        for group in list(self._prefilling):
+        for group in list(self.prefilling):
             if all(prefill.logits is not None for prefill in group):
-                self._prefilling.remove(group)
+                self.prefilling.remove(group)
                 self._begin(group)
 
 
@@ -208,7 +235,8 @@ class RowsDecoding(Decoding):
         self._drafter = request.drafter
         # Functions of the caller that expect a rectangular batch get one: finished rows go on with the fill token.
         self._lockstep = request.lockstep
-        self._started = 0.0  # when the step that is being done began
+        self._started = 0.0  # when the drafts of the step were begun
+        self._proposed = False  # there are drafts that have not been checked
 
     @property
     def rows_per_prompt(self) -> int:
@@ -248,22 +276,21 @@ class RowsDecoding(Decoding):
                     self.caches[index] = cache
                 self._rows.append(row)
 
-    def row_parts(self) -> list[Part]:
+    def add_rows(self, forward: Forward) -> None:
         rows = self._rows
-        if self._drafter is not None and rows:
+        if self._drafter is not None and rows and not self._proposed:
             self._started = time.perf_counter()
             for row, draft in zip(rows, self._drafter.propose(rows), strict=True):
                 row.draft = draft
-        return [self._part(row) for row in rows]
-
-    @staticmethod
-    def _part(row: Row) -> Part:
-        done = row.pads + len(row.cache)
-        if done >= row.length:  # the logits of an interrupted step were lost
-            done = row.length - 1
-            row.cache.truncate(done - row.pads)
-        tokens, drafted = row.ids[done : row.length], row.draft.tokens
-        return Part(row.cache, np.append(tokens, drafted) if len(drafted) else tokens, len(drafted) + 1, row)
+            self._proposed = True
+        for row in rows:
+            done = row.pads + len(row.cache)
+            if done >= row.length:  # the logits of an interrupted step were lost
+                done = row.length - 1
+                row.cache.truncate(done - row.pads)
+            tokens, drafted = row.ids[done : row.length], row.draft.tokens
+            n_drafted = len(drafted)
+            forward.add(row.cache, np.append(tokens, drafted) if n_drafted else tokens, n_drafted + 1, row)
 
     def advance(self, n_tokens: int) -> Step:
         if self._lockstep:
@@ -273,9 +300,12 @@ class RowsDecoding(Decoding):
             return step
         rows = [row for row in self._rows if row.logits is not None]
         step = {row.index: self._verify(row) for row in rows}
-        if self._drafter is not None and self._started and n_tokens:
-            self._drafter.measured(n_tokens, time.perf_counter() - self._started)
-        self._rows = [row for row in self._rows if not row.finished]
+        if self._drafter is not None and self._proposed:
+            if n_tokens:
+                self._drafter.measured(n_tokens, time.perf_counter() - self._started)
+            self._proposed = False
+        if any(row.finished for row in rows):
+            self._rows = [row for row in self._rows if not row.finished]
         return step
 
     def _verify(self, row: Row) -> list[int]:

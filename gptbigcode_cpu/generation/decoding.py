@@ -64,7 +64,8 @@ def decode_rows(
     ticket = model.engine.submit(request, collects=True)
     fill = fill_token(config)
     written: list[list[int]] = [[] for _ in prompts]
-    for step in shown(model.engine.steps(ticket), streamer, prompts, fill, arguments.torch):
+    steps = model.engine.finish(ticket) if streamer is None else model.engine.steps(ticket)
+    for step in shown(steps, streamer, prompts, fill, arguments.torch):
         for row, tokens in step.items():
             written[row] += tokens
     longest = max(map(len, written))
@@ -177,7 +178,8 @@ def continued(
                 rows[place + row] = ids[len(some[0]) : len(some[0]) + end].tolist()
             continue
         with informed(streamer):
-            steps = model.engine.steps(model.engine.submit(request, collects=True))
+            ticket = model.engine.submit(request, collects=True)
+            steps = model.engine.finish(ticket) if streamer is None else model.engine.steps(ticket)
             prompt = some[0] if streamer is not None else np.zeros(0)
             seen = np.repeat(prompt[None].astype(np.int64), copies, axis=0)
             for step in shown(steps, streamer, seen, fill_token(config), arguments.torch):
@@ -200,7 +202,7 @@ def written_steps(
 
 def _beams_of(model: LanguageModel, request: Request) -> BeamResult:
     ticket = model.engine.submit(request, collects=True)
-    for _ in model.engine.steps(ticket):
+    for _ in model.engine.finish(ticket):
         pass
     assert ticket.beams is not None
     return ticket.beams
