@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     )
     from gptbigcode_cpu.generation import GenerationConfig
     from gptbigcode_cpu.generation.cache import DynamicCache
+    from gptbigcode_cpu.generation.model_output import ModelOutput
     from gptbigcode_cpu.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
     from gptbigcode_cpu.generation.scoring import TokenScores
     from gptbigcode_cpu.generation.seeding import set_seed
@@ -92,7 +93,6 @@ if TYPE_CHECKING:
     from gptbigcode_cpu.models.outputs import (
         BaseModelOutputWithPastAndCrossAttentions,
         CausalLMOutputWithCrossAttentions,
-        ModelOutput,
         SequenceClassifierOutputWithPast,
         TokenClassifierOutput,
     )
@@ -235,6 +235,7 @@ _MODULE_OF = {
     **dict.fromkeys(("GPT2LMHeadModel", "GPTBigCodeForCausalLM", "GPTBigCodeModel"), "models.causal_lm"),
     "PreTrainedModel": "models.base",
     **{name: "models.outputs" for name in __all__ if "Output" in name},
+    "ModelOutput": "generation.model_output",
     **dict.fromkeys(("TextGenerationOptions", "pipeline"), "pipelines"),
     **{name: "pipelines" for name in __all__ if name.endswith("Pipeline")},
     **dict.fromkeys(

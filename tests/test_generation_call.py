@@ -303,7 +303,7 @@ class TestScheduling:
         limits = [3, 9, 1, 5, 7]
         sizes = []
         rows: list[list[int]] = [[] for _ in range(10)]
-        request = build_request(model.core, prompts, limits, config, max_rows=max_rows)
+        request = build_request(model, prompts, limits, config, max_rows=max_rows)
         for step in model.engine.steps(model.engine.submit(request, collects=True)):
             sizes.append(len(step))
             for row, tokens in step.items():
@@ -311,7 +311,7 @@ class TestScheduling:
         assert [len(row) for row in rows] == [n for n in limits for _ in range(2)]
         assert max(sizes) <= max(max_rows or 10, 2)
         assert rows == model.continuations(prompts, limits, config)
-        request = build_request(model.core, prompts[1:2], [9], config, first_row=2)
+        request = build_request(model, prompts[1:2], [9], config, first_row=2)
         assert model.engine.run([request])[0][0] == rows[2]
 
 

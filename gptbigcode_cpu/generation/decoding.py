@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gptbigcode_cpu.engine.beam import BeamResult
 from gptbigcode_cpu.engine.decoding import Step
 from gptbigcode_cpu.engine.request import Record, Request
+from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.generation.cache import DynamicCache
 from gptbigcode_cpu.generation.call import GenerateArguments
 from gptbigcode_cpu.generation.config import GenerationConfig
@@ -51,7 +52,7 @@ def decode_rows(
     copies = config.num_return_sequences or 1
     prompts = np.repeat(batch.ids, copies, axis=0)
     request = build_request(
-        model.core,
+        model,
         batch.rows,
         [limit] * len(batch.rows),
         config,
@@ -101,7 +102,7 @@ def decode_beams(
     width, n_beams = batch.ids.shape[1], config.num_beams or 1
     limits = [limit] * len(batch.rows)
     caches = _row_caches(model.core, batch, past)
-    request = build_request(model.core, batch.rows, limits, config, arguments, width=width, record=record, caches=caches)
+    request = build_request(model, batch.rows, limits, config, arguments, width=width, record=record, caches=caches)
     result = _beams_of(model, request)
     result.sequences[:, :width] = np.repeat(batch.ids, config.num_return_sequences or 1, axis=0)
     output = GenerateBeamDecoderOnlyOutput(result.sequences, **_recorded(record, config))
@@ -116,6 +117,22 @@ def decode_beams(
     return output
 
 
+def check_stream(config: GenerationConfig | None, arguments: GenerateArguments) -> None:
+    """Refuse what does not fit one sequence that arrives token by token.
+
+    Raises:
+        InputError: There is such an option or argument.
+    """
+    if arguments.streamer is not None:
+        raise InputError("a stream gives the tokens itself; pass a streamer to generate, or to a call of the pipeline")
+    if config is None:
+        return
+    if (config.num_return_sequences or 1) != 1 or (config.num_beams or 1) != 1:
+        raise InputError("stream writes one sequence; use generate for several and for beams")
+    if config.return_dict_in_generate:
+        raise InputError("stream returns tokens only; use generate with return_dict_in_generate")
+
+
 def stream_row(
     model: LanguageModel,
     batch: PromptBatch,
@@ -127,7 +144,7 @@ def stream_row(
     """The new tokens of one row; mistakes show at the call. Arguments as of `decode_rows`."""
     caches = _row_caches(model.core, batch, past)
     request = build_request(
-        model.core,
+        model,
         batch.rows,
         [limit],
         config,
@@ -169,7 +186,7 @@ def continued(
     rows: list[list[int]] = [[] for _ in range(len(prompts) * copies)]
     for first, stop in together:
         some, some_limits, place = prompts[first:stop], limits[first:stop], first * copies
-        request = build_request(model.core, some, some_limits, config, arguments, first_row=place, max_rows=max_rows)
+        request = build_request(model, some, some_limits, config, arguments, first_row=place, max_rows=max_rows)
         if request.beams is not None:
             refuse_with_beams(streamer)
             result = _beams_of(model, request)
@@ -191,8 +208,13 @@ def continued(
 def written_steps(
     model: LanguageModel, prompt: NDArray[np.int32], limit: int, config: GenerationConfig, arguments: GenerateArguments
 ) -> Iterator[Step]:
-    """The steps of one prompt; mistakes show at the call, and the work begins when the first step is asked for."""
-    request = build_request(model.core, [prompt], [limit], config, arguments)
+    """The steps of one prompt; mistakes show at the call, and the work begins when the first step is asked for.
+
+    Raises:
+        InputError: An option or argument does not fit one sequence that arrives token by token, or see `build_request`.
+    """
+    check_stream(config, arguments)
+    request = build_request(model, [prompt], [limit], config, arguments)
 
     def steps() -> Iterator[Step]:
         yield from model.engine.steps(model.engine.submit(request, collects=True))

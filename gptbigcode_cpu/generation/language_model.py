@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ class PromptBatch:
     rows: list[NDArray[np.int32]]
 
 
+@runtime_checkable
 class LanguageModel(Protocol):
     """A model that writes text, as the functions of this folder and of `fim` use it."""
 

@@ -145,10 +145,9 @@ class GenerationMixin:
             if prompt is None:
                 prompt = self._first_token(config)
             batch = self.prompt_batch(prompt, attention_mask, self._padding_token(config), past)
-            call = self.checked_call(call)
             call = replace(call, negative_prompts=self._negative(negative_prompt_ids, negative_prompt_attention_mask, batch))
             # As in transformers, max_length counts padding; what must fit into the context are the tokens.
-            limit = self.new_token_limit(config, batch.ids.shape[1], max(map(len, batch.rows)), call.max_length)
+            limit = self.new_token_limit(config, call, batch.ids.shape[1], max(map(len, batch.rows)))
             self._check_negative(call, limit)
             record = Record() if config.return_dict_in_generate and (config.output_scores or config.output_logits) else None
             decode = decode_rows if config.num_beams == 1 else decode_beams
@@ -178,42 +177,27 @@ class GenerationMixin:
         Arguments and errors are those of `generate`; the errors are raised by the call, not by the first step. Closing the
         iterator stops the work.
         """
-        from gptbigcode_cpu.generation.decoding import stream_row
+        from gptbigcode_cpu.generation.decoding import check_stream, stream_row
 
         call, options = GenerateArguments.taken_from(options)
-        if call.streamer is not None:
-            raise InputError("stream gives the tokens itself; pass a streamer to generate")
-        call = self.checked_call(replace(call, torch=is_torch(input_ids)))
-        if call.streamer is not None:
-            raise InputError("stream gives the tokens itself; pass a streamer to generate")
+        call = replace(call, torch=is_torch(input_ids))
+        check_stream(None, call)
         config = self.resolve_options(generation_config, options)
         past = given_cache(past_key_values, cache)
         batch = self.prompt_batch(input_ids, attention_mask, self._padding_token(config), past)
         if len(batch.rows) != 1:
             raise InputError("stream writes one sequence; use generate for several")
-        self.check_stream(config)
-        limit = self.new_token_limit(config, batch.ids.shape[1], len(batch.rows[0]), call.max_length)
+        check_stream(config, call)
+        limit = self.new_token_limit(config, call, batch.ids.shape[1], len(batch.rows[0]))
         return stream_row(self, batch, limit, config, call, past)
-
-    @staticmethod
-    def check_stream(config: GenerationConfig) -> None:
-        """Refuse options that do not fit one sequence that arrives token by token.
-
-        Raises:
-            InputError: There is one.
-        """
-        if config.num_return_sequences != 1 or config.num_beams != 1:
-            raise InputError("stream writes one sequence; use generate for several and for beams")
-        if config.return_dict_in_generate:
-            raise InputError("stream returns tokens only; use generate with return_dict_in_generate")
 
     def resolve_options(self, config: Any, options: Mapping[str, Any]) -> GenerationConfig:
         """All options of a call: `options` over `config` over the model's own over the defaults; see `resolving.resolved`."""
         return resolved(self.generation_config, config, options, self.config.vocab_size)
 
-    def new_token_limit(self, config: GenerationConfig, width: int, longest: int, max_length: int | None = None) -> int:
+    def new_token_limit(self, config: GenerationConfig, arguments: GenerateArguments, width: int, longest: int) -> int:
         """How many tokens a call may generate; see `resolving.new_token_limit`."""
-        return new_token_limit(self.config, config, width, longest, max_length)
+        return new_token_limit(self.config, config, width, longest, arguments.max_length)
 
     def continuations(
         self,
@@ -237,7 +221,7 @@ class GenerationMixin:
         """
         from gptbigcode_cpu.generation.decoding import continued
 
-        return continued(self, prompts, limits, config, self.checked_call(call or GenerateArguments()), max_rows)
+        return continued(self, prompts, limits, config, call or GenerateArguments(), max_rows)
 
     def compute_transition_scores(
         self, sequences: Any, scores: Sequence[Any], beam_indices: Any = None, normalize_logits: bool = False
@@ -260,22 +244,6 @@ class GenerationMixin:
         from gptbigcode_cpu.generation.scoring import score
 
         return score(self, texts, tokenizer, top_logprobs, prefix_token_id, add_special_tokens)
-
-    def checked_call(self, call: GenerateArguments) -> GenerateArguments:
-        """The arguments, after a look at the draft model.
-
-        Raises:
-            InputError: It is none, or has another vocabulary.
-        """
-        draft = call.assistant_model
-        if draft is not None and not isinstance(draft, GenerationMixin):
-            raise InputError(f"assistant_model must be a GPTBigCodeForCausalLM, not {type(draft).__name__}")
-        if draft is not None and draft.config.vocab_size != self.config.vocab_size:
-            raise InputError(
-                f"assistant_model has a vocabulary of {draft.config.vocab_size} tokens and the model one of "
-                f"{self.config.vocab_size}; both need the same tokenizer"
-            )
-        return call
 
     def _negative(self, ids: Any, mask: Any, batch: PromptBatch) -> list[NDArray[np.int32]] | None:
         if ids is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gptbigcode_cpu.models.outputs import ModelOutput
+from gptbigcode_cpu.generation.model_output import ModelOutput
 
 if TYPE_CHECKING:
     from gptbigcode_cpu.generation.cache import DynamicCache

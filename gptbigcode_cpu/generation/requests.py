@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.generation.call import GenerateArguments
 from gptbigcode_cpu.generation.chain import build_chain
 from gptbigcode_cpu.generation.config import GenerationConfig
+from gptbigcode_cpu.generation.language_model import LanguageModel
 from gptbigcode_cpu.generation.rules import build_rules
 from gptbigcode_cpu.generation.seeding import drawn_seed
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def build_request(
-    core: _core.Model,
+    model: LanguageModel,
     prompts: Sequence[NDArray[np.int32]],
     limits: Sequence[int],
     config: GenerationConfig,
@@ -39,7 +40,7 @@ def build_request(
     """What a call asks of the engine.
 
     Args:
-        core: The model.
+        model: The model.
         prompts: int32 ``[t_i]``, valid and not empty.
         limits: The most new tokens for each prompt, >= 1.
         config: All options, defaults included.
@@ -56,8 +57,8 @@ def build_request(
         MissingDependencyError: An argument needs a package that is not installed.
     """
     call = call or GenerateArguments()
-    drafter = _drafter(config, call)
-    rules = build_rules(config, call, core, record)
+    drafter = _drafter(model, config, call)
+    rules = build_rules(config, call, model.core, record)
     copies = config.num_return_sequences or 1
     beams = _beams(config)
     n_seeds = len(prompts) * (1 if beams else copies)
@@ -91,12 +92,30 @@ def _beams(config: GenerationConfig) -> BeamOptions | None:
     )
 
 
-def _drafter(config: GenerationConfig, call: GenerateArguments) -> Drafter | None:
+def check_assistant(model: LanguageModel, assistant: Any) -> None:
+    """Refuse an `assistant_model` that cannot guess tokens for a model.
+
+    Raises:
+        InputError: It is no language model of this package, or has another vocabulary.
+    """
+    if assistant is None:
+        return
+    if not isinstance(assistant, LanguageModel):
+        raise InputError(f"assistant_model must be a GPTBigCodeForCausalLM, not {type(assistant).__name__}")
+    if assistant.config.vocab_size != model.config.vocab_size:
+        raise InputError(
+            f"assistant_model has a vocabulary of {assistant.config.vocab_size} tokens and the model one of "
+            f"{model.config.vocab_size}; both need the same tokenizer"
+        )
+
+
+def _drafter(model: LanguageModel, config: GenerationConfig, call: GenerateArguments) -> Drafter | None:
     """What guesses tokens in a call, if anything does.
 
     Raises:
-        InputError: Two things would, or there are beams.
+        InputError: Two things would, there are beams, or the assistant does not fit.
     """
+    check_assistant(model, call.assistant_model)
     assistant, lookup = call.assistant_model, config.prompt_lookup_num_tokens
     if assistant is None and lookup is None:
         return None

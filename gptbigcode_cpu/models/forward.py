@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from gptbigcode_cpu.common.arrays import to_int_array, to_torch
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.generation.cache import DynamicCache, given_cache
+from gptbigcode_cpu.generation.model_output import ModelOutput
 from gptbigcode_cpu.models.inputs import read_batch, refuse_unknown
-from gptbigcode_cpu.models.outputs import ModelOutput
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core

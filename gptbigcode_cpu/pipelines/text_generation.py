@@ -194,12 +194,10 @@ class TextGenerationPipeline(Pipeline):
         if several:
             raise InputError("a stream is one text; call the pipeline for several")
         plan = self._plan(self.options, options)
-        self.model.check_stream(plan.config)
-        if plan.call.streamer is not None:
-            raise InputError("stream gives the text itself; pass a streamer to a call of the pipeline")
-        prompt = self._prompt(inputs[0], plan)
-        from gptbigcode_cpu.generation.decoding import written_steps
+        from gptbigcode_cpu.generation.decoding import check_stream, written_steps
 
+        check_stream(plan.config, plan.call)
+        prompt = self._prompt(inputs[0], plan)
         ids, limit = self.model.prompt(prompt.ids), self._limit(plan, prompt)
         decoder = IncrementalDecoder(self.tokenizer, plan.own.skip_special_tokens is not False)
         steps = written_steps(self.model, ids, limit, plan.config, plan.call)  # a mistake shows at the call
@@ -254,7 +252,10 @@ class TextGenerationPipeline(Pipeline):
         if "eos_token_id" not in generation and (given is None or "eos_token_id" not in given.to_diff_dict()):
             config = self._with_ends_of_answers(config, own)
         cuts = own.truncation not in (None, False, "do_not_truncate") and generation.get("max_length") is not None
-        return _Plan(own, config, self.model.checked_call(call), has_length, config.max_length if cuts else None)
+        from gptbigcode_cpu.generation.requests import check_assistant
+
+        check_assistant(self.model, call.assistant_model)
+        return _Plan(own, config, call, has_length, config.max_length if cuts else None)
 
     def _with_ends_of_answers(self, config: GenerationConfig, own: TextGenerationOptions) -> GenerationConfig:
         """The options, with the ends of answers in chat formats whose models do not name them."""
@@ -308,7 +309,7 @@ class TextGenerationPipeline(Pipeline):
         if not plan.has_length and criterion is None:
             room = max(1, self.model.config.n_positions + 1 - length)
             config = config.updated({"max_new_tokens": min(DEFAULTS["max_new_tokens"], room)})
-        limit: int = self.model.new_token_limit(config, length - prompt.prefix_length, length, criterion)
+        limit: int = self.model.new_token_limit(config, plan.call, length - prompt.prefix_length, length)
         return limit
 
     def _record(self, prompt: _Prompt, new_ids: list[int], own: TextGenerationOptions) -> dict[str, Any]:
