@@ -19,7 +19,7 @@ from gptbigcode_cpu import _core, errors
 from gptbigcode_cpu.cli.bench import _as_text
 from gptbigcode_cpu.hub import paths as hub
 from gptbigcode_cpu.measure import benchmark
-from gptbigcode_cpu.measure.benchmark import Call, Limits, Timing, Work, least_work, weights_of_a_step
+from gptbigcode_cpu.measure.benchmark import Limits, TimedCall, Timing, Work, least_work, weights_of_a_step
 from gptbigcode_cpu.store.weights import open_packed
 
 PROGRAM = [sys.executable, "-m", "gptbigcode_cpu", "bench"]
@@ -170,9 +170,9 @@ def test_a_bandwidth_of_the_cache_is_called_one() -> None:
 
 def test_float_weights_are_not_compared_with_the_int8_peak() -> None:
     limits = Limits(20.0, 400.0, 10, None)
-    timing = benchmark._timing(Call(1, 1, 0), (1.0, 3.0, 2.0), Work(macs=100, nbytes=10), "bfloat16", limits)
+    timing = benchmark._timing(TimedCall(1, 1, 0), (1.0, 3.0, 2.0), Work(macs=100, nbytes=10), "bfloat16", limits)
     assert (timing.share_of_bandwidth, timing.share_of_int8_peak) == (0.25, None)
-    timing = benchmark._timing(Call(1, 1, 0), (1.0, 3.0, 2.0), Work(macs=100, nbytes=10), "int4", limits)
+    timing = benchmark._timing(TimedCall(1, 1, 0), (1.0, 3.0, 2.0), Work(macs=100, nbytes=10), "int4", limits)
     assert timing.share_of_int8_peak == 0.125
 
 
@@ -186,14 +186,14 @@ def test_work_of_a_call_is_that_of_the_formulas() -> None:
     packed = open_packed(hub.resolve("demo"))
     linear = 8 * (256 * (256 + 2 * 64) + 256 * 256 + 2 * 256 * 1024)
     head = 8192 * 256
-    assert least_work(packed, 1000, Call(1, 1, 0)).macs == linear + head + 8 * 2 * 256
-    assert least_work(packed, 1000, Call(1, 1, 9)).macs == linear + head + 8 * 2 * 256 * 10
-    assert least_work(packed, 1000, Call(1, 4, 9)).macs == 4 * linear + head + 8 * 2 * 256 * (10 + 11 + 12 + 13)
-    assert least_work(packed, 1000, Call(3, 1, 9)).macs == 3 * least_work(packed, 1000, Call(1, 1, 9)).macs
-    weights = least_work(packed, 0, Call(1, 1, 0)).nbytes
+    assert least_work(packed, 1000, TimedCall(1, 1, 0)).macs == linear + head + 8 * 2 * 256
+    assert least_work(packed, 1000, TimedCall(1, 1, 9)).macs == linear + head + 8 * 2 * 256 * 10
+    assert least_work(packed, 1000, TimedCall(1, 4, 9)).macs == 4 * linear + head + 8 * 2 * 256 * (10 + 11 + 12 + 13)
+    assert least_work(packed, 1000, TimedCall(3, 1, 9)).macs == 3 * least_work(packed, 1000, TimedCall(1, 1, 9)).macs
+    weights = least_work(packed, 0, TimedCall(1, 1, 0)).nbytes
     tables = {"transformer.wpe.weight", "transformer.wte.column_scale", "transformer.ln_f.weight", "transformer.ln_f.bias"}
     assert weights == packed.nbytes - sum(packed.tensors[name].nbytes for name in tables)
-    assert least_work(packed, 1000, Call(2, 5, 20)).nbytes == weights + 2 * 25 * 1000
+    assert least_work(packed, 1000, TimedCall(2, 5, 20)).nbytes == weights + 2 * 25 * 1000
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Call:
+class TimedCall:
     """`tokens` new tokens for each of `sequences` sequences that hold `depth` tokens already."""
 
     sequences: int
@@ -189,7 +189,7 @@ def weights_of_a_step(packed: PackedModel) -> list[NDArray[Any]]:
     return [array for name, array in packed.tensors.items() if ".h." in name or name == head]
 
 
-def least_work(packed: PackedModel, kv_bytes_per_token: int, call: Call) -> Work:
+def least_work(packed: PackedModel, kv_bytes_per_token: int, call: TimedCall) -> Work:
     """What a call costs at least."""
     config = packed.config
     weights = sum(array.nbytes for array in weights_of_a_step(packed))
@@ -261,9 +261,9 @@ def measure(
     rows = tuple(dict.fromkeys(rows or (LIMIT_ROWS if limits else ())))
     depths = tuple(dict.fromkeys(depths))
     lengths = [1 << i for i in range(prompt_tokens.bit_length()) if _SHORTEST_PREFILL <= 1 << i < prompt_tokens]
-    calls = [Call(1, tokens, depth) for depth in depths for tokens in (prompt_tokens, 1)]
-    calls += [Call(count, 1, 0) for count in ((1, *rows) if rows else ())]
-    calls += [Call(1, tokens, 0) for tokens in (*lengths, prompt_tokens)] if limits else []
+    calls = [TimedCall(1, tokens, depth) for depth in depths for tokens in (prompt_tokens, 1)]
+    calls += [TimedCall(count, 1, 0) for count in ((1, *rows) if rows else ())]
+    calls += [TimedCall(1, tokens, 0) for tokens in (*lengths, prompt_tokens)] if limits else []
     measured: list[Limits] = []
     after_call = (lambda: measured.append(_measure_limits(packed, model))) if limits else (lambda: None)
     seconds = _time(loaded, [*dict.fromkeys(calls)], after_call, steps=new_tokens, repeat=repeat, report=report)
@@ -287,7 +287,7 @@ def measure(
         peak_rss_bytes=peak_rss_bytes(),
         kv_bytes_per_token=model.kv_bytes_per_token,
         depths=tuple(_at_depth(timings, depth, prompt_tokens) for depth in depths),
-        rows=tuple(_step_of_rows(timings[Call(count, 1, 0)], timings[Call(1, 1, 0)]) for count in rows),
+        rows=tuple(_step_of_rows(timings[TimedCall(count, 1, 0)], timings[TimedCall(1, 1, 0)]) for count in rows),
         limits=machine,
         calls=tuple(timings.values()),
         phases=_profile(loaded, depths, prompt_tokens, new_tokens, report) if phases else (),
@@ -296,13 +296,13 @@ def measure(
 
 def _time(
     loaded: GPTBigCodeForCausalLM,
-    calls: Sequence[Call],
+    calls: Sequence[TimedCall],
     after_call: Callable[[], None],
     *,
     steps: int,
     repeat: int,
     report: Report,
-) -> dict[Call, tuple[float, ...]]:
+) -> dict[TimedCall, tuple[float, ...]]:
     """Seconds of each call in each of `repeat` rounds; single-token calls run `steps` times a round, the median counts."""
     import numpy as np
 
@@ -315,7 +315,7 @@ def _time(
 
     past = _filled({call.depth for call in calls}, KVCache(model), random_tokens, loaded, report)
 
-    def one_round(call: Call) -> float:
+    def one_round(call: TimedCall) -> float:
         caches = [past[call.depth].fork() for _ in range(call.sequences)]
         seconds = []
         for _ in range(steps if call.tokens == 1 else 1):
@@ -325,7 +325,7 @@ def _time(
             seconds.append(time.perf_counter() - start)
         return statistics.median(seconds)
 
-    seconds: dict[Call, list[float]] = {call: [] for call in calls}
+    seconds: dict[TimedCall, list[float]] = {call: [] for call in calls}
     for number in range(repeat):
         for call in calls:
             report(f"round {number + 1} of {repeat}: {call}")
@@ -390,7 +390,7 @@ def _best(measured: Sequence[Limits]) -> Limits:
     )
 
 
-def _timing(call: Call, seconds: tuple[float, ...], work: Work, dtype: str, limits: Limits | None) -> Timing:
+def _timing(call: TimedCall, seconds: tuple[float, ...], work: Work, dtype: str, limits: Limits | None) -> Timing:
     median = statistics.median(seconds)
     quantized = dtype in QUANTISED  # float weights are not multiplied as int8
     return Timing(
@@ -405,9 +405,9 @@ def _timing(call: Call, seconds: tuple[float, ...], work: Work, dtype: str, limi
     )
 
 
-def _at_depth(timings: dict[Call, Timing], depth: int, prompt_tokens: int) -> AtDepth:
-    prefill, decode = timings[Call(1, prompt_tokens, depth)], timings[Call(1, 1, depth)]
-    empty_prefill, empty_decode = timings.get(Call(1, prompt_tokens, 0)), timings.get(Call(1, 1, 0))
+def _at_depth(timings: dict[TimedCall, Timing], depth: int, prompt_tokens: int) -> AtDepth:
+    prefill, decode = timings[TimedCall(1, prompt_tokens, depth)], timings[TimedCall(1, 1, depth)]
+    empty_prefill, empty_decode = timings.get(TimedCall(1, prompt_tokens, 0)), timings.get(TimedCall(1, 1, 0))
     return AtDepth(
         depth=depth,
         prefill_tokens_per_s=prefill.tokens_per_s,

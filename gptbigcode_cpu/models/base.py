@@ -10,7 +10,7 @@ from gptbigcode_cpu.common.device import Device
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import InputError, UnsupportedError
 from gptbigcode_cpu.models.embeddings import Embedding
-from gptbigcode_cpu.models.inputs import refuse_unknown
+from gptbigcode_cpu.models.inputs import refuse_unknown_inputs
 
 # What reads files takes milliseconds to import: it is loaded by the first model.
 if TYPE_CHECKING:
@@ -343,7 +343,9 @@ class PreTrainedModel:
         from gptbigcode_cpu.store.saving import save_model
 
         options = {name: value for name, value in options.items() if name not in _NEUTRAL_FOR_SAVING}
-        refuse_unknown({} if push_to_hub else options, ("save_directory", "push_to_hub", "repo_id", "safe_serialization"))
+        refuse_unknown_inputs(
+            {} if push_to_hub else options, ("save_directory", "push_to_hub", "repo_id", "safe_serialization")
+        )
         if not safe_serialization:
             raise InputError("safe_serialization must be True: converted models are safetensors files")
         save_model(self._packed, self.config, self._generation_options(), Path(save_directory))

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.common.arrays import to_int_array
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.errors import ConfigError, ContextLengthError, InputError
+from gptbigcode_cpu.errors import ConfigError, InputError
 from gptbigcode_cpu.fim import FillMixin
 from gptbigcode_cpu.generation import GenerationConfig, GenerationMixin, given_config, read_generation_config
 from gptbigcode_cpu.generation.cache import DynamicCache
 from gptbigcode_cpu.generation.config import CONFIG_NAME as GENERATION_CONFIG_NAME
 from gptbigcode_cpu.generation.language_model import PromptBatch
 from gptbigcode_cpu.models.base import PreTrainedModel
-from gptbigcode_cpu.models.forward import Arguments, Call
-from gptbigcode_cpu.models.inputs import new_columns_mask
+from gptbigcode_cpu.models.forward import Arguments, ForwardCall
+from gptbigcode_cpu.models.inputs import read_prompts
 from gptbigcode_cpu.models.loss import next_token_loss
 from gptbigcode_cpu.models.outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
 
@@ -83,7 +82,7 @@ class GPTBigCodeModel(PreTrainedModel):
             input_ids, past_key_values, attention_mask, token_type_ids, position_ids, inputs_embeds,
             use_cache, output_attentions, output_hidden_states, return_dict,
         )  # fmt: skip
-        call = Call(self.config, self.core, arguments, unknown)
+        call = ForwardCall(self.config, self.core, arguments, unknown)
         result = call.run(last_hidden_state=True)
         return call.output(
             BaseModelOutputWithPastAndCrossAttentions(
@@ -235,7 +234,7 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
             input_ids, past_key_values, attention_mask, token_type_ids, position_ids, inputs_embeds,
             use_cache, output_attentions, output_hidden_states, return_dict,
         )  # fmt: skip
-        call = Call(self.config, self.core, arguments, unknown)
+        call = ForwardCall(self.config, self.core, arguments, unknown)
         result = call.run(logits_to_keep)
         assert result.logits is not None
         loss = None
@@ -268,44 +267,7 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
     def prompt_batch(
         self, input_ids: Any, attention_mask: Any, padding_token: int | None = None, past: DynamicCache | None = None
     ) -> PromptBatch:
-        if isinstance(input_ids, Mapping):
-            raise InputError("the prompt is a dict of arrays; pass its content: generate(**inputs)")
-        ids = np.atleast_2d(to_int_array(input_ids, "input_ids"))
-        if ids.ndim != 2:
-            raise InputError(f"input_ids must have the shape [batch, tokens], not {list(ids.shape)}")
-        if ids.size == 0:
-            raise InputError("the prompt is empty; pass at least one token, for example the model's bos_token_id")
-        rows, columns = ids.shape
-        seen = np.zeros((rows, 0), dtype=np.bool_) if past is None or not past.is_initialized else past.mask
-        if len(seen) != rows:
-            raise InputError(f"past_key_values holds {len(seen)} rows, the prompt has {rows}")
-        if seen.shape[1] >= columns:
-            raise InputError(
-                f"past_key_values holds {seen.shape[1]} columns and input_ids {columns}; pass all tokens, those of the cache "
-                "and at least one more"
-            )
-        if attention_mask is None and padding_token is not None:
-            new = ids[:, seen.shape[1] :] != padding_token
-        else:
-            new = new_columns_mask(attention_mask, (rows, columns - seen.shape[1]), seen)
-        mask = np.concatenate([seen, new], axis=1)
-        self._check_rows(ids, mask)
-        if seen.size and not new.any(axis=1).all():
-            raise InputError(f"row {int(new.any(axis=1).argmin())} has no token after those of past_key_values")
-        return PromptBatch(ids, mask, [row[row_mask].astype(np.int32) for row, row_mask in zip(ids, mask, strict=True)])
-
-    def _check_rows(self, ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> None:
-        vocab_size, n_positions = self.config.vocab_size, self.config.n_positions
-        outside = np.argwhere(mask & ((ids < 0) | (ids >= vocab_size)))
-        if len(outside):
-            row, column = outside[0].tolist()
-            raise InputError(f"token id {ids[row, column]} in row {row}, column {column} is not in 0..{vocab_size - 1}")
-        counts = mask.sum(axis=1)
-        if not counts.all():
-            raise InputError(f"row {int(counts.argmin())} of input_ids is empty: every token is padding")
-        if counts.max() > n_positions:
-            row = int(counts.argmax())
-            raise ContextLengthError(f"row {row} has {counts[row]} tokens, the model has {n_positions} positions; shorten it")
+        return read_prompts(self.config, input_ids, attention_mask, padding_token, past)
 
 
 # The name of the class for GPT-2, whose checkpoints are converted to this one.

@@ -14,8 +14,8 @@ from gptbigcode_cpu.errors import ConfigError, FormatError, InputError
 from gptbigcode_cpu.generation.cache import DynamicCache
 from gptbigcode_cpu.models.base import PreTrainedModel
 from gptbigcode_cpu.models.causal_lm import GPTBigCodeModel
-from gptbigcode_cpu.models.forward import Arguments, Call
-from gptbigcode_cpu.models.inputs import Batch
+from gptbigcode_cpu.models.forward import Arguments, ForwardCall
+from gptbigcode_cpu.models.inputs import InputBatch
 from gptbigcode_cpu.models.loss import infer_problem_type, sequence_loss, token_loss
 from gptbigcode_cpu.models.outputs import SequenceClassifierOutputWithPast, TokenClassifierOutput
 
@@ -126,7 +126,7 @@ class GPTBigCodeForSequenceClassification(_Classifier):
             input_ids, past_key_values, attention_mask, token_type_ids, position_ids, inputs_embeds,
             use_cache, output_attentions, output_hidden_states, return_dict,
         )  # fmt: skip
-        call = Call(self.config, self.core, arguments, unknown)
+        call = ForwardCall(self.config, self.core, arguments, unknown)
         last = self._last_columns(call.batch, input_ids)
         result = call.run(last_hidden_state=True)
         assert result.last_hidden_state is not None
@@ -147,7 +147,7 @@ class GPTBigCodeForSequenceClassification(_Classifier):
 
     __call__ = forward
 
-    def _last_columns(self, batch: Batch, input_ids: Any) -> NDArray[np.int64]:
+    def _last_columns(self, batch: InputBatch, input_ids: Any) -> NDArray[np.int64]:
         """The column of every row's last token."""
         rows, columns = batch.mask.shape
         pad = self.config.pad_token_id
@@ -221,7 +221,7 @@ class GPTBigCodeForTokenClassification(_Classifier):
             input_ids, past_key_values, attention_mask, token_type_ids, position_ids, inputs_embeds,
             use_cache, output_attentions, output_hidden_states, return_dict,
         )  # fmt: skip
-        call = Call(self.config, self.core, arguments, unknown)
+        call = ForwardCall(self.config, self.core, arguments, unknown)
         result = call.run(last_hidden_state=True)
         assert result.last_hidden_state is not None
         logits = call.batch.spread(self._classify(result.last_hidden_state[call.batch.mask]))

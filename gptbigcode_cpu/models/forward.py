@@ -12,7 +12,7 @@ from gptbigcode_cpu.common.arrays import to_int_array, to_torch
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.generation.cache import DynamicCache, given_cache
 from gptbigcode_cpu.generation.model_output import ModelOutput
-from gptbigcode_cpu.models.inputs import read_batch, refuse_unknown
+from gptbigcode_cpu.models.inputs import read_batch, refuse_unknown_inputs
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
@@ -60,7 +60,7 @@ class Result:
     attentions: tuple[Floats, ...] | None
 
 
-class Call:
+class ForwardCall:
     """A call of a model, its arguments checked.
 
     Attributes:
@@ -180,7 +180,7 @@ def _kept_columns(logits_to_keep: Any, columns: int) -> tuple[int, NDArray[np.in
 
 def _past(past_key_values: DynamicCache | None, unknown: dict[str, Any]) -> DynamicCache | None:
     newer = unknown.pop("cache", None)
-    refuse_unknown(unknown, (*NAMES, "labels", "logits_to_keep"))
+    refuse_unknown_inputs(unknown, (*NAMES, "labels", "logits_to_keep"))
     return given_cache(past_key_values, newer)
 
 

@@ -13,6 +13,7 @@ from gptbigcode_cpu.common.arrays import is_torch, to_float_array, to_int_array
 from gptbigcode_cpu.common.suggest import nearest
 from gptbigcode_cpu.errors import ContextLengthError, InputError
 from gptbigcode_cpu.generation.cache import DynamicCache
+from gptbigcode_cpu.generation.language_model import PromptBatch
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
@@ -28,8 +29,8 @@ ABSENT = {
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Checked inputs.
+class InputBatch:
+    """Checked inputs of a forward call.
 
     Attributes:
         mask: Which of the new columns are tokens, bool ``[batch, columns]``.
@@ -78,7 +79,7 @@ class Batch:
         return out
 
 
-def refuse_unknown(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
+def refuse_unknown_inputs(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
     """Raise an `InputError` for an argument that calls do not take, naming the nearest one that they do."""
     for name, value in options.items():
         if name in ABSENT:
@@ -98,7 +99,7 @@ def read_batch(
     attention_mask: Any,
     token_type_ids: Any,
     position_ids: Any,
-) -> Batch:
+) -> InputBatch:
     """Check the inputs of a call.
 
     Args:
@@ -121,16 +122,11 @@ def read_batch(
     embeddings = None if inputs_embeds is None else _embeddings(inputs_embeds, config.n_embd)
     values: NDArray[Any] = ids if ids is not None else embeddings  # type: ignore[assignment]
     shape = values.shape[:2]
-    past_mask = np.zeros((shape[0], 0), dtype=np.bool_) if past is None or not past.is_initialized else past.mask
-    if len(past_mask) != shape[0]:
-        raise InputError(f"past_key_values holds {len(past_mask)} rows, the call has {shape[0]}")
+    past_mask = _past_mask(past, shape[0], "call")
     mask = new_columns_mask(attention_mask, shape, past_mask)
     _check_mask(mask, past_mask, has_positions=position_ids is not None)
     counts = mask.sum(axis=1) + past_mask.sum(axis=1)
-    if counts.max() > config.n_positions:
-        row = int(counts.argmax())
-        what = f"row {row} has {counts[row]} tokens" + (", past ones included" if past_mask.size else "")
-        raise ContextLengthError(f"{what}, the model has {config.n_positions} positions; shorten it")
+    _check_counts(counts, config.n_positions, ", past ones included" if past_mask.size else "")
     if ids is not None:
         _check_ids(ids, mask, config.vocab_size, "token id")
         values = ids.astype(np.int32)
@@ -147,7 +143,64 @@ def read_batch(
         places = _broadcast(to_int_array(position_ids, "position_ids"), shape, "position_ids")
         _check_ids(places, mask, config.n_positions, "position id")
         positions = [row[row_mask].astype(np.int32) for row, row_mask in zip(places, mask, strict=True)]
-    return Batch(mask, past_mask, tokens, positions, is_torch(input_ids if input_ids is not None else inputs_embeds))
+    return InputBatch(mask, past_mask, tokens, positions, is_torch(input_ids if input_ids is not None else inputs_embeds))
+
+
+def read_prompts(
+    config: GPTBigCodeConfig, input_ids: Any, attention_mask: Any, padding_token: int | None, past: DynamicCache | None
+) -> PromptBatch:
+    """Check the prompts of `generate` and its relatives.
+
+    Args:
+        config: Of the model.
+        input_ids: Token ids ``[batch, tokens]``, those of the cache included: list, numpy array or torch tensor.
+        attention_mask: ``[batch, tokens]``, 1 for tokens and 0 for padding.
+        padding_token: What is padding where there is no mask; None: nothing.
+        past: What the rows have seen before.
+
+    Raises:
+        InputError: Wrong shapes, types or values, or a row without tokens.
+        ContextLengthError: A row is longer than ``n_positions``.
+    """
+    if isinstance(input_ids, Mapping):
+        raise InputError("the prompt is a dict of arrays; pass its content: generate(**inputs)")
+    ids = _ids(input_ids)
+    rows, columns = ids.shape
+    seen = _past_mask(past, rows, "prompt")
+    if seen.shape[1] >= columns:
+        raise InputError(
+            f"past_key_values holds {seen.shape[1]} columns and input_ids {columns}; pass all tokens, those of the cache "
+            "and at least one more"
+        )
+    if attention_mask is None and padding_token is not None:
+        new = ids[:, seen.shape[1] :] != padding_token
+    else:
+        new = new_columns_mask(attention_mask, (rows, columns - seen.shape[1]), seen)
+    mask = np.concatenate([seen, new], axis=1)
+    _check_ids(ids, mask, config.vocab_size, "token id")
+    _check_counts(mask.sum(axis=1), config.n_positions, "")
+    if seen.size and not new.any(axis=1).all():
+        raise InputError(f"row {int(new.any(axis=1).argmin())} has no token after those of past_key_values")
+    return PromptBatch(ids, mask, [row[row_mask].astype(np.int32) for row, row_mask in zip(ids, mask, strict=True)])
+
+
+def _past_mask(past: DynamicCache | None, rows: int, what: str) -> NDArray[np.bool_]:
+    """Which of the past columns were tokens, bool ``[rows, past]``."""
+    mask = np.zeros((rows, 0), dtype=np.bool_) if past is None or not past.is_initialized else past.mask
+    if len(mask) != rows:
+        raise InputError(f"past_key_values holds {len(mask)} rows, the {what} has {rows}")
+    return mask
+
+
+def _check_counts(counts: NDArray[np.int64], n_positions: int, remark: str) -> None:
+    """Check the numbers of tokens of the rows."""
+    if not counts.all():
+        raise InputError(f"row {int(counts.argmin())} of input_ids is empty: every token is padding")
+    if counts.max() > n_positions:
+        row = int(counts.argmax())
+        raise ContextLengthError(
+            f"row {row} has {counts[row]} tokens{remark}, the model has {n_positions} positions; shorten it"
+        )
 
 
 def _ids(input_ids: Any) -> NDArray[np.int64]:
