@@ -177,26 +177,22 @@ class Decoding(ABC):
             alone: Nothing else is running: admit one prompt whatever the bounds say, since there will never be more room.
 
         Returns:
-            Whether no prompt is left waiting for room.
+            Whether the engine had room for all that the request may have running at a time (`Request.max_rows`).
         """
-        if not self._waiting:
-            return True
         request = self.request
-        in_use = self.rows_in_use
-        alone = alone and in_use == 0
-        room = (
-            rows
-            if request.max_rows is None
-            else min(rows, max(request.max_rows - in_use, 0 if in_use else self.rows_per_prompt))
-        )
+        wanted = self._waiting
+        if request.max_rows is not None and not self.together:
+            own_room = max(request.max_rows // self.rows_per_prompt, 1) - self.rows_in_use // self.rows_per_prompt
+            wanted = wanted[: max(own_room, 0)]
         admitted: list[int] = []
-        for number in self._waiting:
-            room -= self.rows_per_prompt
+        for number in wanted:
+            rows -= self.rows_per_prompt
             nbytes -= self._nbytes(number)
-            if (room < 0 or nbytes < 0) and not (alone and (self.together or not admitted)):
+            if (rows < 0 or nbytes < 0) and not (alone and (self.together or not admitted)):
                 break
             admitted.append(number)
-        if self.together and len(admitted) < len(self._waiting):
+        had_room = len(admitted) == len(wanted)
+        if self.together and not had_room:
             return False
         if admitted:
             from gptbigcode_cpu import _core
@@ -209,7 +205,7 @@ class Decoding(ABC):
                     for number in admitted
                 ]
             )
-        return not self._waiting
+        return had_room
 
     def add_prompts(self, forward: Forward, most: int) -> None:
         """Let the step run its prompts, up to `most` tokens in all."""

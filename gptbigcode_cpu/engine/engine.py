@@ -275,11 +275,10 @@ class Engine:
         """A step; for each request that it did something for its new tokens, whether it is done, and what it failed with."""
         with self._lock:
             self._sweep()
-            if self._waits:
-                self._waits = not self._admit()
+            has_room = not self._waits or self._admit()
             tickets = self._tickets
             # None rests while another request waits for the room that it holds.
-            if len(tickets) > 1 and not self._waits:
+            if has_room and len(tickets) > 1:
                 tickets = [ticket for ticket in tickets if not ticket.rests]
         outputs = self._forward(tickets)
         with self._changed:
@@ -295,9 +294,10 @@ class Engine:
         return outputs
 
     def _admit(self) -> bool:
-        """Admit prompts in the order of the requests, as far as the bounds allow; whether none is left waiting."""
+        """Admit prompts in the order of the requests, as far as the bounds allow; whether there was room for all of them."""
         decodings = [ticket._decoding for ticket in self._tickets if ticket._decoding is not None]
-        if not any(decoding.waits for decoding in decodings):
+        self._waits = any(decoding.waits for decoding in decodings)
+        if not self._waits:
             return True
         rows = self._max_rows - sum(decoding.rows_in_use for decoding in decodings)
         nbytes = self._max_kv_bytes - sum(decoding.nbytes for decoding in decodings)
