@@ -9,6 +9,7 @@ inputs; `weights_file` puts them one after the other; `write` makes the output d
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from gptbigcode_cpu.common.file_names import CONFIG
 from gptbigcode_cpu.common.progress import Progress
 from gptbigcode_cpu.common.regular_files import checked_path
-from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.config import GPTBigCodeConfig, read_config
 from gptbigcode_cpu.convert.checkpoint import Checkpoint
 from gptbigcode_cpu.convert.output import journal
 from gptbigcode_cpu.convert.output.tokenizer_files import (
@@ -34,11 +36,12 @@ from gptbigcode_cpu.convert.sources.lora import Adapter, adapted_config, open_ad
 from gptbigcode_cpu.convert.sources.read import read_checkpoint
 from gptbigcode_cpu.convert.spec import Plan, plan
 from gptbigcode_cpu.errors import CheckpointError, ConfigError, DiskSpaceError, InputError, ModelNotFoundError
-from gptbigcode_cpu.hub.paths import read_config, resolve, resolve_adapter
+from gptbigcode_cpu.hub.paths import resolve, resolve_adapter
+from gptbigcode_cpu.hub.source import Source
 from gptbigcode_cpu.store.kernel_set import kernel_name, warn_if_slow
 from gptbigcode_cpu.store.precision import plain_name
 from gptbigcode_cpu.store.room import what_would_fit
-from gptbigcode_cpu.store.tensors import CALIBRATED, DTYPES, Scheme
+from gptbigcode_cpu.store.tensors import CALIBRATED, DEFAULT_DTYPE, DTYPES, Scheme
 from gptbigcode_cpu.store.weights import FORMAT_VERSION, check_num_threads, is_packed, open_packed
 
 __all__ = ["Calibrate", "ConversionReport", "convert", "exact_dtype"]
@@ -142,13 +145,14 @@ def convert(
     aims = target_size is not None or target_kld is not None
     _check_options(dtype, target_size, target_kld, calibration_tokens)
     # No resolve() of its own: symbolic links to the parts of a GGUF file may lead to names that say nothing.
-    path = resolve(source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only).absolute()
+    where = Source(revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+    path = resolve(source, where, before_weights=_source_config).absolute()
     out = checked_path(out, "the output of a conversion").resolve()
     if path.resolve() == out or out in path.resolve().parents:
         raise InputError(f"{out} contains the checkpoint {path}; choose another directory for the output")
     check_target(out, overwrite, _is_model(out))
 
-    adapters = _adapters(adapter, token, cache_dir, local_files_only)
+    adapters = _adapters(adapter, dataclasses.replace(where, revision=None))
     config = _source_config(path)
     tensors = read_checkpoint(path, config, adapters)
     work = plan(reduce(adapted_config, adapters, config), tensors)
@@ -158,7 +162,7 @@ def convert(
         files, notes = with_tokenizer_of(merged.path, files, notes)
     files, chat_notes = with_chat_template(files, str(source))
     checkpoint = Checkpoint(path, work, files)
-    scheme = Scheme.default(work.config, dtype or ("int4" if aims else "int8"))
+    scheme = Scheme.default(work.config, dtype or ("int4" if aims else DEFAULT_DTYPE))
     scheme = scheme.keeping(work.config, [spec for spec, _ in work.tensors], keep)
     texts = [] if calibrate is None and not aims else sample_texts("builtin" if calibrate is None else calibrate)
     notes = (*(merged.note for merged in adapters), *work.notes, *notes, *chat_notes)
@@ -243,11 +247,9 @@ def _check_options(dtype: str | None, target_size: int | None, target_kld: float
             raise InputError(f"{name} is {value}, must be positive")
 
 
-def _adapters(
-    given: str | Path | Sequence[str | Path], token: str | bool | None, cache_dir: str | Path | None, local_files_only: bool
-) -> list[Adapter]:
+def _adapters(given: str | Path | Sequence[str | Path], where: Source) -> list[Adapter]:
     names = [given] if isinstance(given, str | Path) else given
-    paths = [resolve_adapter(name, token=token, cache_dir=cache_dir, local_files_only=local_files_only) for name in names]
+    paths = [resolve_adapter(name, where) for name in names]
     return [open_adapter(path.absolute()) for path in paths]
 
 
@@ -260,7 +262,7 @@ def _source_config(path: Path) -> GPTBigCodeConfig:
 
 def _is_model(directory: Path) -> bool:
     try:
-        return is_packed(GPTBigCodeConfig.from_json_file(directory / "config.json"))
+        return is_packed(GPTBigCodeConfig.from_json_file(directory / CONFIG))
     except (ConfigError, ModelNotFoundError):
         return False
 

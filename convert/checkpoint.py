@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.common.file_names import CONFIG, SAFETENSORS
+from gptbigcode_cpu.common.json_files import json_bytes
 from gptbigcode_cpu.common.progress import Progress
-from gptbigcode_cpu.convert.output.tokenizer_files import json_bytes, write_side_files
+from gptbigcode_cpu.convert.output.tokenizer_files import write_side_files
 from gptbigcode_cpu.convert.output.write import header_bytes
 from gptbigcode_cpu.convert.spec import Plan
 from gptbigcode_cpu.store.tensors import Scheme
-from gptbigcode_cpu.store.weights import FORMAT_VERSION, QUANT_METHOD, WEIGHTS_NAME
+from gptbigcode_cpu.store.weights import FORMAT_VERSION, QUANT_METHOD
 
 if TYPE_CHECKING:
     from gptbigcode_cpu.convert.output.journal import Journal
@@ -79,10 +81,10 @@ class Checkpoint:
         write_side_files(self.files, directory, self.work.config)
         weights = WeightsFile(self.work, scheme, *self.header(scheme), num_threads, progress)
         if journal is None or windows is None:
-            weights.write(directory / WEIGHTS_NAME)
+            weights.write(directory / SAFETENSORS)
         else:
             weights.write_calibrated(journal, windows)
-            journal.weights.rename(directory / WEIGHTS_NAME)
+            journal.weights.rename(directory / SAFETENSORS)
         # Last, because a directory without it is not a model.
         quantization = {
             "quant_method": QUANT_METHOD,
@@ -92,4 +94,4 @@ class Checkpoint:
             "calibrated": windows is not None,
         }
         converted = self.work.config.to_dict() | {"quantization_config": quantization}
-        (directory / "config.json").write_bytes(json_bytes(converted))
+        (directory / CONFIG).write_bytes(json_bytes(converted))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gptbigcode_cpu.common.messages import listed, shown
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert.sources.floats import FLOATS, to_float32
-from gptbigcode_cpu.convert.sources.read import Rows, SourceTensor
+from gptbigcode_cpu.convert.sources.tensors import Rows, SourceTensor
 from gptbigcode_cpu.errors import CheckpointError
 from gptbigcode_cpu.store.tensors import (
     EMBEDDING,

@@ -17,8 +17,8 @@ import pytest
 
 from gptbigcode_cpu import AutoModelForCausalLM
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.hub.paths import packed_dir
 from gptbigcode_cpu.models import conversions
+from gptbigcode_cpu.models.converted import packed_dir
 from gptbigcode_cpu.store.weights import FORMAT_VERSION
 
 MakeCheckpoint = Callable[..., Path]
@@ -39,7 +39,7 @@ def make(cache: Path, tmp_path: Path, make_checkpoint: MakeCheckpoint) -> Callab
 
     def convert(seed: int, last_used: int, dtype: str = "int8") -> Path:
         source = make_checkpoint(tmp_path / f"model-{seed}", seed=seed, **SMALL)
-        code = "import sys; from gptbigcode_cpu.hub.paths import packed_dir; print(packed_dir(sys.argv[1], sys.argv[2]))"
+        code = "import sys; from gptbigcode_cpu.models.converted import packed_dir; print(packed_dir(sys.argv[1], sys.argv[2]))"
         done = subprocess.run([sys.executable, "-c", code, str(source), dtype], capture_output=True, text=True, check=True)
         path = Path(done.stdout.strip())
         os.utime(path, (last_used, last_used))
@@ -71,9 +71,9 @@ def test_a_first_use_says_what_it_did(
 
 
 def test_the_name_of_a_download_is_its_id(tmp_path: Path) -> None:
-    assert conversions._name_of(Path("/x/models--owner--my-model/snapshots/abc")) == "owner/my-model"
-    assert conversions._name_of(Path("/x/models--owner--a--b/snapshots/abc")) == "owner/a--b"
-    assert conversions._name_of(tmp_path / "model.gguf") == str(tmp_path / "model.gguf")
+    assert conversions.name_of(Path("/x/models--owner--my-model/snapshots/abc")) == "owner/my-model"
+    assert conversions.name_of(Path("/x/models--owner--a--b/snapshots/abc")) == "owner/a--b"
+    assert conversions.name_of(tmp_path / "model.gguf") == str(tmp_path / "model.gguf")
 
 
 def test_the_list(make: Callable[..., Path], tmp_path: Path, cache: Path) -> None:

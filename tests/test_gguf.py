@@ -21,6 +21,7 @@ from oracle.gguf_models import Tensors, gguf_bytes, model_pairs, model_tensors
 from oracle.random_models import full_config, random_state, write_safetensors
 
 from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer
+from gptbigcode_cpu.config import read_config
 from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.convert.sources import gguf as gguf_files
 from gptbigcode_cpu.convert.sources.read import read_checkpoint
@@ -32,7 +33,8 @@ from gptbigcode_cpu.errors import (
     MissingDependencyError,
     ModelNotFoundError,
 )
-from gptbigcode_cpu.hub.paths import packed_dir, read_config, resolve
+from gptbigcode_cpu.hub.paths import resolve
+from gptbigcode_cpu.models.converted import packed_dir
 
 MakeCheckpoint = Callable[..., Path]
 # A row has a whole number of blocks of 256.

@@ -16,7 +16,8 @@ from gptbigcode_cpu import AutoModelForCausalLM
 from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.convert.sources.gptq import dequantised
 from gptbigcode_cpu.convert.sources.gptq_config import Method, method_of
-from gptbigcode_cpu.convert.sources.read import SourceTensor, read_checkpoint
+from gptbigcode_cpu.convert.sources.read import read_checkpoint
+from gptbigcode_cpu.convert.sources.tensors import SourceTensor
 from gptbigcode_cpu.errors import CheckpointError, ConfigError
 
 MakeCheckpoint = Callable[..., Path]

@@ -14,7 +14,7 @@ from test_gptq import SMALL, expected_bytes, neighbours, pack_awq, pack_gptq, wr
 from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.convert.sources.gptq_config import Method, method_of
 from gptbigcode_cpu.errors import ConfigError, ModelNotFoundError
-from gptbigcode_cpu.hub import paths as hub
+from gptbigcode_cpu.models.converted import packed_dir
 
 MakeCheckpoint = Callable[..., Path]
 GPTQ: dict[str, Any] = {"bits": 4, "group_size": 32, "desc_act": True, "sym": False}
@@ -66,9 +66,9 @@ def test_the_cache_of_conversions_knows_files_of_autogptq(
     monkeypatch.setenv("GPTBIGCODE_CPU_CACHE", str(tmp_path / "cache"))
     path = source / "gptq_model-4bit-32g.safetensors"
     write_tensors(path, stored)
-    assert (hub.packed_dir(source, "float32") / "model.safetensors").read_bytes() == expected
+    assert (packed_dir(source, "float32") / "model.safetensors").read_bytes() == expected
     write_tensors(path, stored | {"transformer.ln_f.bias": stored["transformer.ln_f.bias"] + 1})
-    assert (hub.packed_dir(source, "float32") / "model.safetensors").read_bytes() != expected
+    assert (packed_dir(source, "float32") / "model.safetensors").read_bytes() != expected
 
 
 @pytest.mark.parametrize("legacy", [False, True])

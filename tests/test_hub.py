@@ -20,12 +20,15 @@ from typing import Any
 
 import pytest
 
+import gptbigcode_cpu
 from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer
+from gptbigcode_cpu.config import read_config
 from gptbigcode_cpu.errors import InputError, ModelNotFoundError
 from gptbigcode_cpu.hub import paths as hub
 from gptbigcode_cpu.hub.names import SHORT_NAMES
-from gptbigcode_cpu.hub.paths import packed_dir, resolve
+from gptbigcode_cpu.hub.paths import resolve
 from gptbigcode_cpu.models import conversions
+from gptbigcode_cpu.models.converted import packed_dir
 from gptbigcode_cpu.store.weights import open_packed
 
 MakeCheckpoint = Callable[..., Path]
@@ -136,10 +139,16 @@ def server(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> Iterator[Hub]:
 
 CLIENT = """
     import json, sys
-    from gptbigcode_cpu.hub import paths as hub
+    from gptbigcode_cpu.config import read_config
     from gptbigcode_cpu.errors import GPTBigCodeError
+    from gptbigcode_cpu.hub.paths import resolve, resolve_adapter
+    from gptbigcode_cpu.hub.source import Source
+    source, options = Source.taken_from(json.loads(sys.argv[2]))
     try:
-        print(getattr(hub, sys.argv[3])(sys.argv[1], **json.loads(sys.argv[2])))
+        if sys.argv[3] == "resolve":
+            print(resolve(sys.argv[1], source, before_weights=read_config, **options))
+        else:
+            print(resolve_adapter(sys.argv[1], source))
     except GPTBigCodeError as error:
         print(f"{type(error).__name__}:", error)
 """
@@ -250,7 +259,7 @@ def test_only_who_needs_weights_asks_for_them(source: Path, cache: Path, monkeyp
     asked: list[bool] = []
 
     def download(*arguments: Any) -> Path:
-        asked.append(arguments[-1])
+        asked.append(arguments[2])
         return source
 
     monkeypatch.setattr(hub, "_download", download)
@@ -340,7 +349,7 @@ def test_directories_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.M
 def test_demo_is_the_packaged_model_wherever_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "demo").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert resolve("demo") == Path(hub.__file__).parents[1] / "demo"
+    assert resolve("demo") == Path(str(gptbigcode_cpu.__file__)).parent / "demo"
     assert resolve("./demo") == Path("demo")
 
 
@@ -393,7 +402,7 @@ def test_short_names_of_well_known_models(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_directory_without_a_model_says_where_models_are(source: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=f"holds no model.*did you mean {source}"):
-        hub.read_config(resolve(source.parent))
+        read_config(resolve(source.parent))
 
 
 def test_a_file_is_no_model(tmp_path: Path) -> None:
@@ -456,7 +465,7 @@ def test_a_read_only_cache_serves_what_it_holds(source: Path, cache: Path, monke
     first = packed_dir(source)
     (cache / "digests").rename(cache / "other")
     (cache / "digests").touch()  # digests can neither be read nor written, not even by root
-    monkeypatch.setattr(conversions, "_locked", None)  # locking would write
+    monkeypatch.setattr(conversions, "making", None)  # locking would write
     assert packed_dir(source) == first
 
 
@@ -473,7 +482,7 @@ def test_a_damaged_conversion_is_made_again(source: Path, cache: Path, damage: s
 def test_two_processes_convert_once(source: Path, cache: Path) -> None:
     script = """
         import sys
-        from gptbigcode_cpu.hub.paths import packed_dir
+        from gptbigcode_cpu.models.converted import packed_dir
         from gptbigcode_cpu.store.weights import open_packed
         calls = []
         path = packed_dir(sys.argv[1], progress=lambda *call: calls.append(call))

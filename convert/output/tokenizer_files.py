@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from gptbigcode_cpu.common.json_files import parse_object
+from gptbigcode_cpu.common.file_names import (
+    CHAT_TEMPLATE,
+    CHAT_TEMPLATE_PATTERN,
+    GENERATION_CONFIG,
+    MERGES,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    TOKENIZER_FILES,
+    VOCABULARY,
+)
+from gptbigcode_cpu.common.json_files import json_bytes, parse_object
 from gptbigcode_cpu.common.regular_files import read_regular
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import CheckpointError, TokenizerError
 from gptbigcode_cpu.generation import GenerationConfig, check_stored, parse_generation_config
-from gptbigcode_cpu.hub.paths import CHAT_TEMPLATE_FILES, GENERATION_CONFIG, TOKENIZER_FILES, is_gguf
+from gptbigcode_cpu.hub.paths import is_gguf
 from gptbigcode_cpu.tokenizer import AutoTokenizer
-from gptbigcode_cpu.tokenizer.byte_level import MERGES, VOCABULARY
 from gptbigcode_cpu.tokenizer.chat import TEMPLATES, recognise
-from gptbigcode_cpu.tokenizer.files import CHAT_TEMPLATE, CONFIG, MAX_TOKENIZER_BYTES, TOKENIZER
+from gptbigcode_cpu.tokenizer.files import MAX_TOKENIZER_BYTES
 
 
 def side_files(source: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
@@ -33,11 +40,11 @@ def side_files(source: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
         TokenizerError: The tokenizer in a GGUF file is damaged or of an unsupported kind.
     """
     if is_gguf(source):
-        from gptbigcode_cpu.convert.sources import gguf as gguf_files
+        from gptbigcode_cpu.config.gguf import open_gguf
         from gptbigcode_cpu.tokenizer import gguf as gguf_tokenizer
 
-        return gguf_tokenizer.tokenizer_files(gguf_files.open_gguf(source))
-    templates = sorted(str(path.relative_to(source)) for path in source.glob(CHAT_TEMPLATE_FILES))
+        return gguf_tokenizer.tokenizer_files(open_gguf(source))
+    templates = sorted(str(path.relative_to(source)) for path in source.glob(CHAT_TEMPLATE_PATTERN))
     files = {}
     for name in (*TOKENIZER_FILES, *templates, GENERATION_CONFIG):
         try:
@@ -56,8 +63,8 @@ def side_files(source: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
     if TOKENIZER not in files:
         files[TOKENIZER] = tokenizer.backend.to_str(pretty=True).encode()
         # With a tokenizer.json, only special tokens that are named have their roles.
-        settings = parse_object(files[CONFIG]) if CONFIG in files else {}
-        files[CONFIG] = json_bytes({**tokenizer.special_tokens_map, **settings})
+        settings = parse_object(files[TOKENIZER_CONFIG]) if TOKENIZER_CONFIG in files else {}
+        files[TOKENIZER_CONFIG] = json_bytes({**tokenizer.special_tokens_map, **settings})
     return files, ()
 
 
@@ -104,7 +111,7 @@ def with_chat_template(files: dict[str, bytes], name: str) -> tuple[dict[str, by
         files: From `side_files`.
         name: The name or path of the checkpoint.
     """
-    settings = parse_object(files[CONFIG]) if CONFIG in files else {}
+    settings = parse_object(files[TOKENIZER_CONFIG]) if TOKENIZER_CONFIG in files else {}
     own = any("chat_template" in file for file in files) or settings.get("chat_template") is not None
     recognised = None if own or TOKENIZER not in files else recognise(name, ())
     if recognised is None:
@@ -121,8 +128,3 @@ def write_side_files(files: Mapping[str, bytes], target: Path, config: GPTBigCod
     if GENERATION_CONFIG not in files:
         options = GenerationConfig.from_model_config(config).file_content()
         (target / GENERATION_CONFIG).write_bytes(json_bytes({"_from_model_config": True, **options}))
-
-
-def json_bytes(content: dict[str, Any]) -> bytes:
-    """JSON the way the Hub's tools write it."""
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -16,7 +16,7 @@ from gptbigcode_cpu.convert.output.journal import Journal
 from gptbigcode_cpu.convert.output.write import pad_to_alignment
 from gptbigcode_cpu.convert.quantize.calibrate import Calibration
 from gptbigcode_cpu.convert.quantize.packing import column_scales, packed_chunks
-from gptbigcode_cpu.convert.sources.read import SourceTensor
+from gptbigcode_cpu.convert.sources.tensors import SourceTensor
 from gptbigcode_cpu.convert.spec import Plan
 from gptbigcode_cpu.store.tensors import QUANTISED, Scheme, StoredTensor, column_scale_name
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gptbigcode_cpu import _core
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert.quantize.packing import read_rows, read_vector
-from gptbigcode_cpu.convert.sources.read import SourceTensor
+from gptbigcode_cpu.convert.sources.tensors import SourceTensor
 from gptbigcode_cpu.store.tensors import CALIBRATED, EMBEDDING, POSITIONS, StoredTensor
 
 # Columns among which errors are made up for. The cost of a decomposition grows with its cube.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gptbigcode_cpu import _core
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert.sources.floats import finite_float32
-from gptbigcode_cpu.convert.sources.read import SourceTensor
+from gptbigcode_cpu.convert.sources.tensors import SourceTensor
 from gptbigcode_cpu.errors import CheckpointError
 from gptbigcode_cpu.store.tensors import EMBEDDING, LM_HEAD, StoredTensor
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.convert.sources.read import Rows, Shard, SourceTensor
+from gptbigcode_cpu.convert.sources.tensors import Rows, Shard, SourceTensor
 
 Values = NDArray[Any] | Rows
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert.sources.derived import Values, derived
 from gptbigcode_cpu.convert.sources.floats import FLOATS, to_float32
-from gptbigcode_cpu.convert.sources.read import Rows, SourceTensor
+from gptbigcode_cpu.convert.sources.tensors import Rows, SourceTensor
 
 _CONV1D = re.compile(r"(?:transformer\.)?h\.\d+\.(?:attn\.(?:c_attn|q_attn|kv_attn|c_proj)|mlp\.(?:c_fc|c_proj))\.weight")
 _ATTENTION = re.compile(

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from gptbigcode_cpu.common.messages import listed
 from gptbigcode_cpu.convert.sources.floats import FLOATS, to_float32
 from gptbigcode_cpu.convert.sources.gptq_config import Method
-from gptbigcode_cpu.convert.sources.read import Rows, Shard, SourceTensor
+from gptbigcode_cpu.convert.sources.tensors import Rows, Shard, SourceTensor
 from gptbigcode_cpu.errors import CheckpointError
 
 # Which of eight neighbouring outputs is at each place of a word, from the lowest bits on.

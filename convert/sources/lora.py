@@ -25,8 +25,9 @@ from gptbigcode_cpu.common.regular_files import is_present
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert.sources.adapter_config import AdapterConfig, read_adapter_config
 from gptbigcode_cpu.convert.sources.derived import Values, derived
+from gptbigcode_cpu.convert.sources.files import read_file
 from gptbigcode_cpu.convert.sources.floats import FLOATS, to_float32
-from gptbigcode_cpu.convert.sources.read import Rows, SourceTensor, read_file
+from gptbigcode_cpu.convert.sources.tensors import Rows, SourceTensor
 from gptbigcode_cpu.convert.spec import equal, full_name
 from gptbigcode_cpu.errors import CheckpointError, ModelNotFoundError
 from gptbigcode_cpu.hub.adapters import ADAPTER_WEIGHTS

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gptbigcode_cpu.common.file_kinds import N_BYTES, described
 from gptbigcode_cpu.common.messages import one_line, shown
 from gptbigcode_cpu.common.regular_files import open_regular
-from gptbigcode_cpu.convert.sources.read import Shard
+from gptbigcode_cpu.convert.sources.tensors import Shard
 from gptbigcode_cpu.errors import CheckpointError, MissingDependencyError
 
 logger = getLogger(__name__)

@@ -114,8 +114,8 @@ def bench(
     if plot and len(depths) < 2 and not rows and not limits:
         raise click.UsageError("--plot has nothing to draw; give two or more --depths, or --rows, or --limits.")
     from gptbigcode_cpu.common.progress import progress_bar, status_line
-    from gptbigcode_cpu.hub.paths import packed_dir
     from gptbigcode_cpu.measure import benchmark
+    from gptbigcode_cpu.models.converted import packed_dir
 
     if plot:
         from gptbigcode_cpu.cli import plots

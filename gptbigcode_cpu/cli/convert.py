@@ -142,10 +142,9 @@ def convert(
       gptbigcode-cpu convert bigcode/starcoderbase-1b my-int8 --adapter ./my-lora
       gptbigcode-cpu convert ./my-finetune out --dtype int4 --dry-run
     """
+    from gptbigcode_cpu.common.file_names import SAFETENSORS, TOKENIZER
     from gptbigcode_cpu.common.progress import progress_bar
     from gptbigcode_cpu.convert import convert as convert_checkpoint
-    from gptbigcode_cpu.store.weights import WEIGHTS_NAME
-    from gptbigcode_cpu.tokenizer.files import TOKENIZER
 
     run = partial(
         convert_checkpoint,
@@ -189,7 +188,7 @@ def convert(
     seconds = time.perf_counter() - start
     for note in report.notes[len(plan.notes) :]:
         click.echo(f"note: {note}", err=True)
-    size = (report.out / WEIGHTS_NAME).stat().st_size
+    size = (report.out / SAFETENSORS).stat().st_size
     bits = f"{8 * size / report.n_parameters:.2f} bits per weight ({report.linear_bits:.2f} in the linear layers)"
     click.echo(f"wrote {report.out}: {human_bytes(size)}, {bits}, in {seconds:.1f} s")
     if (report.out / TOKENIZER).is_file():

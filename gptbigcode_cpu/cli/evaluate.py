@@ -41,10 +41,11 @@ class _Subject:
     @classmethod
     def load(cls, name: str, dtype: str, kv_dtype: str, threads: int | None, fim: bool = False) -> _Subject:
         from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer
+        from gptbigcode_cpu.config import read_config
         from gptbigcode_cpu.fim import FimTokens
-        from gptbigcode_cpu.hub import paths as hub
+        from gptbigcode_cpu.hub.paths import resolve
 
-        directory = hub.resolve(name)
+        directory = resolve(name, before_weights=read_config)
         tokenizer = AutoTokenizer.from_pretrained(directory)  # first, because it is what a checkpoint may lack
         if fim:
             FimTokens.find(tokenizer)
@@ -54,11 +55,12 @@ class _Subject:
     @classmethod
     def load_reference(cls, name: str, dtype: str, kv_dtype: str, threads: int | None) -> _Subject:
         """The reference. With ``auto``, a plain checkpoint is not quantised: it computes in float32 what it stores."""
-        from gptbigcode_cpu.hub import paths as hub
+        from gptbigcode_cpu.config import read_config
+        from gptbigcode_cpu.hub.paths import resolve
         from gptbigcode_cpu.store.weights import is_packed
 
-        directory = hub.resolve(name)
-        if dtype == "auto" and not is_packed(hub.read_config(directory)):
+        directory = resolve(name, before_weights=read_config)
+        if dtype == "auto" and not is_packed(read_config(directory)):
             from gptbigcode_cpu.convert import exact_dtype
 
             dtype, kv_dtype = exact_dtype(directory), "float32" if kv_dtype == "auto" else kv_dtype

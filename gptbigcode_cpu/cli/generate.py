@@ -295,18 +295,19 @@ def generate(
     files = [(path, _read_file(path)) for path in extra_files]
 
     from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer, fim
-    from gptbigcode_cpu.hub import paths as hub
+    from gptbigcode_cpu.config import read_config
+    from gptbigcode_cpu.hub.paths import DEMO, resolve
 
     before, after = fim.split_at_cursor(text, fim.CURSOR if cursor is None else cursor) if fill else (text, "")
-    if model == hub.DEMO:
+    if model == DEMO:
         click.echo(_DEMO_NOTE, err=True)
     load_start = time.perf_counter()
-    directory = hub.resolve(model)
+    directory = resolve(model, before_weights=read_config)
     tokenizer = AutoTokenizer.from_pretrained(directory)  # first, because it is what a checkpoint may lack
     if fill:
         fim.FimTokens.find(tokenizer)
     else:
-        _check_length(hub.read_config(directory), len(tokenizer.encode(before)), max_new_tokens)
+        _check_length(read_config(directory), len(tokenizer.encode(before)), max_new_tokens)
     loaded = AutoModelForCausalLM.from_pretrained(
         directory, dtype=dtype, num_threads=threads, prefill_threads=prefill_threads, kv_dtype=kv_dtype
     )

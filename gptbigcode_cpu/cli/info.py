@@ -37,11 +37,12 @@ def _cpu() -> dict[str, Any]:
 
 def _model(name: str, context: int | None) -> dict[str, Any]:
     from gptbigcode_cpu import _core
-    from gptbigcode_cpu.hub import paths as hub
+    from gptbigcode_cpu.config import read_config
+    from gptbigcode_cpu.hub.paths import is_gguf, resolve
     from gptbigcode_cpu.store import room, tensors, weights
 
-    path = hub.resolve(name, weights=False)
-    config = hub.read_config(path)
+    path = resolve(name, weights=False)
+    config = read_config(path)
     context = config.n_positions if context is None else context
     if context > config.n_positions:
         raise ContextLengthError(f"--context {context} is more than the model's {config.n_positions} positions")
@@ -56,7 +57,7 @@ def _model(name: str, context: int | None) -> dict[str, Any]:
 
     found: dict[str, Any] = {
         "path": str(path),
-        "gguf": hub.is_gguf(path),
+        "gguf": is_gguf(path),
         "machine_memory_bytes": room.memory_bytes(),
         **{key: getattr(config, key) for key in _SHAPE},
         "context": context,
@@ -66,7 +67,7 @@ def _model(name: str, context: int | None) -> dict[str, Any]:
         found |= {"kv_bytes_per_token_if_converted": {dtype: kv_bytes_per_token(dtype) for dtype in DTYPES}}
         memory = {dtype: size + kv_bytes(dtype) for dtype, size in sizes.items()}
         return {**found, "converted": False, "bytes_if_converted": sizes, "memory_bytes_if_converted": memory}
-    packed = weights.open_packed(hub.resolve(name))
+    packed = weights.open_packed(resolve(name))
     return {
         **found,
         "converted": True,

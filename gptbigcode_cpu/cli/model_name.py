@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
+from gptbigcode_cpu.common.file_names import CONFIG
 from gptbigcode_cpu.hub.names import SHORT_NAMES
 
 _DEPTH = 3  # of directories in which models are looked for
@@ -77,4 +78,4 @@ def _leads_to_a_model(entry: os.DirEntry[str], depth: int, budget: list[int]) ->
 
 
 def _is_model(directory: Path) -> bool:
-    return (directory / "config.json").is_file()
+    return (directory / CONFIG).is_file()

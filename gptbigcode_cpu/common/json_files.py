@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +134,8 @@ def _line(number: int, content: bytes) -> str:
 
 def _name(value: object) -> str:
     return {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """The content of a JSON file, written as the Hub's tools write it."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -11,6 +11,8 @@ from typing import Any
 from gptbigcode_cpu.common.messages import shown
 from gptbigcode_cpu.errors import ConfigError
 
+MODEL_TYPE = "gpt_bigcode"
+
 # Largest sizes accepted. Each is far above the largest published model (n_embd 6144, vocabulary 49k, 8k positions) and low
 # enough for any product of two of them to stay an ordinary number of bytes.
 LIMITS = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gptbigcode_cpu.config.checks import switch
+from gptbigcode_cpu.config.checks import MODEL_TYPE, switch
 from gptbigcode_cpu.errors import ConfigError
 
 GPT2 = "gpt2"
@@ -38,7 +38,7 @@ def gpt_bigcode_content(content: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"attention_head_type {attention!r:.40} is not supported; supported are {', '.join(_MULTI_QUERY)}")
     has_layer_factor(content)
     given = {key: value for key, value in content.items() if key not in _DROPPED}
-    given |= {"model_type": "gpt_bigcode", "multi_query": _MULTI_QUERY[attention]}
+    given |= {"model_type": MODEL_TYPE, "multi_query": _MULTI_QUERY[attention]}
     given.setdefault("activation_function", "gelu_new")
     if isinstance(names := given.get("architectures"), list):
         given["architectures"] = [_ARCHITECTURES.get(name, name) if isinstance(name, str) else name for name in names]

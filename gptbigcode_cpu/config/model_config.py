@@ -13,16 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from gptbigcode_cpu.common.file_names import CONFIG
 from gptbigcode_cpu.common.json_files import read_object
 from gptbigcode_cpu.common.messages import shown
+from gptbigcode_cpu.common.regular_files import is_present
 from gptbigcode_cpu.common.suggest import nearest
-from gptbigcode_cpu.config.checks import CHECKS, full_attention, label_count
+from gptbigcode_cpu.config.checks import CHECKS, MODEL_TYPE, full_attention, label_count
 from gptbigcode_cpu.config.gpt2 import GPT2, gpt_bigcode_content
 from gptbigcode_cpu.config.reading import as_read
 from gptbigcode_cpu.errors import ConfigError, InputError, ModelNotFoundError
-
-MODEL_TYPE = "gpt_bigcode"
-CONFIG_NAME = "config.json"
 
 # What a configuration says if nobody says anything else. None for n_inner: 4 * n_embd.
 DEFAULTS: dict[str, Any] = {
@@ -257,15 +256,15 @@ class GPTBigCodeConfig:
             CheckpointError: A GGUF file is malformed or holds another kind of model.
             InputError: A value is given for a key that the configuration does not have.
         """
-        from gptbigcode_cpu.hub import paths as hub
+        from gptbigcode_cpu.hub.paths import resolve
         from gptbigcode_cpu.hub.source import Source
 
         source, options = Source.taken_from(options)
         options.pop("trust_remote_code", None)  # no code is downloaded
-        if Path(pretrained_model_name_or_path).name == CONFIG_NAME:
+        if Path(pretrained_model_name_or_path).name == CONFIG:
             config = cls.from_json_file(pretrained_model_name_or_path)
         else:
-            config = hub.read_config(hub.resolve(pretrained_model_name_or_path, weights=False, **source.arguments()))
+            config = read_config(resolve(pretrained_model_name_or_path, source, weights=False))
         config.name_or_path = str(pretrained_model_name_or_path)
         config.update(options)
         return config
@@ -348,11 +347,48 @@ class GPTBigCodeConfig:
         """Write ``config.json`` into a directory, which is created if need be."""
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / CONFIG_NAME).write_text(self.to_json_string(use_diff=False), encoding="utf-8")
+        (directory / CONFIG).write_text(self.to_json_string(use_diff=False), encoding="utf-8")
 
 
 # The names of its base class in transformers 5 and before.
 PreTrainedConfig = PretrainedConfig = GPTBigCodeConfig
+
+
+def read_config(path: Path) -> GPTBigCodeConfig:
+    """The configuration of a model that `gptbigcode_cpu.hub.paths.resolve` found.
+
+    Raises:
+        ModelNotFoundError: There is no ``config.json``, or a part of a split GGUF file is missing.
+        ConfigError: It is malformed, or asks for something that is not supported.
+        CheckpointError: A GGUF file is malformed or holds another kind of model.
+    """
+    from gptbigcode_cpu.hub.paths import is_gguf
+
+    if not is_gguf(path):
+        if path.is_dir() and not is_present(path / CONFIG):
+            raise ModelNotFoundError(
+                f"{path} holds no model: there is neither a config.json nor a .gguf file{_models_below(path)}"
+            )
+        return GPTBigCodeConfig.from_json_file(path / CONFIG)
+    from gptbigcode_cpu.config.gguf import check_attention, config_content, open_gguf
+
+    model = open_gguf(path)
+    content = config_content(model)
+    try:
+        config = GPTBigCodeConfig.from_dict(content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    check_attention(model, config)
+    return config
+
+
+def _models_below(directory: Path) -> str:
+    """A half-sentence that names the models in a directory's subdirectories."""
+    try:
+        found = sorted(str(path.parent) for path in directory.glob(f"*/{CONFIG}"))
+    except OSError:
+        return ""
+    return f"; did you mean {' or '.join(found[:3])}?" if found else ""
 
 
 def _other_model_type(model_type: object) -> str:

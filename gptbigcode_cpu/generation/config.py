@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from gptbigcode_cpu.common.file_names import GENERATION_CONFIG
 from gptbigcode_cpu.common.json_files import read_object
 from gptbigcode_cpu.engine.options import RULES, by_full_names, checked, idle_options
 from gptbigcode_cpu.errors import ConfigError, InputError, ModelNotFoundError
@@ -16,8 +17,6 @@ from gptbigcode_cpu.generation.files import options_of_model, sorted_content
 from gptbigcode_cpu.generation.unsupported import CHANGE_TOKENS, METADATA, refuse
 
 logger = logging.getLogger(__name__)
-
-CONFIG_NAME = "generation_config.json"
 
 
 @dataclass(init=False)
@@ -307,7 +306,7 @@ class GenerationConfig:
     def from_pretrained(
         cls,
         pretrained_model_name: str | Path,
-        config_file_name: str = CONFIG_NAME,
+        config_file_name: str = GENERATION_CONFIG,
         **options: Any,
     ) -> GenerationConfig:
         """Read the ``generation_config.json`` of a model.
@@ -328,7 +327,7 @@ class GenerationConfig:
 
         source, options = Source.taken_from(options)
         options.pop("trust_remote_code", None)  # no code is downloaded
-        directory = hub.resolve(pretrained_model_name, weights=False, **source.arguments())
+        directory = hub.resolve(pretrained_model_name, source, weights=False)
         content = read_object(directory / config_file_name, ConfigError)
         if content is None:
             raise ModelNotFoundError(f"{directory} has no {config_file_name}; GenerationConfig(...) makes one")
@@ -337,7 +336,7 @@ class GenerationConfig:
             setattr(config, name, value)
         return config
 
-    def save_pretrained(self, save_directory: str | Path, config_file_name: str = CONFIG_NAME) -> None:
+    def save_pretrained(self, save_directory: str | Path, config_file_name: str = GENERATION_CONFIG) -> None:
         """Write a ``generation_config.json`` that transformers reads, too.
 
         Raises:

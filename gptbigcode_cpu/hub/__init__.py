@@ -1,1 +1,4 @@
-"""From the name of a model to its files: directories, GGUF files, and repositories of the Hugging Face Hub."""
+"""From a name to local files: `paths.resolve` finds or downloads them, `source.Source` says where they are.
+
+Nothing is imported here: completing a name in a shell needs `names` alone.
+"""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from gptbigcode_cpu.common.file_names import PYTORCH, PYTORCH_INDEX, SAFETENSORS, SAFETENSORS_INDEX
 from gptbigcode_cpu.common.json_files import read_object
 from gptbigcode_cpu.common.messages import one_line, shown
 from gptbigcode_cpu.common.regular_files import is_present
 from gptbigcode_cpu.errors import CheckpointError, ModelNotFoundError
 
-SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
-PYTORCH, PYTORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 # Where AutoGPTQ and AutoAWQ said how they quantised before they wrote it into config.json.
 GPTQ_CONFIG, AWQ_CONFIG = "quantize_config.json", "quant_config.json"
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from gptbigcode_cpu.common import progress
-from gptbigcode_cpu.errors import ModelNotFoundError
+from gptbigcode_cpu.common.sizes import human_bytes
+from gptbigcode_cpu.errors import DiskSpaceError, ModelNotFoundError
 from gptbigcode_cpu.hub.names import not_found
+from gptbigcode_cpu.hub.source import Source
 
 
 @contextmanager
@@ -28,16 +30,13 @@ def _bars(shown: bool) -> Iterator[None]:
         enable_progress_bars()
 
 
-def fetch(
-    name: str, options: dict[str, Any], patterns: Iterable[str], subfolder: str = "", *, shows_progress: bool = True
-) -> Path:
+def fetch(name: str, source: Source, patterns: Iterable[str], *, shows_progress: bool = True) -> Path:
     """The directory of files of a repository, which are downloaded if need be.
 
     Args:
         name: Of the repository, ``owner/name``.
-        options: Arguments of ``huggingface_hub.snapshot_download``.
+        source: Where in the repository they are, and how it is reached.
         patterns: Names of the files, with ``*``.
-        subfolder: Where in the repository they are.
         shows_progress: Draw bars where there is a terminal for them.
 
     Raises:
@@ -45,16 +44,57 @@ def fetch(
     """
     import huggingface_hub
 
-    inside = [f"{subfolder}/{pattern}" if subfolder else pattern for pattern in patterns]
-    with _explained(name, options), _bars(shows_progress and progress.drawn()):
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=inside, **options)) / subfolder
+    inside = [f"{source.subfolder}/{pattern}" if source.subfolder else pattern for pattern in patterns]
+    with _explained(name, source), _bars(shows_progress and progress.drawn()):
+        snapshot = huggingface_hub.snapshot_download(
+            name,
+            allow_patterns=inside,
+            revision=source.revision,
+            token=source.token,
+            cache_dir=source.cache_dir,
+            local_files_only=source.local_files_only,
+            force_download=source.force_download,
+        )
+    return Path(snapshot) / source.subfolder
+
+
+def check_room(name: str, source: Source, directory: Path, alternatives: Sequence[Sequence[str]]) -> None:
+    """Refuse a download that the disk has no room for. Nothing is refused where the Hub does not say how large the files are.
+
+    Args:
+        name: Of the repository, ``owner/name``.
+        source: Where in the repository the files are, and how it is reached.
+        directory: Where they will be.
+        alternatives: Patterns of files that hold the same. The first ones of which there are files are downloaded.
+
+    Raises:
+        DiskSpaceError: The file system of `directory` has less room than the files need.
+    """
+    if source.local_files_only:
+        return
+    try:
+        import huggingface_hub
+
+        revision = source.revision or "main"
+        listed = huggingface_hub.model_info(name, revision=revision, token=source.token, files_metadata=True).siblings
+    except Exception:  # of the HTTP library; the download will say what is wrong
+        return
+    sizes = {path: file.size or 0 for file in listed or () if (path := Path(file.rfilename)).parent == Path(source.subfolder)}
+    for patterns in alternatives:
+        wanted = [size for path, size in sizes.items() if any(path.match(pattern) for pattern in patterns)]
+        needed, free = sum(wanted), shutil.disk_usage(directory).free
+        if needed > free:
+            have = f"have {human_bytes(needed)}, but the file system of {directory} has {human_bytes(free)} left"
+            raise DiskSpaceError(f"the weights of {name!r} {have}; nothing was downloaded; HF_HOME names another place")
+        if wanted:
+            return
 
 
 @contextmanager
-def _explained(name: str, options: dict[str, Any]) -> Iterator[None]:
+def _explained(name: str, source: Source) -> Iterator[None]:
     from huggingface_hub import errors as hub_errors
 
-    where = described(name, options)
+    where = described(name, source)
     try:
         yield
     except hub_errors.HFValidationError as error:
@@ -71,16 +111,15 @@ def _explained(name: str, options: dict[str, Any]) -> Iterator[None]:
         ) from error
     except hub_errors.LocalEntryNotFoundError as error:
         raise ModelNotFoundError(
-            f"{where} is no directory here and not in the local cache, and {_not_reached(error, options['local_files_only'])}"
+            f"{where} is no directory here and not in the local cache, and {_not_reached(error, source.local_files_only)}"
         ) from error
     except Exception as error:  # of the HTTP library, which the Hub client has changed more than once
         raise ModelNotFoundError(f"{where} could not be downloaded: {' '.join(str(error).split())}") from error
 
 
-def described(name: str, options: dict[str, Any]) -> str:
+def described(name: str, source: Source) -> str:
     """A repository and its revision, for messages."""
-    revision = options.get("revision")
-    return f"{name!r}" + (f" at revision {revision!r}" if revision else "")
+    return f"{name!r}" + (f" at revision {source.revision!r}" if source.revision else "")
 
 
 def _not_reached(error: Exception, local_files_only: bool) -> str:

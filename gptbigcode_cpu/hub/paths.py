@@ -1,53 +1,31 @@
-"""From a model name to its local files: paths, Hub ids and the packaged demo."""
+"""From a model name to its local files: paths, Hub ids and the packaged demo. What is in the files is read elsewhere."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from gptbigcode_cpu.common.progress import Progress
+from gptbigcode_cpu.common.file_names import CHAT_TEMPLATE_PATTERN, CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
 from gptbigcode_cpu.common.regular_files import is_present, open_regular
-from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.errors import CheckpointError, InputError, ModelNotFoundError
+from gptbigcode_cpu.errors import ModelNotFoundError
 from gptbigcode_cpu.hub.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, refuse_adapter
-from gptbigcode_cpu.hub.checkpoint_files import (
-    AWQ_CONFIG,
-    GPTQ_CONFIG,
-    PYTORCH_PATTERNS,
-    SAFETENSORS_PATTERNS,
-    find_weights,
-    weights_files,
-)
-from gptbigcode_cpu.hub.downloads import described, fetch
+from gptbigcode_cpu.hub.checkpoint_files import AWQ_CONFIG, GPTQ_CONFIG, PYTORCH_PATTERNS, SAFETENSORS_PATTERNS
+from gptbigcode_cpu.hub.downloads import check_room, described, fetch
 from gptbigcode_cpu.hub.names import SHORT_NAMES, not_found
-from gptbigcode_cpu.store.tensors import DTYPES
-from gptbigcode_cpu.store.weights import FORMAT_VERSION, is_packed, packed_scheme
+from gptbigcode_cpu.hub.source import Source
 
 DEMO = "demo"
 DEMO_DIRECTORY = Path(__file__).parent.parent / "demo"
-DEFAULT_DTYPE = "int8"
 
-# What a model needs from its repository besides the weights; everything else (training states, other formats) stays there.
-GENERATION_CONFIG = "generation_config.json"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
+# What is fetched besides the weights. Everything else in a repository (training states, other formats) stays there.
+DESCRIPTION_PATTERNS = (
+    *(CONFIG, ADAPTER_CONFIG, GPTQ_CONFIG, AWQ_CONFIG, GENERATION_CONFIG),
+    *(*TOKENIZER_FILES, CHAT_TEMPLATE_PATTERN),
 )
-CHAT_TEMPLATE_FILES = "additional_chat_templates/*.jinja"
-_DESCRIPTIONS = [
-    *("config.json", ADAPTER_CONFIG, GPTQ_CONFIG, AWQ_CONFIG, GENERATION_CONFIG),
-    *(*TOKENIZER_FILES, CHAT_TEMPLATE_FILES),
-]
 
 _GGUF, _GGUF_MAGIC = ".gguf", b"GGUF"
 _GGUF_PART = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -55,76 +33,61 @@ _GGUF_PART = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gg
 
 def resolve(
     name_or_path: str | Path,
+    source: Source | None = None,
     *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-    subfolder: str = "",
-    gguf_file: str | None = None,
     weights: bool = True,
+    before_weights: Callable[[Path], object] | None = None,
 ) -> Path:
     """The local directory of a model, downloaded if need be, or its GGUF file.
 
     Args:
         name_or_path: A directory, a GGUF file (the first, if it is split), an id on the Hugging Face Hub, one of
             `names.SHORT_NAMES`, or ``demo`` for the model in this package (a directory of that name is ``./demo``).
-        revision: Branch, tag or commit on the Hub.
-        token: Access token for the Hub; true = the stored one.
-        cache_dir: Where the Hub client keeps its downloads.
-        local_files_only: Do not connect to the Hub; ``HF_HUB_OFFLINE=1`` does the same.
-        force_download: Download again what is there already.
-        subfolder: Where in the directory or the repository the model is.
-        gguf_file: A GGUF file there, the first if it is split, that holds the model.
+        source: Where on the Hub, or in the directory, the files are.
         weights: Download the weights as well, not only configuration and tokenizer.
+        before_weights: Called before weights are downloaded, with the directory that holds the other files by then. What it
+            raises is raised here, so that a model that cannot be used costs no download of gigabytes.
 
     Raises:
         ModelNotFoundError: The name leads to no model; the message says whether path, repository, revision, access or
             connection was the trouble.
+        DiskSpaceError: There is no room for the weights.
     """
+    source = Source() if source is None else source
     if name_or_path == DEMO:
         return DEMO_DIRECTORY
     path = _local(name_or_path)
     if path is None:
-        options = _hub_options(revision, token, cache_dir, local_files_only, force_download)
-        return _download(SHORT_NAMES.get(str(name_or_path), str(name_or_path)), options, subfolder, gguf_file, weights)
+        name = SHORT_NAMES.get(str(name_or_path), str(name_or_path))
+        return _download(name, source, weights, before_weights)
     if path.is_dir():
-        found = _in_directory(path, subfolder, gguf_file)
+        found = _in_directory(path, source.subfolder, source.gguf_file)
         if weights and found.is_dir():
             refuse_adapter(found, str(name_or_path))
         return found
     if is_gguf(path):
         return path
-    near = f"; did you mean {path.parent}?" if (path.parent / "config.json").is_file() else ""
+    near = f"; did you mean {path.parent}?" if (path.parent / CONFIG).is_file() else ""
     raise ModelNotFoundError(
         f"{name_or_path} is a file; a model is a directory with config.json and weights, or a GGUF file{near}"
     )
 
 
-def resolve_adapter(
-    name_or_path: str | Path,
-    *,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-) -> Path:
+def resolve_adapter(name_or_path: str | Path, source: Source | None = None) -> Path:
     """The local directory of a LoRA adapter, downloaded if need be.
 
     Args:
         name_or_path: A directory, or an id on the Hugging Face Hub.
-        token: As for `resolve`, like the other two.
-        cache_dir: See there.
-        local_files_only: See there.
+        source: Where on the Hub the files are.
 
     Raises:
         ModelNotFoundError: The name leads to no adapter.
     """
     path = _local(name_or_path)
     if path is None:
-        options = _hub_options(None, token, cache_dir, local_files_only, False)
+        source = Source() if source is None else source
         for weights in ADAPTER_WEIGHTS:
-            path = fetch(str(name_or_path), options, (ADAPTER_CONFIG, *TOKENIZER_FILES, weights))
+            path = fetch(str(name_or_path), source, (ADAPTER_CONFIG, *TOKENIZER_FILES, weights))
             if (path / weights).is_file():
                 break
     if path is None or not path.is_dir() or not is_present(path / ADAPTER_CONFIG):
@@ -160,18 +123,6 @@ def _check_readable(path: Path) -> None:
             open_regular(path).close()
     except OSError as error:
         raise ModelNotFoundError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _hub_options(
-    revision: str | None, token: str | bool | None, cache_dir: str | Path | None, local_files_only: bool, force_download: bool
-) -> dict[str, Any]:
-    return {
-        "revision": revision,
-        "token": token,
-        "cache_dir": cache_dir,
-        "local_files_only": local_files_only,
-        "force_download": force_download,
-    }
 
 
 def _in_directory(directory: Path, subfolder: str, gguf_file: str | None) -> Path:
@@ -222,7 +173,7 @@ def _gguf_in(directory: Path) -> Path | None:
         return None
     files = [path for path in directory.glob("*") if path.is_file()]
     found = [path for path in files if path.suffix == _GGUF]
-    if not found and not is_present(directory / "config.json"):
+    if not found and not is_present(directory / CONFIG):
         found = [path for path in files if _begins_as_gguf(path)]
     names = sorted(path.name for path in found)
     if len({_GGUF_PART.sub(r"\g<name>", name) for name in names}) > 1:
@@ -230,53 +181,26 @@ def _gguf_in(directory: Path) -> Path | None:
     return directory / names[0] if names else None
 
 
-def read_config(path: Path) -> GPTBigCodeConfig:
-    """The configuration of a model that `resolve` found.
-
-    Raises:
-        ModelNotFoundError: There is no ``config.json``, or a part of a split GGUF file is missing.
-        ConfigError: It is malformed, or asks for something that is not supported.
-        CheckpointError: A GGUF file is malformed or holds another kind of model.
-    """
-    if not is_gguf(path):
-        if path.is_dir() and not is_present(path / "config.json"):
-            raise ModelNotFoundError(
-                f"{path} holds no model: there is neither a config.json nor a .gguf file{_models_below(path)}"
-            )
-        return GPTBigCodeConfig.from_json_file(path / "config.json")
-    from gptbigcode_cpu.convert.sources import gguf as gguf_files
-
-    return gguf_files.read_config(gguf_files.open_gguf(path))
-
-
-def _models_below(directory: Path) -> str:
-    """A half-sentence that names the models in a directory's subdirectories."""
-    try:
-        found = sorted(str(path.parent) for path in directory.glob("*/config.json"))
-    except OSError:
-        return ""
-    return f"; did you mean {' or '.join(found[:3])}?" if found else ""
-
-
-def _download(name: str, options: dict[str, Any], subfolder: str, gguf_file: str | None, weights: bool) -> Path:
-    """Download a model; `options` are arguments of ``huggingface_hub.snapshot_download``."""
-    if gguf_file is not None:
+def _download(name: str, source: Source, weights: bool, before_weights: Callable[[Path], object] | None) -> Path:
+    if (gguf_file := source.gguf_file) is not None:
         part = _GGUF_PART.fullmatch(gguf_file)
         patterns = [gguf_file] if part is None else [f"{part['name']}-*-of-{part['count']}{_GGUF}"]
-        return _in_directory(fetch(name, options, patterns, subfolder), "", gguf_file)
-    directory = fetch(name, options, _DESCRIPTIONS, subfolder, shows_progress=False)
+        return _in_directory(fetch(name, source, patterns), "", gguf_file)
+    directory = fetch(name, source, DESCRIPTION_PATTERNS, shows_progress=False)
     if weights:
         is_new = not any(any(directory.glob(pattern)) for pattern in SAFETENSORS_PATTERNS + PYTORCH_PATTERNS)
         if is_new:
-            _check_before_weights(name, directory, options, subfolder)
+            if before_weights is not None and (directory / CONFIG).is_file():
+                before_weights(directory)
+            check_room(name, source, directory, (SAFETENSORS_PATTERNS, PYTORCH_PATTERNS))
         has_more = is_new or _lacks_shards(directory)
-        directory = fetch(name, options, [*_DESCRIPTIONS, *SAFETENSORS_PATTERNS], subfolder, shows_progress=has_more)
+        directory = fetch(name, source, (*DESCRIPTION_PATTERNS, *SAFETENSORS_PATTERNS), shows_progress=has_more)
         if not any(directory.glob("*.safetensors")):
-            directory = fetch(name, options, [*_DESCRIPTIONS, *PYTORCH_PATTERNS], subfolder, shows_progress=has_more)
+            directory = fetch(name, source, (*DESCRIPTION_PATTERNS, *PYTORCH_PATTERNS), shows_progress=has_more)
         refuse_adapter(directory, name)
-    if not (directory / "config.json").is_file():
+    if not (directory / CONFIG).is_file():
         raise ModelNotFoundError(
-            f"{described(name, options)} has no config.json; it is not a model (of GGUF files on the Hub, gguf_file= names one)"
+            f"{described(name, source)} has no config.json; it is not a model (of GGUF files on the Hub, gguf_file= names one)"
         )
     return directory
 
@@ -288,113 +212,3 @@ def _lacks_shards(directory: Path) -> bool:
             if not all((directory / file).exists() for file in json.loads(index.read_bytes())["weight_map"].values()):
                 return True
     return False
-
-
-def _check_before_weights(name: str, directory: Path, options: dict[str, Any], subfolder: str) -> None:
-    """Refuse what can be refused before gigabytes are downloaded.
-
-    Raises:
-        GPTBigCodeError: The configuration is not supported, or the disk is too small.
-    """
-    from gptbigcode_cpu.store import room
-
-    if (directory / "config.json").is_file():
-        read_config(directory)
-    if options["local_files_only"]:
-        return
-    try:
-        import huggingface_hub
-
-        revision = options["revision"] or "main"
-        listed = huggingface_hub.model_info(name, revision=revision, token=options["token"], files_metadata=True).siblings
-    except Exception:  # of the HTTP library; the download will say what is wrong
-        return
-    sizes = {path: file.size or 0 for file in listed or () if (path := Path(file.rfilename)).parent == Path(subfolder)}
-    for patterns in (SAFETENSORS_PATTERNS, PYTORCH_PATTERNS):
-        if wanted := [size for path, size in sizes.items() if any(path.match(pattern) for pattern in patterns)]:
-            room.check_download(name, wanted, directory)
-            return
-
-
-def packed_dir(
-    name_or_path: str | Path,
-    dtype: str = "auto",
-    *,
-    num_threads: int = 0,
-    progress: Progress | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-) -> Path:
-    """The directory of a converted model; a plain checkpoint is converted on first use and kept.
-
-    Args:
-        name_or_path: See `resolve`.
-        dtype: ``auto`` = as stored, or int8 for a plain checkpoint; else one of `tensors.DTYPES`.
-        num_threads: Threads that convert; 0 = default.
-        progress: Called during a conversion, see `Progress`.
-        revision: See `resolve`.
-        token: See `resolve`.
-        cache_dir: See `resolve`; conversions are kept in `conversions.cache_directory`.
-        local_files_only: See `resolve`.
-
-    Raises:
-        InputError: `dtype` is unknown, or not the one that a converted model is stored in.
-        GPTBigCodeError: See `resolve` and `gptbigcode_cpu.convert.convert`.
-        OSError: The cache cannot be written and does not hold the conversion.
-    """
-    if dtype not in (*DTYPES, "auto"):
-        raise InputError(f"dtype {dtype!r} is unknown; choose one of auto, {', '.join(DTYPES)}")
-    directory = resolve(name_or_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-    config = read_config(directory)
-    if is_packed(config):
-        stored = packed_scheme(config, directory).dtype
-        if dtype not in ("auto", stored):
-            raise InputError(f"{directory} is stored as {stored}; for {dtype} convert the original checkpoint")
-        return directory
-    from gptbigcode_cpu.models import conversions
-
-    key = _content_key(directory, conversions.cache_directory())
-    return conversions.converted(directory, key, DEFAULT_DTYPE if dtype == "auto" else dtype, num_threads, progress)
-
-
-def _content_key(source: Path, cache: Path) -> str:
-    """A name for a conversion of the content of a checkpoint, the same wherever it lies."""
-    import hashlib
-
-    if is_gguf(source):
-        root, paths = source.parent, {*gguf_parts(source)}
-    else:
-        root = source
-        patterns = (*_DESCRIPTIONS, *SAFETENSORS_PATTERNS, *PYTORCH_PATTERNS)
-        paths = {find_weights(source), *weights_files(source), *(path for pattern in patterns for path in source.glob(pattern))}
-    digest = hashlib.sha256(f"format {FORMAT_VERSION}\n".encode())
-    for path in sorted(paths):
-        digest.update(f"{path.relative_to(root)} {_file_digest(path, cache / 'digests')}\n".encode())
-    return digest.hexdigest()[:32]
-
-
-def _file_digest(path: Path, memory: Path) -> str:
-    """SHA-256 of a file, remembered while the file is unchanged: reading gigabytes at every start takes seconds."""
-    import hashlib
-    import secrets
-
-    try:
-        with open_regular(path) as file:
-            status = os.fstat(file.fileno())
-            state = [str(path.resolve()), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-            note = memory / hashlib.sha256(json.dumps(state).encode()).hexdigest()
-            with suppress(OSError):
-                remembered = note.read_text()
-                if len(remembered) == 64:
-                    return remembered
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    with suppress(OSError):  # a cache that cannot be written may still hold the conversion
-        memory.mkdir(parents=True, exist_ok=True)
-        temporary = note.with_suffix(f".{secrets.token_hex(8)}")
-        temporary.write_text(digest)
-        temporary.rename(note)
-    return digest

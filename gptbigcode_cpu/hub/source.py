@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -64,10 +64,6 @@ class Source:
             if neutral is not None and value not in neutral:
                 raise InputError(f"{name}={value!r} is not supported{_INSTEAD[name]}")
         return cls(**{name: value for name, value in given.items() if value is not None}), remaining
-
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of `hub.resolve`."""
-        return asdict(self)
 
 
 SOURCE_NAMES = tuple(field.name for field in fields(Source))

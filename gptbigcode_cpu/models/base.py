@@ -378,9 +378,9 @@ class PreTrainedModel:
         Raises:
             InputError: The Hub refused or was not reached; the message says why.
         """
-        from gptbigcode_cpu.store.saving import push_model
+        from gptbigcode_cpu.hub.uploads import upload
 
-        return push_model(
+        return upload(
             lambda directory: self.save_pretrained(directory),
             repo_id,
             commit_message=commit_message or "Upload model",

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.common.file_names import GENERATION_CONFIG
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import ConfigError, InputError
 from gptbigcode_cpu.fim import FillMixin
 from gptbigcode_cpu.generation import GenerationConfig, GenerationMixin, given_config, read_generation_config
 from gptbigcode_cpu.generation.cache import DynamicCache
-from gptbigcode_cpu.generation.config import CONFIG_NAME as GENERATION_CONFIG_NAME
 from gptbigcode_cpu.generation.language_model import PromptBatch
 from gptbigcode_cpu.models.base import PreTrainedModel
 from gptbigcode_cpu.models.forward import Arguments, ForwardCall
@@ -145,7 +145,7 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
 
     @classmethod
     def _from_packed(cls, packed: PackedModel, core: _core.Model) -> Self:
-        given = read_generation_config(packed.path / GENERATION_CONFIG_NAME)
+        given = read_generation_config(packed.path / GENERATION_CONFIG)
         return cls(packed, core, GenerationConfig.from_model_config(packed.config) if given is None else given)
 
     @classmethod

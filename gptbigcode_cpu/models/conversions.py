@@ -1,4 +1,4 @@
-"""The cache of conversions: what was made of plain checkpoints when they were first used.
+"""The cache of conversions: what was made of plain checkpoints when they were first used. `converted` makes and opens them.
 
 A conversion is a directory ``DTYPE-KEY``, where the key is a digest of the content of the checkpoint. A process that uses one
 holds a shared lock on its directory until it ends, so that another process that makes room knows it is in use. The time of
@@ -8,7 +8,6 @@ modification of the directory is when it was last used.
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import re
@@ -17,15 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from gptbigcode_cpu.common.file_names import CONFIG
 from gptbigcode_cpu.common.json_files import read_object
 from gptbigcode_cpu.common.regular_files import checked_path
 from gptbigcode_cpu.common.sizes import human_bytes, parse_bytes
-from gptbigcode_cpu.errors import ConfigError, FormatError, InputError
-
-if TYPE_CHECKING:
-    from gptbigcode_cpu.common.progress import Progress
+from gptbigcode_cpu.errors import ConfigError, InputError
 
 CACHE_VARIABLE: Final = "GPTBIGCODE_CPU_CACHE"
 SIZE_VARIABLE: Final = "GPTBIGCODE_CPU_CACHE_SIZE"
@@ -34,8 +31,7 @@ DEFAULT_LIMIT: Final = 50_000_000_000  # bytes
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(?P<dtype>[a-z]+\d+)-[0-9a-f]{32}")
-_NOTE = "conversion.json"
-_ATTEMPTS = 3
+NOTE = "conversion.json"
 _in_use: dict[Path, int] = {}  # conversions that this process uses, and the locks that say so
 
 
@@ -90,37 +86,6 @@ def size_limit() -> int | None:
         raise InputError(f"{SIZE_VARIABLE}: {error}, or unlimited") from error
 
 
-def converted(source: Path, key: str, dtype: str, num_threads: int, progress: Progress | None) -> Path:
-    """The directory of a conversion, made if it is not there or damaged.
-
-    Args:
-        source: The checkpoint.
-        key: Digest of its content, 32 hexadecimal digits.
-        dtype: Storage type of the weights.
-        num_threads: Threads that convert; 0 = default.
-        progress: Called during a conversion.
-
-    Raises:
-        GPTBigCodeError: See `gptbigcode_cpu.convert.convert`.
-        InputError: The size limit is malformed.
-        OSError: The cache cannot be written and does not hold the conversion.
-    """
-    target = cache_directory() / f"{dtype}-{key}"
-    for _ in range(_ATTEMPTS):  # one, unless another process makes room in between
-        if _use(target):
-            return target
-        limit = size_limit()
-        with _locked(target.with_name(f"{target.name}.lock")):
-            if not _opens(target):
-                _convert(source, target, dtype, num_threads, progress)
-        if limit is not None:
-            _use(target)  # before there is made room for it
-            make_room(limit)
-    if _use(target):
-        return target
-    raise FormatError(f"{target} could not be kept: it was removed or damaged right after it was made, {_ATTEMPTS} times")
-
-
 def conversions() -> list[Conversion]:
     """All conversions in the cache, those used last first."""
     found = []
@@ -129,7 +94,7 @@ def conversions() -> list[Conversion]:
             match = _NAME.fullmatch(path.name)
             with suppress(OSError):  # it is being removed
                 if match is not None and path.is_dir():
-                    found.append(_described(path, match["dtype"]))
+                    found.append(described(path, match["dtype"]))
     return sorted(found, key=lambda each: -each.last_used)
 
 
@@ -192,17 +157,7 @@ def make_room(limit: int) -> list[Conversion]:
     return removed
 
 
-def _convert(source: Path, target: Path, dtype: str, num_threads: int, progress: Progress | None) -> None:
-    from gptbigcode_cpu.convert import convert
-
-    shutil.rmtree(target, ignore_errors=True)  # what is there cannot be opened
-    convert(source, target, dtype=dtype, num_threads=num_threads, progress=progress)
-    (target / _NOTE).write_text(json.dumps({"name": _name_of(source)}))
-    size = human_bytes(_described(target, dtype).nbytes)
-    logger.warning("%s was quantised to %s and is kept in %s (%s)", _name_of(source), dtype, target, size)
-
-
-def _name_of(source: Path) -> str:
+def name_of(source: Path) -> str:
     """The id on the Hub of a download, the absolute path of anything else."""
     for part in source.parts:
         if found := re.fullmatch(r"models--([^/]+?)--([^/]+)", part):
@@ -210,34 +165,18 @@ def _name_of(source: Path) -> str:
     return str(source.absolute())
 
 
-def _described(path: Path, dtype: str) -> Conversion:
+def described(path: Path, dtype: str) -> Conversion:
     name, version = path.name, None
     with suppress(ConfigError):
-        name = str((read_object(path / _NOTE, ConfigError) or {}).get("name", name))
+        name = str((read_object(path / NOTE, ConfigError) or {}).get("name", name))
     with suppress(ConfigError):
-        quantization = (read_object(path / "config.json", ConfigError) or {}).get("quantization_config")
+        quantization = (read_object(path / CONFIG, ConfigError) or {}).get("quantization_config")
         version = quantization.get("format_version") if isinstance(quantization, dict) else None
     nbytes = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     return Conversion(path, name, dtype, nbytes, path.stat().st_mtime, version)
 
 
-def _use(target: Path) -> bool:
-    """Hold a conversion until this process ends, if it can be opened."""
-    lock = _shared(target)
-    if not _opens(target):
-        if lock is not None:
-            os.close(lock)
-        return False
-    if lock is not None:
-        with suppress(OSError):  # of a cache that cannot be written
-            os.utime(lock)
-        if (before := _in_use.get(target)) is not None:
-            os.close(before)
-        _in_use[target] = lock
-    return True
-
-
-def _shared(directory: Path) -> int | None:
+def shared_lock(directory: Path) -> int | None:
     """A shared lock on a directory; None where it is not there or cannot be locked."""
     with suppress(OSError):
         while True:
@@ -268,19 +207,25 @@ def _exclusive(directory: Path) -> int:
     return lock
 
 
-def _opens(directory: Path) -> bool:
-    from gptbigcode_cpu.store.weights import open_packed
+def note_use(directory: Path, lock: int | None) -> None:
+    """Keep a lock until this process ends, and note when the conversion was last used.
 
-    try:
-        open_packed(directory)
-    except (ConfigError, FormatError, OSError):  # among them ModelNotFoundError
-        return False
-    return True
+    Args:
+        directory: The conversion.
+        lock: From `shared_lock`.
+    """
+    if lock is None:
+        return
+    with suppress(OSError):  # of a cache that cannot be written
+        os.utime(lock)
+    if (before := _in_use.get(directory)) is not None:
+        os.close(before)
+    _in_use[directory] = lock
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock; a second process waits here for the conversion of the first."""
+def making(path: Path) -> Iterator[None]:
+    """Hold the lock of the process that makes a conversion; a second process waits here for the first."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")

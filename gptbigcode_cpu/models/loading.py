@@ -14,11 +14,12 @@ from gptbigcode_cpu.common.arrays import plain
 from gptbigcode_cpu.common.messages import shown
 from gptbigcode_cpu.common.progress import progress_bar
 from gptbigcode_cpu.common.suggest import nearest
-from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.config import GPTBigCodeConfig, read_config
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.hub.source import SOURCE_NAMES, Source
 from gptbigcode_cpu.store.kernel_set import kernel_name
 from gptbigcode_cpu.store.precision import OTHER_NAMES, plain_name, storage_dtype
+from gptbigcode_cpu.store.tensors import DEFAULT_DTYPE
 from gptbigcode_cpu.store.weights import MAX_THREADS, PackedModel, is_packed, open_packed, packed_scheme, resolve_kv_dtype
 
 logger = logging.getLogger(__name__)
@@ -162,21 +163,28 @@ def open_model(
     Raises:
         GPTBigCodeError: As `from_pretrained` says.
     """
-    from gptbigcode_cpu.hub import paths as hub
+    from gptbigcode_cpu.hub.paths import DEMO, resolve
     from gptbigcode_cpu.store import room
 
     kernel_name()  # refuses a wrong GPTBIGCODE_CPU_ISA
-    path = hub.resolve(name_or_path, **source.arguments())
-    config = hub.read_config(path)
+    path = resolve(name_or_path, source, before_weights=read_config)
+    config = read_config(path)
     check_architecture(config, path)
     _replaced(config, loading)
-    dtype = packed_scheme(config, path).dtype if is_packed(config) else loading.dtype
-    room.note_memory(str(name_or_path), config, hub.DEFAULT_DTYPE if dtype == "auto" else dtype)
-    with progress_bar() as progress:
-        directory = hub.packed_dir(path, loading.dtype, num_threads=loading.num_threads, progress=progress)
-    if name_or_path == hub.DEMO:
+    if is_packed(config):
+        dtype = packed_scheme(config, path, loading.dtype).dtype
+    else:
+        dtype = DEFAULT_DTYPE if loading.dtype == "auto" else loading.dtype
+    room.note_memory(str(name_or_path), config, dtype)
+    if name_or_path == DEMO:
         logger.warning("'demo' is a tiny demonstration model: it knows elementary functions, not much else")
-    packed = open_packed(directory)
+    if is_packed(config):
+        packed = open_packed(path, config)
+    else:
+        from gptbigcode_cpu.models.converted import open_converted
+
+        with progress_bar() as progress:
+            packed = open_converted(path, dtype, loading.num_threads, progress)
     config = _replaced(packed.config, loading)
     config.name_or_path = str(name_or_path)
     return dataclasses.replace(packed, config=config)

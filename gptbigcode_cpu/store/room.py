@@ -1,17 +1,14 @@
-"""Whether there is room for a model: in memory, and on the disk for what is downloaded or converted."""
+"""Whether there is room for a model in memory, and which storage types would fit."""
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from gptbigcode_cpu.common.sizes import human_bytes
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.errors import DiskSpaceError
 from gptbigcode_cpu.store.tensors import DTYPES, converted_bytes
 
 logger = logging.getLogger(__name__)
@@ -53,15 +50,3 @@ def note_memory(name: str, config: GPTBigCodeConfig, dtype: str) -> None:
             "%s in %s needs %s of memory and this machine has %s, so every token has to wait for the disk%s",
             *(name, dtype, human_bytes(needed), human_bytes(memory), what_would_fit(config, dtype, memory)),
         )
-
-
-def check_download(name: str, sizes: Iterable[int], directory: Path) -> None:
-    """Refuse a download that the disk has no room for.
-
-    Raises:
-        DiskSpaceError: The file system of `directory` has less room than the files need.
-    """
-    needed, free = sum(sizes), shutil.disk_usage(directory).free
-    if needed > free:
-        sizes_in_words = f"have {human_bytes(needed)}, but the file system of {directory} has {human_bytes(free)} left"
-        raise DiskSpaceError(f"the weights of {name!r} {sizes_in_words}; nothing was downloaded; HF_HOME names another place")

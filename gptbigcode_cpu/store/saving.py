@@ -1,18 +1,18 @@
-"""Copies of an opened model: in a directory, and on the Hub."""
+"""Copies of an opened model in a directory."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gptbigcode_cpu.config import CONFIG_NAME, GPTBigCodeConfig
+from gptbigcode_cpu.common.file_names import CONFIG, GENERATION_CONFIG, SAFETENSORS
+from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.generation.config import CONFIG_NAME as GENERATION_CONFIG_NAME
-from gptbigcode_cpu.store.weights import WEIGHTS_NAME, PackedModel
+from gptbigcode_cpu.store.weights import PackedModel
 
 
 def save_model(
@@ -33,7 +33,7 @@ def save_model(
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory} is a file; a model is saved in a directory")
     directory.mkdir(parents=True, exist_ok=True)
-    source, target = packed.path / WEIGHTS_NAME, directory / WEIGHTS_NAME
+    source, target = packed.path / SAFETENSORS, directory / SAFETENSORS
     if not (target.exists() and target.samefile(source)):
         with _appearing(target) as temporary:
             try:
@@ -43,8 +43,8 @@ def save_model(
 
                 shutil.copyfile(source, temporary)
     if generation_options is not None:
-        _write_json(directory / GENERATION_CONFIG_NAME, generation_options)
-    _write_json(directory / CONFIG_NAME, config.to_dict())  # last: without it a directory is no model
+        _write_json(directory / GENERATION_CONFIG, generation_options)
+    _write_json(directory / CONFIG, config.to_dict())  # last: without it a directory is no model
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -65,54 +65,3 @@ def _appearing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def push_model(
-    save: Callable[[Path], None],
-    repo_id: str,
-    *,
-    commit_message: str,
-    private: bool | None,
-    token: str | bool | None,
-    revision: str | None,
-    create_pr: bool,
-) -> str:
-    """Upload what `save` writes into a directory.
-
-    Args:
-        save: Writes the model.
-        repo_id: As in `PreTrainedModel.push_to_hub`, like all that follows.
-        commit_message: See there.
-        private: See there.
-        token: See there.
-        revision: See there.
-        create_pr: See there.
-
-    Returns:
-        The address of the commit, or of the pull request.
-
-    Raises:
-        InputError: The Hub refused or was not reached.
-    """
-    import tempfile
-
-    import huggingface_hub
-
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        save(directory)
-        api = huggingface_hub.HfApi(token=token)
-        try:
-            repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            if revision is not None and not create_pr:
-                api.create_branch(repository, branch=revision, exist_ok=True)
-            commit = api.upload_folder(
-                repo_id=repository,
-                folder_path=directory,
-                commit_message=commit_message,
-                revision=revision,
-                create_pr=create_pr,
-            )
-        except Exception as error:  # of the HTTP library, which the Hub client has changed more than once
-            raise InputError(f"{repo_id!r} could not be uploaded: {error}") from error
-    return str(commit.pr_url or commit.commit_url)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.common.file_names import CONFIG, SAFETENSORS
 from gptbigcode_cpu.common.messages import listed, shown
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import FormatError, InputError, ModelNotFoundError
@@ -28,7 +29,6 @@ from gptbigcode_cpu.store.tensors import (
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
 
-WEIGHTS_NAME = "model.safetensors"
 QUANT_METHOD = "gptbigcode-cpu"
 FORMAT_VERSION = 4
 ALIGNMENT = 64
@@ -61,8 +61,12 @@ class PackedModel:
         return self.scheme.dtype
 
 
-def open_packed(path: Path) -> PackedModel:
+def open_packed(path: Path, config: GPTBigCodeConfig | None = None) -> PackedModel:
     """Check a converted model directory completely and map its weights.
+
+    Args:
+        path: The directory.
+        config: The content of its ``config.json``, if that has been read.
 
     Raises:
         ModelNotFoundError: There is no such directory, or it holds no model.
@@ -71,20 +75,20 @@ def open_packed(path: Path) -> PackedModel:
     """
     path = Path(path)
     if not path.is_dir():
-        raise ModelNotFoundError(f"{path} is not a directory; a model is one, with config.json and {WEIGHTS_NAME}")
-    config = GPTBigCodeConfig.from_json_file(path / "config.json")
+        raise ModelNotFoundError(f"{path} is not a directory; a model is one, with config.json and {SAFETENSORS}")
+    config = GPTBigCodeConfig.from_json_file(path / CONFIG) if config is None else config
     scheme = packed_scheme(config, path)
     try:
-        file = map_tensor_file(path / WEIGHTS_NAME)
+        file = map_tensor_file(path / SAFETENSORS)
     except FileNotFoundError as error:
-        raise ModelNotFoundError(f"{path} has no {WEIGHTS_NAME}; convert the checkpoint again") from error
+        raise ModelNotFoundError(f"{path} has no {SAFETENSORS}; convert the checkpoint again") from error
     except OSError as error:
-        raise ModelNotFoundError(f"{path / WEIGHTS_NAME} cannot be read: {error.strerror}") from error
+        raise ModelNotFoundError(f"{path / SAFETENSORS} cannot be read: {error.strerror}") from error
     except TensorFileError as error:
-        raise FormatError(f"{path / WEIGHTS_NAME}: {error}; convert the checkpoint again") from error
+        raise FormatError(f"{path / SAFETENSORS}: {error}; convert the checkpoint again") from error
     problems = list(_problems(config, scheme, file.entries))
     if problems:
-        raise FormatError(f"{path / WEIGHTS_NAME} does not fit its config.json: {listed(problems)}")
+        raise FormatError(f"{path / SAFETENSORS} does not fit its config.json: {listed(problems)}")
     file.prefer_huge_pages()
     tensors = {name: file.array(entry) for name, entry in file.entries.items() if not name.startswith(PAD_PREFIX)}
     return PackedModel(path, config, scheme, tensors, sum(array.nbytes for array in tensors.values()))
@@ -95,11 +99,17 @@ def is_packed(config: GPTBigCodeConfig) -> bool:
     return config.quantization_config is not None and config.quantization_config.get("quant_method") == QUANT_METHOD
 
 
-def packed_scheme(config: GPTBigCodeConfig, path: Path) -> Scheme:
+def packed_scheme(config: GPTBigCodeConfig, path: Path, wanted: str = "auto") -> Scheme:
     """The types that the tensors of a converted model are stored in.
+
+    Args:
+        config: Of the model.
+        path: Its directory, for messages.
+        wanted: The storage type that the caller asks for; ``"auto"``: any.
 
     Raises:
         FormatError: `path` is not a converted model, or one of an unknown version or type.
+        InputError: It is stored in another type than `wanted`.
     """
     if config.quantization_config is None or not is_packed(config):
         raise FormatError(f"{path} is not a converted model: its config.json has no quantization_config of {QUANT_METHOD}")
@@ -111,6 +121,8 @@ def packed_scheme(config: GPTBigCodeConfig, path: Path) -> Scheme:
     for name in (dtype, *overrides.values()):
         if not isinstance(name, str) or name not in DTYPES:
             raise FormatError(f"{path} has the unknown dtype {shown(name)}; known are {', '.join(DTYPES)}")
+    if wanted not in ("auto", dtype):
+        raise InputError(f"{path} is stored as {dtype}; for {wanted} convert the original checkpoint")
     return Scheme(str(dtype), dict(overrides))
 
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
 
-VOCABULARY, MERGES = "vocab.json", "merges.txt"
-
 
 def byte_level_tokenizer(
     bpe: BPE,

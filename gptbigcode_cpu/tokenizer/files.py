@@ -8,6 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from gptbigcode_cpu.common.file_names import (
+    ADDED_TOKENS,
+    CHAT_TEMPLATE,
+    CHAT_TEMPLATE_PATTERN,
+    CHAT_TEMPLATES,
+    MERGES,
+    OLD_CHAT_TEMPLATE,
+    SPECIAL_TOKENS_MAP,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    VOCABULARY,
+)
+from gptbigcode_cpu.common.file_names import CONFIG as MODEL_CONFIG
 from gptbigcode_cpu.common.json_files import BOM, parse_object, read_object
 from gptbigcode_cpu.common.messages import one_line, shown
 from gptbigcode_cpu.common.regular_files import is_present, read_regular
@@ -15,7 +28,7 @@ from gptbigcode_cpu.config.checks import LIMITS
 from gptbigcode_cpu.config.gpt2 import is_original_gpt2
 from gptbigcode_cpu.errors import InputError, TokenizerError
 from gptbigcode_cpu.tokenizer.added_tokens import added_token, by_id, check_ids, keep_ids
-from gptbigcode_cpu.tokenizer.byte_level import MERGES, VOCABULARY, from_vocabulary
+from gptbigcode_cpu.tokenizer.byte_level import from_vocabulary
 from gptbigcode_cpu.tokenizer.special_tokens import (
     EXTRA,
     EXTRA_NAMES,
@@ -38,10 +51,6 @@ SETTINGS = (
 # That of 256,000 tokens has 33 MB. The Rust library takes some ten times the memory.
 MAX_TOKENIZER_BYTES = 64 << 20
 _LARGE_NUMBER = re.compile(rb":\s*\d{8}")
-TOKENIZER, CONFIG, CHAT_TEMPLATE, CHAT_TEMPLATES = (
-    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "additional_chat_templates"
-)  # fmt: skip
-SPECIAL_TOKENS_MAP, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
 RECORDED = "added_tokens_decoder"
 
 
@@ -65,7 +74,7 @@ def read(directory: Path, given: Mapping[str, Any]) -> tuple[Tokenizer, dict[str
     if is_gguf(directory):
         backend, settings = _read_gguf(directory)
         return backend, _replaced(settings, given)
-    settings = read_object(directory / CONFIG, TokenizerError) or {}
+    settings = read_object(directory / TOKENIZER_CONFIG, TokenizerError) or {}
     content = _read_bytes(path := directory / TOKENIZER)
     if content is None:
         path = directory / VOCABULARY
@@ -84,7 +93,7 @@ def read(directory: Path, given: Mapping[str, Any]) -> tuple[Tokenizer, dict[str
         backend = keep_ids(backend, content, recorded, str(path), lambda changed: parse_backend(changed, path))
         recorded |= backend.get_added_tokens_decoder()
     else:
-        recorded = by_id(settings[RECORDED], str(directory / CONFIG))
+        recorded = by_id(settings[RECORDED], str(directory / TOKENIZER_CONFIG))
         backend = keep_ids(backend, content, recorded, str(path), lambda changed: parse_backend(changed, path))
     _take_from_backend(settings, backend)
     return backend, settings | {RECORDED: recorded}
@@ -104,7 +113,7 @@ def _read_vocabulary(directory: Path, settings: dict[str, Any]) -> Tokenizer:
         directory / VOCABULARY,
         directory / MERGES,
         merges,
-        digits=not is_original_gpt2(read_object(directory / "config.json", TokenizerError) or {}),
+        digits=not is_original_gpt2(read_object(directory / MODEL_CONFIG, TokenizerError) or {}),
         add_prefix_space=settings.get("add_prefix_space") is True,
     )
     if backend.token_to_id(END_OF_TEXT) is not None:
@@ -168,11 +177,11 @@ def _chat_templates(directory: Path) -> dict[str, Any]:
     templates: dict[str, str] = {}
     if (default := _read_text(directory / CHAT_TEMPLATE)) is not None:
         templates["default"] = default
-    for path in sorted((directory / CHAT_TEMPLATES).glob("*.jinja")):
+    for path in sorted(directory.glob(CHAT_TEMPLATE_PATTERN)):
         if (text := _read_text(path)) is not None:
             templates[path.name.removesuffix(".jinja")] = text
     if not templates:
-        older = read_object(directory / "chat_template.json", TokenizerError) or {}
+        older = read_object(directory / OLD_CHAT_TEMPLATE, TokenizerError) or {}
         return {name: value for name, value in older.items() if name == "chat_template"}
     return {"chat_template": templates["default"] if [*templates] == ["default"] else templates}
 
@@ -225,13 +234,13 @@ def _check_ids(backend: Tokenizer) -> None:
 
 
 def _read_gguf(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
-    from gptbigcode_cpu.convert.sources import gguf as gguf_files
+    from gptbigcode_cpu.config.gguf import open_gguf
     from gptbigcode_cpu.tokenizer import gguf as gguf_tokenizer
 
-    files, _ = gguf_tokenizer.tokenizer_files(gguf_files.open_gguf(path))
+    files, _ = gguf_tokenizer.tokenizer_files(open_gguf(path))
     if not files:
         raise TokenizerError(f"{path} holds no tokenizer; load that of the original checkpoint")
-    return parse_backend(files[TOKENIZER], path), parse_object(files[CONFIG])
+    return parse_backend(files[TOKENIZER], path), parse_object(files[TOKENIZER_CONFIG])
 
 
 def write(directory: Path, backend: Tokenizer, settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -239,7 +248,7 @@ def write(directory: Path, backend: Tokenizer, settings: Mapping[str, Any]) -> t
     if directory.is_file():
         raise InputError(f"{directory} is a file; a tokenizer is saved in a directory")
     directory.mkdir(parents=True, exist_ok=True)
-    paths = [directory / CONFIG]
+    paths = [directory / TOKENIZER_CONFIG]
     config = {name: value for name, value in settings.items() if name != "chat_template"}
     for path, text in _template_files(directory, settings.get("chat_template")).items():
         path.parent.mkdir(exist_ok=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from gptbigcode_cpu.common.file_names import TOKENIZER, TOKENIZER_CONFIG
+from gptbigcode_cpu.common.json_files import json_bytes
 from gptbigcode_cpu.common.messages import one_line, shown
-from gptbigcode_cpu.convert.output.tokenizer_files import json_bytes
-from gptbigcode_cpu.convert.sources.gguf import GGUFModel
+from gptbigcode_cpu.config.gguf import GGUFModel
 from gptbigcode_cpu.errors import TokenizerError
 from gptbigcode_cpu.tokenizer.byte_level import byte_level_tokenizer
-from gptbigcode_cpu.tokenizer.files import TOKENIZER
 
 _PREFIX = "tokenizer.ggml."
 # llama.cpp's name of a pre-tokenizer -> whether each digit is a word by itself. All of them cut words as GPT-2 did.
@@ -87,7 +87,7 @@ def tokenizer_files(model: GGUFModel) -> tuple[dict[str, bytes], tuple[str, ...]
     if type(length := model.get("starcoder.context_length")) is int:
         settings["model_max_length"] = length
     settings |= _chat_templates(model)
-    return {TOKENIZER: tokenizer.to_str(pretty=True).encode(), "tokenizer_config.json": json_bytes(settings)}, notes
+    return {TOKENIZER: tokenizer.to_str(pretty=True).encode(), TOKENIZER_CONFIG: json_bytes(settings)}, notes
 
 
 def _chat_templates(model: GGUFModel) -> dict[str, Any]:

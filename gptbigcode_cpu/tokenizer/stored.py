@@ -65,7 +65,7 @@ class StoredTokenizer:
             CheckpointError: A GGUF file is damaged.
             InputError: An unknown setting.
         """
-        from gptbigcode_cpu.hub import paths as hub
+        from gptbigcode_cpu.hub.paths import resolve
         from gptbigcode_cpu.hub.source import SOURCE_NAMES, Source
 
         source, settings = Source.taken_from(
@@ -84,7 +84,7 @@ class StoredTokenizer:
             [*files.SETTINGS, *SOURCE_NAMES, *_NEUTRAL],
             "from_pretrained of a tokenizer",
         )
-        directory = hub.resolve(pretrained_model_name_or_path, weights=False, **source.arguments())
+        directory = resolve(pretrained_model_name_or_path, source, weights=False)
         backend, stored = files.read(directory, settings)
         try:
             return cls(backend, stored, str(pretrained_model_name_or_path))
@@ -137,12 +137,12 @@ class StoredTokenizer:
         create_pr: bool = False,
     ) -> str:
         """Upload the files to the Hugging Face Hub; arguments, result and errors as of `GPTBigCodeForCausalLM.push_to_hub`."""
-        from gptbigcode_cpu.store.saving import push_model
+        from gptbigcode_cpu.hub.uploads import upload
 
         def save(directory: Path) -> None:
             self.save_pretrained(directory)
 
-        return push_model(
+        return upload(
             save,
             repo_id,
             commit_message=commit_message or "Upload tokenizer",

@@ -281,7 +281,8 @@ class TestCancel:
         assert core.calls > 4
         expected = Engine(model.core)
         other = expected.submit(asked(model, prompt, arguments=arguments, **chosen), collects=True)
-        assert [step for step in steps if step] == [step for step in expected.finish(other) if step]
+        tokens = [token for step in steps for token in step.get(0, [])]
+        assert tokens == [token for step in expected.finish(other) for token in step.get(0, [])]
         if ticket.beams is not None and other.beams is not None:
             assert np.array_equal(ticket.beams.sequences, other.beams.sequences)
 
@@ -290,11 +291,19 @@ class TestThreads:
     def test_threads_share_steps(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         engine, core = counting(model, monkeypatch)
         monkeypatch.setattr(model, "_engine", engine)
-        together = threading.Barrier(3)
+        inner = core.forward
+
+        def forward(*arguments: Any, **options: Any) -> Any:
+            """The first call waits for all threads, which on this small model would come too late."""
+            deadline = threading.Event()
+            while not core.calls and len(engine._tickets) < 3:
+                deadline.wait(0.001)
+            return inner(*arguments, **options)
+
+        monkeypatch.setattr(core, "forward", forward)
         found: dict[int, list[int]] = {}
 
         def work(number: int) -> None:
-            together.wait()
             found[number] = model.generate([[number + 1] * 3], max_new_tokens=200, eos_token_id=[])[0, 3:].tolist()
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
@@ -302,7 +311,7 @@ class TestThreads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(core.calls) < 2 * 200  # one after the other, they would be 600
+        assert len(core.calls) <= 202  # one after the other, they would be 600
         for number, written in found.items():
             assert [written] == alone(model, asked(model, [number + 1] * 3, max_new_tokens=200))
 
