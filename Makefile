@@ -37,7 +37,7 @@ SHELL := bash
 
 help:
 	@echo "make demo [PROMPT='def gcd(a, b):']   complete a prompt with the model that is in the package"
-	@echo "make test [PYTEST_ARGS='-k hub -x']   run the test suite (five to ten minutes), or a part of it"
+	@echo "make test [PYTEST_ARGS='-k hub -x']   run the test suite (five minutes), or a part of it"
 	@echo "make bench [MODEL=DIRECTORY]          measure how fast a model runs on this machine"
 	@echo "make docs                             build the documentation: build/site/index.html"
 	@echo "make lint                             check style and types: ruff, mypy, clang-format, clang-tidy"
@@ -49,7 +49,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/gptbigcode-cpu generate --stats --stop "$$TWO_BLANK_LINES" -- "$$PROMPT"
 
 test: $(VENV)/.test-tools
-	@$(BIN)/python -m pytest -m "not live" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not live" -n auto $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint-tools
 	$(BIN)/ruff check .
@@ -98,15 +98,15 @@ $(VENV)/.installed: $(SOURCES) $(VENV)/.python-files | $(BIN)/python
 
 $(VENV)/.test-tools: $(VENV)/.installed pyproject.toml
 	@echo 'installing what the tests need'
-	@$(BIN)/python -m pip install -q $(call requirements,project.optional-dependencies.test)
+	@$(BIN)/python -m pip install -q $(call requirements,dependency-groups.test)
 	@touch $@
 
 $(VENV)/.lint-tools: $(VENV)/.installed pyproject.toml
 	@echo 'installing the tools for style and types'
-	@$(BIN)/python -m pip install -q $(call requirements,project.optional-dependencies.lint)
+	@$(BIN)/python -m pip install -q $(call requirements,dependency-groups.lint)
 	@touch $@
 
 $(VENV)/.docs-tools: $(VENV)/.installed pyproject.toml
 	@echo 'installing what builds the documentation'
-	@$(BIN)/python -m pip install -q $(call requirements,project.optional-dependencies.docs)
+	@$(BIN)/python -m pip install -q $(call requirements,dependency-groups.docs)
 	@touch $@

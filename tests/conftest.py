@@ -76,6 +76,22 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+MARKERS = {
+    "torch": re.compile(r'importorskip\("(torch|transformers|peft)"'),
+    "subprocess": re.compile(r"^import subprocess$|^from subprocess import", re.MULTILINE),
+}
+_markers_of: dict[Path, list[str]] = {}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests of files that need torch or start processes, so that nobody keeps lists of them."""
+    if item.path not in _markers_of:
+        text = item.path.read_text(encoding="utf-8")
+        _markers_of[item.path] = [name for name, pattern in MARKERS.items() if pattern.search(text)]
+    for name in _markers_of[item.path]:
+        item.add_marker(name)
+
+
 @pytest.fixture
 def draws(request: pytest.FixtureRequest) -> Callable[[int], Iterator[np.random.Generator]]:
     """``draws(count)``: about that many random generators, a case each; others in every run (oracle/drawn.py)."""
@@ -132,31 +148,9 @@ def core_model() -> Callable[..., Any]:
     """``core_model(converted_directory, isa="", num_threads=1, kv_dtype="auto", prefill_threads=0)``: the compiled model."""
 
     def load(directory: Path, isa: str = "", num_threads: int = 1, kv_dtype: str = "auto", prefill_threads: int = 0) -> Any:
-        from gptbigcode_cpu import _core
-        from gptbigcode_cpu.store.weights import open_packed, resolve_kv_dtype
+        from gptbigcode_cpu.store.weights import load_core, open_packed
 
-        packed = open_packed(directory)
-        config = packed.config
-        automatic = resolve_kv_dtype("auto", packed.dtype)
-        return _core.Model(
-            packed.tensors,
-            dtype=packed.dtype,
-            dtypes=dict(packed.scheme.overrides),
-            vocab_size=config.vocab_size,
-            n_positions=config.n_positions,
-            n_embd=config.n_embd,
-            n_layer=config.n_layer,
-            n_head=config.n_head,
-            n_kv_head=config.n_kv_head,
-            n_inner=config.n_inner,
-            activation=config.activation_function,
-            layer_norm_epsilon=config.layer_norm_epsilon,
-            attention_scale=config.attention_scale,
-            kv_dtype=automatic if kv_dtype == "auto" else kv_dtype,
-            num_threads=num_threads,
-            prefill_threads=prefill_threads,
-            isa=isa,
-        )
+        return load_core(open_packed(directory), num_threads, prefill_threads, kv_dtype, isa or None)
 
     return load
 

@@ -185,7 +185,13 @@ def resolve_kv_dtype(kv_dtype: str, dtype: str) -> str:
     return kv_dtype
 
 
-def load_core(packed: PackedModel, num_threads: int = 0, prefill_threads: int = 0, kv_dtype: str = "auto") -> _core.Model:
+def load_core(
+    packed: PackedModel,
+    num_threads: int = 0,
+    prefill_threads: int = 0,
+    kv_dtype: str = "auto",
+    isa: str | None = None,
+) -> _core.Model:
     """The compute core on the mapped weights of a model.
 
     Args:
@@ -193,6 +199,7 @@ def load_core(packed: PackedModel, num_threads: int = 0, prefill_threads: int = 
         num_threads: 0 = one for each performance core.
         prefill_threads: For calls of more than 16 new tokens; 0 = `num_threads`.
         kv_dtype: Storage type of keys and values, one of `KV_DTYPES`; ``"auto"`` = int8 for integer weights, else theirs.
+        isa: The kernel set; None: the one of this process, see `kernel_name`.
 
     Raises:
         InputError: A bad number of threads or an unknown `kv_dtype`.
@@ -205,8 +212,9 @@ def load_core(packed: PackedModel, num_threads: int = 0, prefill_threads: int = 
     check_num_threads(num_threads)
     check_num_threads(prefill_threads, "prefill_threads")
     kv_dtype = resolve_kv_dtype(kv_dtype, packed.dtype)
-    isa = kernel_name()
-    warn_if_slow()
+    if isa is None:
+        isa = kernel_name()
+        warn_if_slow()
     config = packed.config
     try:
         return _core.Model(
