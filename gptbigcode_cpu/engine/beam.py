@@ -229,7 +229,8 @@ class BeamDecoding(Decoding):
                 if done >= group.length:  # the logits of an interrupted step were lost
                     done = group.length - 1
                     beam.cache.truncate(done - group.pads)
-                forward.add(beam.cache, tokens[done : group.length].astype(np.int32), 1, beam)
+                forward.parts.append((beam.cache, tokens[done : group.length].astype(np.int32), 1, beam))
+                forward.n_tokens += group.length - done
 
     def advance(self, n_tokens: int) -> Step:
         beams = [beam for group in self._active for beam in self._beams[group.number]]
@@ -249,7 +250,7 @@ class BeamDecoding(Decoding):
         if not self._active:
             caches = [beam.cache for group in self._groups for beam in self._beams[group.number]]
             self.result = _result(self._groups, options.num_return_sequences, caches)
-            self._beams = {}
+            self._beams, self.done = {}, True
         return {}
 
 

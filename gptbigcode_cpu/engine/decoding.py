@@ -29,31 +29,19 @@ class Receiver(Protocol):
 
 
 class Forward:
-    """What one call of the core runs: for each of several sequences new tokens behind those of its cache."""
+    """What one call of the core runs: for each of several sequences new tokens behind those of its cache.
 
-    __slots__ = ("caches", "counts", "n_tokens", "receivers", "tokens")
+    Attributes:
+        parts: For each sequence its cache, which grows; the tokens, int32 ``[n]``, not empty; for how many of the last of them
+            logits are wanted; and whose `logits` are set to them, float32 ``[wanted, vocab]``.
+        n_tokens: Tokens in all.
+    """
+
+    __slots__ = ("n_tokens", "parts")
 
     def __init__(self) -> None:
-        self.caches: list[_core.KVCache] = []
-        self.tokens: list[NDArray[np.int32]] = []
-        self.counts: list[int] = []
-        self.receivers: list[Receiver] = []
+        self.parts: list[tuple[_core.KVCache, NDArray[np.int32], int, Receiver]] = []
         self.n_tokens = 0
-
-    def add(self, cache: _core.KVCache, tokens: NDArray[np.int32], n_logits: int, receiver: Receiver) -> None:
-        """Add a sequence.
-
-        Args:
-            cache: Grows by the tokens.
-            tokens: int32 ``[n]``, not empty.
-            n_logits: For how many of the last tokens logits are wanted.
-            receiver: Its `logits` are set to them, float32 ``[n_logits, vocab]``.
-        """
-        self.caches.append(cache)
-        self.tokens.append(tokens)
-        self.counts.append(n_logits)
-        self.receivers.append(receiver)
-        self.n_tokens += len(tokens)
 
     def run(self, core: _core.Model, stop: _core.StopFlag) -> None:
         """Run all of it, and hand out the logits.
@@ -61,9 +49,10 @@ class Forward:
         Raises:
             StoppedError: `stop` was set; nothing has been run then.
         """
-        logits = core.forward(self.caches, self.tokens, self.counts, stop=stop)
+        caches, tokens, counts, receivers = zip(*self.parts, strict=True)
+        logits = core.forward(caches, tokens, counts, stop=stop)
         first = 0
-        for receiver, count in zip(self.receivers, self.counts, strict=True):
+        for receiver, count in zip(receivers, counts, strict=True):
             if count:
                 receiver.logits = logits[first : first + count]
                 first += count
@@ -87,7 +76,8 @@ class Prefill:
             done = len(self.prompt) - 1
             self.cache.truncate(done)
         tokens = self.prompt[done : done + most]
-        forward.add(self.cache, tokens, int(done + len(tokens) == len(self.prompt)), self)
+        forward.parts.append((self.cache, tokens, int(done + len(tokens) == len(self.prompt)), self))
+        forward.n_tokens += len(tokens)
 
 
 class Decoding(ABC):
@@ -96,20 +86,17 @@ class Decoding(ABC):
     Prompts that are admitted together begin to write together, when all of them have been run.
 
     Attributes:
+        done: Nothing is left to do.
         prefilling: The prompts that are being run, by admission.
         caches: With `Request.keep_caches` the caches of the rows.
     """
 
     def __init__(self, core: _core.Model, request: Request) -> None:
         self.core, self.request = core, request
+        self.done = not request.prompts
         self.caches: dict[int, _core.KVCache] = {}
         self._waiting = list(range(len(request.prompts)))
         self.prefilling: list[list[Prefill]] = []
-
-    @property
-    def done(self) -> bool:
-        """Nothing is left to do."""
-        return not (self.n_rows or self.prefilling or self._waiting)
 
     @property
     def waits(self) -> bool:
@@ -284,56 +271,84 @@ class RowsDecoding(Decoding):
             if done >= row.length:  # the logits of an interrupted step were lost
                 done = row.length - 1
                 row.cache.truncate(done - row.pads)
-            tokens, drafted = row.ids[done : row.length], row.draft.tokens
-            n_drafted = len(drafted)
-            forward.add(row.cache, np.append(tokens, drafted) if n_drafted else tokens, n_drafted + 1, row)
+            tokens, wanted = row.ids[done : row.length], 1
+            forward.n_tokens += row.length - done
+            if row.draft is not NO_DRAFT:
+                tokens = np.append(tokens, row.draft.tokens)
+                wanted += len(row.draft.tokens)
+                forward.n_tokens += len(row.draft.tokens)
+            forward.parts.append((row.cache, tokens, wanted, row))
 
     def advance(self, n_tokens: int) -> Step:
         if self._lockstep:
-            step = self._advance_together() if self._rows and all(row.logits is not None for row in self._rows) else {}
-            if all(row.finished for row in self._rows):
-                self._rows = []
-            return step
-        rows = [row for row in self._rows if row.logits is not None]
-        step = {row.index: self._verify(row) for row in rows}
+            return self._advance_together()
+        step: Step = {}
+        ended = False
+        for row in self._rows:
+            if row.logits is not None:
+                step[row.index] = self._choose(row) if row.draft is NO_DRAFT else self._verify(row)
+                ended = ended or row.finished
         if self._drafter is not None and self._proposed:
             if n_tokens:
                 self._drafter.measured(n_tokens, time.perf_counter() - self._started)
             self._proposed = False
-        if any(row.finished for row in rows):
+        if ended:
             self._rows = [row for row in self._rows if not row.finished]
+            self.done = not (self._rows or self.prefilling or self._waiting)
         return step
+
+    def _choose(self, row: Row) -> list[int]:
+        """Choose the next token of a row that checks no draft."""
+        assert row.logits is not None
+        tokens = [self._sampled(row, row.logits[0])]
+        row.logits = None
+        if self._drafter is not None:
+            self._drafter.verified(row, NO_DRAFT, tokens)
+        return tokens
+
+    def _sampled(self, row: Row, logits: Logits) -> int:
+        """Choose a token by the logits after the row's last one, and write it."""
+        rules = self.request.rules
+        scores = logits
+        if not row.chain.is_native or rules.record is not None:
+            scores = self._for_samplers([row], [logits])[0]
+        token = _sample(row, scores, logits)
+        row.add(token, rules.eos)
+        if rules.criteria:
+            self._ask_criteria([row])
+        return token
 
     def _verify(self, row: Row) -> list[int]:
         """Choose tokens as long as they are those of the draft, and one more."""
-        draft, drafter = row.draft, self._drafter
+        draft, drafter, rules = row.draft, self._drafter, self.request.rules
         all_logits, row.logits, row.draft = row.logits, None, NO_DRAFT
         assert all_logits is not None
+        assert drafter is not None
         tokens: list[int] = []
         for position, logits in enumerate(all_logits):
             drafted = int(draft.tokens[position]) if position < len(draft.tokens) else None
             if drafted is not None and draft.probabilities is not None:
-                assert drafter is not None
                 scores = row.chain.complete([row], row.ids[None, : row.length].astype(np.int64), logits[None])[0]
                 token = drafter.accept(row, drafted, scores, draft.probabilities[position])
-                if self.request.rules.record is not None:
-                    self.request.rules.record.add(logits[None], scores[None])
+                if rules.record is not None:
+                    rules.record.add(logits[None], scores[None])
+                row.add(token, rules.eos)
+                self._ask_criteria([row])
             else:
-                token = _sample(row, self._for_samplers([row], [logits])[0], logits)
-            row.add(token, self.request.rules.eos)
+                token = self._sampled(row, logits)
             tokens.append(token)
-            self._ask_criteria([row])
             if row.finished or token != drafted:
                 break
-        if drafter is not None:
-            drafter.verified(row, draft, tokens)
-            if len(draft.tokens) and not row.finished:
-                row.cache.truncate(row.length - row.pads - 1)
+        drafter.verified(row, draft, tokens)
+        if not row.finished:
+            row.cache.truncate(row.length - row.pads - 1)
         return tokens
 
     def _advance_together(self) -> Step:
         rows, rules = self._rows, self.request.rules
         logits = [row.logits[0] for row in rows if row.logits is not None]
+        if not rows or len(logits) < len(rows):
+            return {}
         tokens = {}
         for row, scores, unprocessed in zip(rows, self._for_samplers(rows, logits), logits, strict=True):
             row.logits = None
@@ -343,6 +358,8 @@ class RowsDecoding(Decoding):
             row.add(token, rules.eos)
             tokens[row.index] = [token]
         self._ask_criteria(rows)
+        if all(row.finished for row in rows):
+            self._rows, self.done = [], True
         return tokens
 
     def _for_samplers(self, rows: Sequence[Row], logits: Sequence[Logits]) -> Sequence[Logits]:
@@ -383,7 +400,7 @@ def check_logits(logits: Logits) -> None:
 
 def _sample(row: Row, scores: Logits, logits: Logits) -> int:
     try:
-        return row.sampler.sample(scores, row.tokens)
+        return row.sampler.sample(scores, row.ids[row.pads : row.length])
     except ValueError as error:
         check_logits(logits)
         raise InputError(f"no token can be chosen: {error}; look at logit_bias and the logits processors") from error

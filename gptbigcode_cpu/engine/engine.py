@@ -272,24 +272,29 @@ class Engine:
             self._tickets = [ticket for ticket in self._tickets if not ticket.done]
 
     def _step(self) -> list[tuple[Ticket, Step, bool, Exception | None]]:
-        """A step; for each request that it did something for its new tokens, whether it is done, and what it failed with."""
-        with self._lock:
-            self._sweep()
-            has_room = not self._waits or self._admit()
-            tickets = self._tickets
-            # None rests while another request waits for the room that it holds.
-            if has_room and len(tickets) > 1:
-                tickets = [ticket for ticket in tickets if not ticket.rests]
+        """A step. For each request that it did something for: its new tokens, whether it is done, and what it failed with.
+
+        Only the thread that leads comes here. It takes the lock only where it must: a thread that begins to wait while the results
+        are handed out learns of them after the next step, or when the leader ends. A request that is submitted meanwhile may be
+        in the list already; it has nothing to run before the next step admits it.
+        """
+        if not self._swept:
+            with self._lock:
+                self._sweep()
+        has_room = not self._waits or self._admit()
+        tickets = self._tickets
+        # None rests while another request waits for the room that it holds.
+        if len(tickets) > 1 and has_room:
+            tickets = [ticket for ticket in tickets if not ticket.rests]
         outputs = self._forward(tickets)
-        with self._changed:
-            for ticket, step, done, error in outputs:
-                if step and ticket._collects:
-                    ticket._steps.append(step)
-                if done:
-                    ticket._end(error)
-                    self._swept = False
-            self._sweep()
-            if self._n_waiting:
+        for ticket, step, done, error in outputs:
+            if step and ticket._collects:
+                ticket._steps.append(step)
+            if done:
+                ticket._end(error)
+                self._swept = False
+        if self._n_waiting:
+            with self._lock:
                 self._changed.notify_all()
         return outputs
 
@@ -313,46 +318,49 @@ class Engine:
     def _forward(self, tickets: Sequence[Ticket]) -> list[tuple[Ticket, Step, bool, Exception | None]]:
         forward = Forward()
         outputs: list[tuple[Ticket, Step, bool, Exception | None]] = []
-        active: list[tuple[Ticket, Decoding]] = []
+        failed: dict[Ticket, Exception] = {}
         for ticket in tickets:
             decoding = ticket._decoding
             assert decoding is not None
             try:
                 decoding.add_rows(forward)
             except Exception as error:
-                outputs.append((ticket, {}, True, error))
-                continue
-            active.append((ticket, decoding))
+                failed[ticket] = error
         n_tokens = forward.n_tokens
         end = n_tokens + (self._chunk_tokens if n_tokens else 4 * self._chunk_tokens)
-        for ticket, decoding in active:
+        for ticket in tickets:
+            decoding = ticket._decoding
+            assert decoding is not None
             if decoding.prefilling:
                 decoding.add_prompts(forward, end - forward.n_tokens)
                 self._prefilling.add(ticket)
-        if forward.caches:
+        if forward.parts:
             try:
                 forward.run(self.core, self._stop)
             except StoppedError:  # what was to be run is run by the next step
-                return outputs
+                return [(ticket, {}, True, error) for ticket, error in failed.items()]
             finally:
                 if self._prefilling:
                     self._prefilling.clear()
                     self._stop.clear()
         without_prompts = n_tokens if n_tokens == forward.n_tokens else 0
-        for ticket, decoding in active:
-            failure: Exception | None = None
+        for ticket in tickets:
+            decoding = ticket._decoding
+            assert decoding is not None
+            failure = failed.get(ticket) if failed else None
             step: Step = {}
             try:
-                if decoding.prefilling:
-                    decoding.begin_ready()
-                step = decoding.advance(without_prompts)
+                if failure is None:
+                    if decoding.prefilling:
+                        decoding.begin_ready()
+                    step = decoding.advance(without_prompts)
             except Exception as error:
                 failure = error
             except BaseException:  # Ctrl-C, in the middle of another thread's request
                 ticket._end(GPTBigCodeError("the thread that was stepping for this request was interrupted; ask again"))
                 self._swept = False
                 raise
-            done = failure is not None or decoding.done
+            done = decoding.done or failure is not None
             if step or done:
                 outputs.append((ticket, step, done, failure))
         return outputs

@@ -158,7 +158,7 @@ def test_no_more_instructions_than_before(counted: dict[str, dict[str, float]], 
 
 
 # Calls of functions for a token of `generate`, greedy and without anything else: those of Python and those it makes into C.
-CALLS_PER_TOKEN = 24
+CALLS_PER_TOKEN = 22
 
 
 def test_no_more_function_calls_than_before(converted: Callable[..., Path]) -> None:

@@ -113,6 +113,7 @@ class TestSteps:
                     written.setdefault(row, []).extend(tokens)
         assert output.done
         assert ticket.done
+        assert engine.run([asked(model)]) == [[]]  # no prompts at all
         assert [written[row] for row in range(4)] == alone(model, request)
         assert engine.step() == []
 
