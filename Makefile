@@ -7,7 +7,7 @@ MODEL ?= demo
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
-CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc')
+CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 # A list in pyproject.toml, one requirement after the other: $(call requirements,a.b.c)
 requirements = $$($(BIN)/python -c 'import functools, tomllib; keys = "$(1)".split("."); \
 	table = tomllib.load(open("pyproject.toml", "rb")); print(*functools.reduce(dict.__getitem__, keys, table))')

@@ -2,7 +2,7 @@
 
 #include "base/error.h"
 #include "bindings/bindings.h"
-#include "model/sampler.h"
+#include "sampling/sampler.h"
 
 namespace gptbigcode {
 namespace {

@@ -1,6 +1,6 @@
 #include "base/error.h"
 #include "bindings/bindings.h"
-#include "model/suffix_index.h"
+#include "sampling/suffix_index.h"
 
 namespace gptbigcode {
 

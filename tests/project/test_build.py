@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-OBJECTS = sorted((ROOT / ".venv" / "build").glob("**/kernels/x86_*.o"))
+OBJECTS = sorted((ROOT / ".venv" / "build").glob("**/kernels/x86/*.o"))
 
 
 @pytest.mark.skipif(not OBJECTS or shutil.which("nm") is None, reason="reads the object files of a build by make, with nm")

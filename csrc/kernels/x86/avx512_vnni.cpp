@@ -12,20 +12,20 @@
 
 #include "base/float_bits.h"
 #include "cpu/features.h"
-#include "kernels/avx512_intrinsics.h"
+#include "kernels/x86/avx512_intrinsics.h"
 #include "kernels/kernels.h"
 
 namespace gptbigcode {
 namespace {
 
-#include "kernels/x86_avx512_lanes.inc"
+#include "kernels/x86/avx512_lanes.h"
 
 // Built on those.
-#include "kernels/vector_kernels.inc"
+#include "kernels/generic/vector_kernels.h"
 
 // ---------------------------------------------------------------- integer dot products of one tile block
 
-#include "kernels/x86_avx512_codes.inc"
+#include "kernels/x86/avx512_codes.h"
 
 constexpr int kRowsAtOnce = 6;  // thirty-two registers: 6 rows x 2 tiles of sums and of a group's sums, 2 weights
 constexpr int kTilesAtOnce = 2, kStreamedRows = 16;
@@ -35,11 +35,11 @@ constexpr size_t kPrefetch = 8192;  // some pages: past one the hardware prefetc
 
 constexpr int64_t kPanelRows = 256, kPanelBlocks = 4, kPanelTiles = 16;
 
-#include "kernels/quantized_linear.inc"
+#include "kernels/generic/quantized_linear.h"
 
 // ---------------------------------------------------------------- attention
 
-#include "kernels/x86_avx512_attention.inc"
+#include "kernels/x86/avx512_attention.h"
 
 constexpr int kInt8DotRows = 8, kAttentionTiles = 2;  // thirty-two registers: 16 accumulators; ten loads for sixteen products
 
@@ -55,7 +55,7 @@ inline void dot_values(const std::byte* tile, int64_t tile_stride, const Quad* q
 }
 
 // Built on those products.
-#include "kernels/attention.inc"
+#include "kernels/generic/attention.h"
 
 int64_t int8_peak(int64_t rounds) {
   constexpr int kChains = 10;
@@ -72,7 +72,7 @@ constexpr LinearKernel linear_int6 = linear_quantized<RowScaled<Int6>>;
 constexpr LinearKernel linear_int4 = linear_quantized<RowScaled<Int4>>;
 constexpr AttentionKernel attention_int8 = attention<Int8Kv>;
 
-#include "kernels/record.inc"
+#include "kernels/generic/record.h"
 
 }  // namespace
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "cpu/features.h"
-#include "kernels/avx512_intrinsics.h"
+#include "kernels/x86/avx512_intrinsics.h"
 
 namespace gptbigcode {
 namespace {

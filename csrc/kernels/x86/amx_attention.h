@@ -1,4 +1,4 @@
-// The integer products of attention on tile registers. Included by x86_avx512_amx.cpp after kernels/x86_avx512_attention.inc.
+// The integer products of attention on tile registers. Included by x86/avx512_amx.cpp after kernels/x86/avx512_attention.h.
 
 constexpr int kInt8DotRows = 16, kAttentionTiles = 4;
 

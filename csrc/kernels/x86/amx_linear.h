@@ -1,4 +1,4 @@
-// Linear layers on tile registers. Included by x86_avx512_amx.cpp after kernels/quantized_linear.inc, which calls few_rows and
+// Linear layers on tile registers. Included by x86/avx512_amx.cpp after kernels/generic/quantized_linear.h, which calls few_rows and
 // Panel::add_rows.
 
 // Blocks with codes as signed bytes, and what their dot products are multiplied with.

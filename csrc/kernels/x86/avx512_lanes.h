@@ -1,4 +1,4 @@
-// Sixteen floats in a 512-bit register: what kernels/vector_kernels.inc asks for, from AVX-512. Included by the kernel sets of 512
+// Sixteen floats in a 512-bit register: what kernels/generic/vector_kernels.h asks for, from AVX-512. Included by the kernel sets of 512
 // bits inside their anonymous namespaces.
 
 struct f32x16 {

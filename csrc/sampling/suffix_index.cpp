@@ -1,4 +1,4 @@
-#include "model/suffix_index.h"
+#include "sampling/suffix_index.h"
 
 #include <algorithm>
 

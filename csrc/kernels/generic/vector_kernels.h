@@ -269,5 +269,5 @@ float read(const float* data, int64_t count, int streams) {
 
 // ---------------------------------------------------------------- packing
 
-#include "kernels/pack_int4.inc"
-#include "kernels/pack_int6.inc"
+#include "kernels/generic/pack_int4.h"
+#include "kernels/generic/pack_int6.h"

@@ -1,5 +1,5 @@
-// Quantising a tile's sixteen rows to int6, a lane each: no sum runs across lanes. Included by kernels/vector_kernels.inc after
-// kernels/pack_int4.inc, whose way it takes: scales of the groups, a row scale, then multipliers.
+// Quantising a tile's sixteen rows to int6, a lane each: no sum runs across lanes. Included by kernels/generic/vector_kernels.h after
+// kernels/generic/pack_int4.h, whose way it takes: scales of the groups, a row scale, then multipliers.
 
 inline f32x16 nearest_int6(f32x16 x) {
   const f32x16 clamped = min(max(x, set1(-kInt6Zero)), set1(kInt6Zero - 1));

@@ -1,4 +1,4 @@
-// The AVX-512 intrinsics that x86_avx512_vnni.cpp uses, in plain C++, lane by lane as Intel's Intrinsics Guide describes them. With
+// The AVX-512 intrinsics that x86/avx512_vnni.cpp uses, in plain C++, lane by lane as Intel's Intrinsics Guide describes them. With
 // GPTBIGCODE_CPU_EMULATE_VNNI the kernels are compiled on these, so that a CPU without AVX-512 can test them.
 #pragma once
 

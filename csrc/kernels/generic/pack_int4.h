@@ -1,4 +1,4 @@
-// Quantising a tile's sixteen rows to int4, a lane each: no sum runs across lanes. Included by kernels/vector_kernels.inc.
+// Quantising a tile's sixteen rows to int4, a lane each: no sum runs across lanes. Included by kernels/generic/vector_kernels.h.
 // How a group's multiplier and offset are chosen, and why: docs/quantization.md.
 
 // 1 / x where x is not zero, else 0

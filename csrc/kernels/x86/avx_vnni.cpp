@@ -5,17 +5,17 @@
 //   vpmulld                  multiplier times dot product
 //   vfmadd231ps              float accumulation
 //
-// The algebra is that of x86_avx512_vnni.cpp, in halves of eight rows.
+// The algebra is that of x86/avx512_vnni.cpp, in halves of eight rows.
 
 #include "base/float_bits.h"
 #include "cpu/features.h"
-#include "kernels/avx_vnni_intrinsics.h"
+#include "kernels/x86/avx_vnni_intrinsics.h"
 #include "kernels/kernels.h"
 
 namespace gptbigcode {
 namespace {
 
-#include "kernels/x86_avx2_lanes.inc"
+#include "kernels/x86/avx2_lanes.h"
 
 // starts: for each 32 columns, -kInt6Zero times their sum.
 inline int32_t sum_codes(const int8_t* q, int32_t* starts) {
@@ -32,7 +32,7 @@ inline int32_t sum_codes(const int8_t* q, int32_t* starts) {
 }
 
 // Built on those.
-#include "kernels/vector_kernels.inc"
+#include "kernels/generic/vector_kernels.h"
 
 // ---------------------------------------------------------------- integer dot products of one tile block
 
@@ -40,7 +40,7 @@ constexpr int kRowsAtOnce = 6;  // sixteen registers: 12 sums, 2 weights, an act
 constexpr int kWholeTileRows = 4, kStreamedRows = 8;
 
 inline __m256i as_factor(__m256i multipliers_i32x8) { return multipliers_i32x8; }
-#include "kernels/x86_avx2_codes.inc"
+#include "kernels/x86/avx2_codes.h"
 
 template <int kRows>
 inline void add_quad(__m256i w_lo, __m256i w_hi, const ActivationBlock* activations, int k, i32x16 (*sum)[1]) {
@@ -248,11 +248,11 @@ constexpr size_t kPrefetch = 8192;  // some pages: past one the hardware prefetc
 
 constexpr int64_t kPanelRows = 256, kPanelBlocks = 4, kPanelTiles = 16;
 
-#include "kernels/quantized_linear.inc"
-#include "kernels/x86_avx_vnni_attention.inc"
+#include "kernels/generic/quantized_linear.h"
+#include "kernels/x86/avx_vnni_attention.h"
 
 // Built on those products.
-#include "kernels/attention.inc"
+#include "kernels/generic/attention.h"
 
 int64_t int8_peak(int64_t rounds) {
   constexpr int kChains = 10;
@@ -269,7 +269,7 @@ constexpr LinearKernel linear_int6 = linear_quantized<RowScaled<WithAdd<Int6>>>;
 constexpr LinearKernel linear_int4 = linear_quantized<RowScaled<WithAdd<Int4>>>;
 constexpr AttentionKernel attention_int8 = attention<Int8Kv>;
 
-#include "kernels/record.inc"
+#include "kernels/generic/record.h"
 
 }  // namespace
 

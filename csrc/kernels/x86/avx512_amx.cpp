@@ -7,38 +7,38 @@
 //
 // The integer sums are exact, so they equal those of vpdpbusd; what follows them is the same. The weights' tiles are already in the
 // layout that the instructions want, [k/4][16 rows][4]. What has fewer rows than a tile is worth, and int6, is done as in
-// x86_avx512_vnni.cpp.
+// x86/avx512_vnni.cpp.
 
 #include <utility>
 
 #include "base/float_bits.h"
 #include "cpu/features.h"
-#include "kernels/amx_intrinsics.h"
+#include "kernels/x86/amx_intrinsics.h"
 #include "kernels/kernels.h"
 
 namespace gptbigcode {
 namespace {
 
-#include "kernels/x86_avx512_lanes.inc"
+#include "kernels/x86/avx512_lanes.h"
 
 // Built on those.
-#include "kernels/vector_kernels.inc"
+#include "kernels/generic/vector_kernels.h"
 
 // ---------------------------------------------------------------- integer dot products of one tile block
 
-#include "kernels/x86_avx512_codes.inc"
+#include "kernels/x86/avx512_codes.h"
 
-// As in x86_avx512_vnni.cpp, but a CPU with AMX has a second-level cache of 2 MiB.
+// As in x86/avx512_vnni.cpp, but a CPU with AMX has a second-level cache of 2 MiB.
 constexpr int kRowsAtOnce = 6, kTilesAtOnce = 2, kStreamedRows = 16;
 constexpr int kUnpackingPasses = 2;
 constexpr int kManyStreamsRows = 8;
 constexpr size_t kPrefetch = 8192;
 constexpr int64_t kPanelRows = 512, kPanelBlocks = 4, kPanelTiles = 16;
 
-#include "kernels/quantized_linear.inc"
+#include "kernels/generic/quantized_linear.h"
 
 // Built on those.
-#include "kernels/x86_amx_linear.inc"
+#include "kernels/x86/amx_linear.h"
 
 constexpr LinearKernel linear_int8 = linear_quantized<Tiled<TiledInt8>>;
 constexpr LinearKernel linear_int6 = linear_quantized<RowScaled<Int6>>;
@@ -46,13 +46,13 @@ constexpr LinearKernel linear_int4 = linear_quantized<Tiled<TiledInt4>>;
 
 // ---------------------------------------------------------------- attention
 
-#include "kernels/x86_avx512_attention.inc"
+#include "kernels/x86/avx512_attention.h"
 
 // Built on those.
-#include "kernels/x86_amx_attention.inc"
+#include "kernels/x86/amx_attention.h"
 
 // Built on those products.
-#include "kernels/attention.inc"
+#include "kernels/generic/attention.h"
 
 void attention_int8(const AttentionTask& task) {
   TileRegisters registers;
@@ -73,7 +73,7 @@ int64_t int8_peak(int64_t rounds) {
   return rounds * 4 * 16 * 16 * 64;
 }
 
-#include "kernels/record.inc"
+#include "kernels/generic/record.h"
 
 }  // namespace
 

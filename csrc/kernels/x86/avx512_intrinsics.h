@@ -5,7 +5,7 @@
 
 #if defined(GPTBIGCODE_CPU_EMULATE_VNNI)
 
-#include "kernels/avx512_emulated.h"
+#include "kernels/x86/avx512_emulated.h"
 
 namespace gptbigcode {
 namespace {

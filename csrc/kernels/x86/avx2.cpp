@@ -22,7 +22,7 @@
 namespace gptbigcode {
 namespace {
 
-#include "kernels/x86_avx2_lanes.inc"
+#include "kernels/x86/avx2_lanes.h"
 
 // starts: for each sixteen columns, -kInt4Zero times both 16-bit sums of the pairs that vpmaddubsw adds.
 inline int32_t sum_codes(const int8_t* q, int32_t* starts) {
@@ -43,7 +43,7 @@ inline int32_t sum_codes(const int8_t* q, int32_t* starts) {
 }
 
 // Built on those.
-#include "kernels/vector_kernels.inc"
+#include "kernels/generic/vector_kernels.h"
 
 // ---------------------------------------------------------------- integer dot products of one tile block
 
@@ -56,7 +56,7 @@ inline __m256i as_factor(__m256i multipliers_i32x8) {
       _mm256_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13, 0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13);
   return _mm256_shuffle_epi8(multipliers_i32x8, twice);
 }
-#include "kernels/x86_avx2_codes.inc"
+#include "kernels/x86/avx2_codes.h"
 
 // sum + w * a in 32-bit lanes. One piece: left to itself, GCC computes products far ahead and spills them.
 inline __m256i multiply_add_signed(__m256i sum_i32x8, __m256i w_i8x32, __m256i abs_w, __m256i a_i8x32, __m256i ones_i16x16) {
@@ -304,11 +304,11 @@ constexpr size_t kPrefetch = 8192;  // some pages: past one the hardware prefetc
 
 constexpr int64_t kPanelRows = 256, kPanelBlocks = 4, kPanelTiles = 16;
 
-#include "kernels/quantized_linear.inc"
-#include "kernels/x86_avx2_attention.inc"
+#include "kernels/generic/quantized_linear.h"
+#include "kernels/x86/avx2_attention.h"
 
 // Built on those products.
-#include "kernels/attention.inc"
+#include "kernels/generic/attention.h"
 
 int64_t int8_peak(int64_t rounds) {
   constexpr int kChains = 6;
@@ -329,7 +329,7 @@ constexpr LinearKernel linear_int6 = linear_quantized<RowScaled<WithAdd<Int6>>>;
 constexpr LinearKernel linear_int4 = linear_quantized<RowScaled<WithAdd<Int4>>>;
 constexpr AttentionKernel attention_int8 = attention<Int8Kv>;
 
-#include "kernels/record.inc"
+#include "kernels/generic/record.h"
 
 }  // namespace
 

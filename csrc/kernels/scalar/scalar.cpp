@@ -105,7 +105,7 @@ inline void store_codes(int8_t* q, f32x16 magic) {
 }
 inline int32_t sum_codes(const int8_t* q, int32_t* /*starts*/) { return std::accumulate(q, q + kBlock, 0); }
 
-#include "kernels/vector_kernels.inc"
+#include "kernels/generic/vector_kernels.h"
 
 void linear_int8(const LinearTask& task, int64_t tile_begin, int64_t tile_end) {
   const int64_t blocks = (task.k + kBlock - 1) / kBlock;
@@ -217,7 +217,7 @@ inline void dot_values(const std::byte* tile, int64_t /*tile_stride*/, const Qua
   dot_codes<int8_t, kRows>(tile, quads, stride, count, sum);
 }
 
-#include "kernels/attention.inc"
+#include "kernels/generic/attention.h"
 
 int64_t int8_peak(int64_t rounds) {
   constexpr int kChains = 16;
@@ -233,7 +233,7 @@ int64_t int8_peak(int64_t rounds) {
 
 constexpr AttentionKernel attention_int8 = attention<Int8Kv>;
 
-#include "kernels/record.inc"
+#include "kernels/generic/record.h"
 
 }  // namespace
 

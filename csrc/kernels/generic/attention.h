@@ -1,5 +1,5 @@
 // Attention as kernels.h describes it, for every type of KV cache. Included by each instruction set's file after
-// kernels/vector_kernels.inc and what attention_float.inc and attention_int8.inc ask for.
+// kernels/generic/vector_kernels.h and what attention_float.h and attention_int8.h ask for.
 
 // 2^x for x <= 0, exactly 1 at 0, relative error below 3e-6. Below -80 it stays at 2^-80: every softmax has a 1 in its sum, which
 // no longer notices. x = n + r, |r| <= 1/2, and the polynomial is the best of its degree for 2^r with a constant of 1. Attention
@@ -215,5 +215,5 @@ void attention(const AttentionTask& task) {
   }
 }
 
-#include "kernels/attention_float.inc"
-#include "kernels/attention_int8.inc"
+#include "kernels/generic/attention_float.h"
+#include "kernels/generic/attention_int8.h"

@@ -1,4 +1,4 @@
-// Sixteen floats in two 256-bit registers: what kernels/vector_kernels.inc asks for, from AVX2 and FMA. Included by the kernel sets
+// Sixteen floats in two 256-bit registers: what kernels/generic/vector_kernels.h asks for, from AVX2 and FMA. Included by the kernel sets
 // of 256 bits inside their anonymous namespaces.
 
 struct f32x16 {

@@ -1,5 +1,5 @@
-// Integer dot products of one tile block by vpdpbusd: what kernels/quantized_linear.inc asks for. Included by the kernel sets of
-// 512 bits after kernels/vector_kernels.inc.
+// Integer dot products of one tile block by vpdpbusd: what kernels/generic/quantized_linear.h asks for. Included by the kernel sets of
+// 512 bits after kernels/generic/vector_kernels.h.
 
 using i32x16 = __m512i;
 

@@ -1,4 +1,4 @@
-#include "model/sampler.h"
+#include "sampling/sampler.h"
 
 #include <algorithm>
 #include <bit>
