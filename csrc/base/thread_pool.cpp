@@ -11,7 +11,6 @@
 #include "base/error.h"
 #include "base/fork.h"
 #include "base/plain_floats.h"
-#include "cpu/topology.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -32,22 +31,14 @@ int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-constexpr int64_t kSpinNs = 50'000;
-constexpr int kRelaxes = 16;  // between looks at the clock
-
-constexpr int kCountShift = 20, kSerialShift = 40;
-constexpr uint64_t kFieldMask = (uint64_t{1} << kCountShift) - 1;
-uint64_t next_of(uint64_t items) { return items & kFieldMask; }
-uint64_t count_of(uint64_t items) { return items >> kCountShift & kFieldMask; }
-uint64_t new_items(uint64_t before, int64_t count) {
-  return ((before >> kSerialShift) + 1) << kSerialShift | static_cast<uint64_t>(count) << kCountShift;
-}
+constexpr int64_t kSpinNs = 50'000;  // as long as some phases of a decode step
+constexpr int kRelaxes = 16;         // between looks at the clock: about a microsecond
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads)
+ThreadPool::ThreadPool(int num_threads, int cpus)
     : size_(num_threads),
-      spin_ns_(num_threads <= available_cpus() ? kSpinNs : 0),
+      spin_ns_(num_threads <= cpus ? kSpinNs : 0),
       forks_(fork_count()),
       beds_(std::make_unique<Bed[]>(static_cast<size_t>(num_threads))) {
   threads_.reserve(static_cast<size_t>(size_ - 1));
@@ -71,7 +62,8 @@ ThreadPool::~ThreadPool() {
     stop();
     return;
   }
-  // After fork() there is nobody to join, and even to detach a thread would touch memory that may be gone with it.
+  // After fork() there is nobody to join. Even to detach a thread would touch memory that may be gone with it, so the objects are
+  // moved to where nothing destroys them.
   alignas(std::vector<std::thread>) std::byte never_destroyed[sizeof(std::vector<std::thread>)];
   ::new (static_cast<void*>(never_destroyed)) std::vector<std::thread>(std::move(threads_));
 }
@@ -89,13 +81,8 @@ void ThreadPool::stop() {
   for (auto& thread : threads_) thread.join();
 }
 
-bool ThreadPool::has_items() const {
-  const uint64_t items = items_.load();
-  return next_of(items) < count_of(items);
-}
-
-// Waiting and waking: who goes to sleep says so and then looks once more for a reason not to; who makes a reason looks for
-// sleepers after that. All of it is sequentially consistent, so one of the two sees the other.
+// Waiting and waking. A thread that goes to sleep first says so, and then looks once more for a reason not to. A thread that makes
+// such a reason looks for sleepers after that. All of it is sequentially consistent, so one of the two sees the other.
 template <class Ready>
 void ThreadPool::wait_until(int thread, Ready ready) {
   for (const int64_t begin = now_ns(); now_ns() - begin < spin_ns_;) {
@@ -128,12 +115,12 @@ void ThreadPool::start(int team, const Job& job) {
   finished_ = false;
   next_phase(0);
   while (!finished_) {
-    if (!do_item(0)) wait_until(0, [this] { return finished_.load() || has_items(); });
+    if (!do_item(0)) wait_until(0, [this] { return finished_.load() || queue_.has_items(); });
   }
 }
 
-// Called by the thread that did the last item of a phase, and once to start. A phase of one item is done here and now: to hand it
-// to another thread takes longer than most of them.
+// Called by the thread that did the last item of a phase, and once to start. This thread does phases of one item itself: to hand
+// one to another thread takes longer than most of them.
 void ThreadPool::next_phase(int thread) {
   int64_t count = 0;
   for (++phase_; phase_ < job_.phases; ++phase_) {
@@ -146,8 +133,7 @@ void ThreadPool::next_phase(int thread) {
     if (sleepers_ > 0) wake(0);
     return;
   }
-  done_.store(0, std::memory_order_relaxed);
-  items_ = new_items(items_.load(std::memory_order_relaxed), count);
+  queue_.open(count);
   if (sleepers_ > 0) {
     const int team = static_cast<int>(std::min<int64_t>(team_, count));
     for (int t = 0; t < team; ++t) wake(t);
@@ -155,17 +141,17 @@ void ThreadPool::next_phase(int thread) {
 }
 
 bool ThreadPool::do_item(int thread) {
-  if (!has_items()) return false;
-  const uint64_t taken = items_.fetch_add(1), item = next_of(taken), count = count_of(taken);
-  if (item >= count) return false;
-  job_.work(job_.context, phase_, static_cast<int64_t>(item), thread);
-  if (done_.fetch_add(1) + 1 == static_cast<int64_t>(count)) next_phase(thread);
+  if (!queue_.has_items()) return false;
+  const WorkQueue::Item item = queue_.take();
+  if (!item) return false;
+  job_.work(job_.context, phase_, item.index, thread);
+  if (queue_.finish(item)) next_phase(thread);
   return true;
 }
 
 void ThreadPool::live(int thread) {
   const PlainFloats plain;
-  const auto wanted = [this, thread] { return stopping_.load() || (thread < team_.load() && has_items()); };
+  const auto wanted = [this, thread] { return stopping_.load() || (thread < team_.load() && queue_.has_items()); };
   while (!stopping_) {
     wait_until(thread, wanted);
     while (thread < team_.load(std::memory_order_relaxed) && do_item(thread)) {

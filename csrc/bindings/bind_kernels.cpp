@@ -62,7 +62,7 @@ py::array pack_weight(const py::array& weight, const std::string& dtype_name, in
   };
   const int threads = resolve_num_threads(num_threads);
   const py::gil_scoped_release unlocked;
-  ThreadPool pool(threads);
+  ThreadPool pool(threads, available_cpus());
   pack(task, pool);
   return out;
 }
@@ -192,7 +192,7 @@ void register_kernels(py::module_& module) {
         require(std::any_of(memory.begin(), memory.end(), [](const Memory& m) { return m.nbytes > 0; }),
                 "there is nothing to read");
         const py::gil_scoped_release unlocked;
-        ThreadPool pool(threads);
+        ThreadPool pool(threads, available_cpus());
         return read_bandwidth(kernels, pool, memory);
       },
       py::arg("arrays"), py::arg("isa") = "", py::arg("num_threads") = 0);
@@ -202,7 +202,7 @@ void register_kernels(py::module_& module) {
         const Kernels& kernels = select_kernels(isa.c_str());
         const int threads = resolve_num_threads(num_threads);
         const py::gil_scoped_release unlocked;
-        ThreadPool pool(threads);
+        ThreadPool pool(threads, available_cpus());
         return int8_peak(kernels, pool);
       },
       py::arg("isa") = "", py::arg("num_threads") = 0);

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "bindings/bindings.h"
+#include "cpu/topology.h"
 #include "model/attention.h"
 #include "model/linear.h"
 
@@ -22,7 +23,7 @@ class LinearRun {
  public:
   // x: [m][k], and the layer that it goes into, or one of these.
   LinearRun(const Kernels& kernels, const Linear& layer, const float* x, int64_t m, int num_threads)
-      : kernels_(kernels), x_(x), m_(m), pool_(num_threads) {
+      : kernels_(kernels), x_(x), m_(m), pool_(num_threads, available_cpus()) {
     blocks_.reserve(static_cast<size_t>((layer.k + kBlock - 1) / kBlock * m));
     scratch_.reserve(static_cast<size_t>(pool_.size() * kLinearScratch));
     for (int64_t row = 0; row < m; ++row) quantize_row(kernels, layer, x, row, m, blocks_.data());
@@ -59,7 +60,7 @@ class AttentionRun {
         input_(input),
         cache_(layout),
         step_(kernels, layout, input.n_head, input.scale, num_threads),
-        pool_(num_threads) {
+        pool_(num_threads, available_cpus()) {
     cache_.reserve(input.tokens);
     std::vector<Attention::Row> rows;
     rows.reserve(static_cast<size_t>(input.tokens));

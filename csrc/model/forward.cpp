@@ -29,7 +29,7 @@ Model::Model(const ModelConfig& config, const FindTensor& find, const Kernels& k
       adaptive_(adaptive),
       decode_team_(num_threads),
       prefill_team_(prefill_threads),
-      pool_(std::max(num_threads, prefill_threads)),
+      pool_(std::max(num_threads, prefill_threads), available_cpus()),
       attention_(kernels, kv_layout(), config.n_head, config.attention_scale, pool_.size()) {}
 
 void Model::validate(const std::vector<Run>& runs) const {

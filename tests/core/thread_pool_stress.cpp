@@ -47,7 +47,7 @@ void run_once(gptbigcode::ThreadPool& pool, std::mt19937& random) {
 
 int main() {
   for (const int size : {1, 2, 3, 8}) {
-    gptbigcode::ThreadPool pool(size);
+    gptbigcode::ThreadPool pool(size, 2);
     std::mt19937 random(static_cast<unsigned>(size));
     for (int run = 0; run < 3000; ++run) run_once(pool, random);
   }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,36 @@ def test_a_kernel_file_defines_only_its_record(path: Path) -> None:
     kinds = [line.split(maxsplit=2)[1:] for line in nm.stdout.splitlines()]
     visible = [name for kind, name in kinds if kind.isupper() or kind in "uvw"]
     assert len(visible) == 1 and visible[0].startswith("gptbigcode::k"), visible
+
+
+def check_includes(csrc: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "csrc" / "check_includes.py", csrc]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("place", "includes", "says"),
+    [
+        ("base/error.h", "cpu/features.h", "cpu is not below base"),
+        ("kernels/pack.cpp", "kernels/generic/record.h", "kernels/generic is not below kernels"),
+        ("kernels/x86/avx2.cpp", "kernels/scalar/scalar.cpp", "kernels/scalar is not below kernels/x86"),
+        ("sampling/sampler.cpp", "model/model.h", "model is not below sampling"),
+        ("model/forward.cpp", "bindings/bindings.h", "bindings is not below model"),
+        ("model/forward.cpp", "linear.h", "not a path from csrc on"),
+        ("server/http.h", "base/error.h", "the folder server has no floor"),
+    ],
+)
+def test_an_include_of_a_floor_above_is_found(tmp_path: Path, place: str, includes: str, says: str) -> None:
+    csrc = tmp_path / "csrc"
+    shutil.copytree(ROOT / "csrc", csrc)
+    assert check_includes(csrc).returncode == 0
+    file = csrc / place
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f'#include "{includes}"\n' + (file.read_text(encoding="utf-8") if file.exists() else ""), encoding="utf-8")
+    found = check_includes(csrc)
+    assert found.returncode == 1
+    (line,) = found.stderr.splitlines()
+    assert line.startswith(f"{file}: ") and says in line
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="runs make, which is not installed here")
