@@ -85,7 +85,7 @@ class AttentionRun {
   }
 
  private:
-  int64_t width() const { return (input_.n_head + 2 * layout_.n_kv_head) * layout_.head_dim; }
+  int64_t width() const { return QkvLayout{input_.n_head, layout_.n_kv_head, layout_.head_dim}.width(); }
 
   const KVLayout layout_;
   const Input input_;

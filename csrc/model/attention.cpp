@@ -48,7 +48,7 @@ void load_keys(const std::byte* part, KvDType dtype, int64_t head_dim, int64_t t
 Attention::Attention(const Kernels& kernels, const KVLayout& layout, int64_t n_head, float scale, int num_threads)
     : kernels_(kernels),
       layout_(layout),
-      n_head_(n_head),
+      qkv_{n_head, layout.n_kv_head, layout.head_dim},
       scale_(scale),
       num_threads_(num_threads),
       scratch_bytes_(static_cast<size_t>(ceil_div(attention_scratch(kItemRows, layout.head_dim), 64) * 64)) {
@@ -96,7 +96,7 @@ void Attention::plan(const std::vector<Row>& rows) {
     add_items(s.row, s.tokens, max_tokens, parts, split, blocks_.data() + s.first_block);
   }
   std::stable_sort(items_.begin(), items_.end(), [](const Item& a, const Item& b) { return a.cost > b.cost; });
-  partials_.reserve(static_cast<size_t>(m * n_head_ * chunks_ * partial_size(layout_.head_dim)));
+  partials_.reserve(static_cast<size_t>(m * qkv_.n_head * chunks_ * partial_size(layout_.head_dim)));
 }
 
 void Attention::add_items(int64_t row, int64_t tokens, int64_t max_tokens, int64_t parts, bool split,
@@ -123,7 +123,7 @@ bool Attention::write(int64_t layer, int64_t row, const float* qkv, const float*
   const auto write_kv = kernels_.write_kv[static_cast<int>(layout_.dtype)];
   bool fits = true;
   for (int64_t head = 0; head < layout_.n_kv_head; ++head) {
-    const int64_t key = n_embd() + head * layout_.head_dim, value = key + kv_width();
+    const int64_t key = qkv_.key(head), value = qkv_.value(head);
     fits &= write_kv({
         .part = r.cache->block(r.position / kKvBlock) + layout_.part_offset(layer, head),
         .slot = r.position % kKvBlock,
@@ -149,8 +149,8 @@ void Attention::attend(int64_t layer, const float* qkv, int64_t index, int threa
       .position = rows_[static_cast<size_t>(item.row)].position,
       .chunk_begin = item.chunk_begin,
       .chunk_end = item.chunk_end,
-      .q = qkv + item.row * qkv_width() + item.first_head * layout_.head_dim,
-      .q_stride = qkv_width(),
+      .q = qkv + item.row * qkv_.width() + qkv_.query(item.first_head),
+      .q_stride = qkv_.width(),
       .scale = scale_,
       .partials = partial(item.row, item.first_head, chunks_ == 1 ? 0 : item.chunk_begin),
       .token_stride = partial(1, 0, 0) - partial(0, 0, 0),
@@ -161,8 +161,8 @@ void Attention::attend(int64_t layer, const float* qkv, int64_t index, int threa
 
 void Attention::finish(int64_t row, const float* bias, float* out) const {
   const int64_t chunks = chunks_ == 1 ? 1 : chunks_seen(rows_[static_cast<size_t>(row)].position);
-  for (int64_t head = 0; head < n_head_; ++head) {
-    const float* value_bias = bias == nullptr ? nullptr : bias + n_embd() + kv_width() + head / group() * layout_.head_dim;
+  for (int64_t head = 0; head < qkv_.n_head; ++head) {
+    const float* value_bias = bias == nullptr ? nullptr : bias + qkv_.value(qkv_.kv_head_of(head));
     kernels_.merge_attention(partial(row, head, 0), chunks, layout_.head_dim, value_bias, out + head * layout_.head_dim);
   }
 }
@@ -170,14 +170,14 @@ void Attention::finish(int64_t row, const float* bias, float* out) const {
 void Attention::probabilities(int64_t layer, int64_t row, const float* q, int64_t keys, float* out, int64_t stride) const {
   const Row& r = rows_[static_cast<size_t>(row)];
   const int64_t head_dim = layout_.head_dim, seen = r.position + 1;
-  for (int64_t head = 0; head < n_head_; ++head) {
+  for (int64_t head = 0; head < qkv_.n_head; ++head) {
     float* scores = out + head * stride;
     for (int64_t begin = 0; begin < seen; begin += 16) {
-      const std::byte* part = r.cache->block(begin / kKvBlock) + layout_.part_offset(layer, head / group());
+      const std::byte* part = r.cache->block(begin / kKvBlock) + layout_.part_offset(layer, qkv_.kv_head_of(head));
       float sums[16] = {}, elements[16];
       for (int64_t d = 0; d < head_dim; ++d) {
         load_keys(part, layout_.dtype, head_dim, begin % kKvBlock / 16, d, elements);
-        for (int t = 0; t < 16; ++t) sums[t] += q[head * head_dim + d] * elements[t];
+        for (int t = 0; t < 16; ++t) sums[t] += q[qkv_.query(head) + d] * elements[t];
       }
       for (int64_t t = 0; t < std::min<int64_t>(16, seen - begin); ++t) scores[begin + t] = sums[t] * scale_;
     }

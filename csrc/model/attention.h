@@ -9,6 +9,7 @@
 #include "base/aligned_buffer.h"
 #include "kernels/kernels.h"
 #include "model/kv_cache.h"
+#include "model/qkv_layout.h"
 
 namespace gptbigcode {
 
@@ -24,12 +25,12 @@ class Attention {
   // Shares out the work of these rows, whose caches have room for them. May throw std::bad_alloc.
   void plan(const std::vector<Row>& rows);
 
-  // qkv: what c_attn made of a row, [n_embd + 2 kv_width]; bias: its bias, or null. Keys and values are stored without their bias:
-  // that of the keys adds the same to all scores of a query, which the softmax does not see, and `finish` adds that of the values.
-  // Returns whether all of them fit the type of the cache.
+  // qkv: what c_attn computed for the row, as in QkvLayout; bias: c_attn's, in the same order, or null. Keys and values are stored
+  // without their bias. The bias of the keys adds the same number to all scores of a query, which does not change the softmax;
+  // `finish` adds the bias of the values. Returns whether all keys and values fit the type of the cache.
   bool write(int64_t layer, int64_t row, const float* qkv, const float* bias) const;
   int64_t items() const { return static_cast<int64_t>(items_.size()); }
-  // index: of the item; qkv: [rows][n_embd + 2 kv_width]; thread: whose scratch memory to use
+  // index: of the item; qkv: of all rows; thread: whose scratch memory to use
   void attend(int64_t layer, const float* qkv, int64_t index, int thread) const;
   // out: [n_embd]
   void finish(int64_t row, const float* bias, float* out) const;
@@ -48,17 +49,14 @@ class Attention {
   };
   void add_items(int64_t row, int64_t tokens, int64_t max_tokens, int64_t parts, bool split, const std::byte* const* blocks);
   float* partial(int64_t row, int64_t head, int64_t chunk) const {
-    return partials_.data() + ((row * n_head_ + head) * chunks_ + chunk) * partial_size(layout_.head_dim);
+    return partials_.data() + ((row * qkv_.n_head + head) * chunks_ + chunk) * partial_size(layout_.head_dim);
   }
   std::byte* scratch(int thread) const { return scratch_.data() + static_cast<size_t>(thread) * scratch_bytes_; }
-  int64_t group() const { return n_head_ / layout_.n_kv_head; }
-  int64_t n_embd() const { return n_head_ * layout_.head_dim; }
-  int64_t kv_width() const { return layout_.n_kv_head * layout_.head_dim; }
-  int64_t qkv_width() const { return n_embd() + 2 * kv_width(); }
+  int64_t group() const { return qkv_.heads_per_kv_head(); }
 
   const Kernels& kernels_;
   const KVLayout layout_;
-  const int64_t n_head_;
+  const QkvLayout qkv_;
   const float scale_;
   const int num_threads_;
   const size_t scratch_bytes_;  // of a thread

@@ -1,251 +1,168 @@
+// One pass of a micro-batch through the network. The network is written down once, as a list of phases (model/phases.h):
+// attention_block and mlp_block for every layer, then head. How many phases there are, how many items each of them has, what they
+// do and what a profile calls them all follow from this list.
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <set>
 
 #include "base/error.h"
 #include "base/float_bits.h"
-#include "cpu/topology.h"
 #include "kernels/pack.h"
 #include "model/model.h"
+#include "model/phases.h"
 
 namespace gptbigcode {
-namespace {
 
-constexpr int64_t kMicroBatch = 512;  // rows that share one pass over the weights; bounds the scratch memory
-constexpr int64_t kDecodeRows = 16;   // more new tokens than this are a prefill
-constexpr int64_t kAloneRows = 4;     // so few rows are normalised and quantised by one thread faster than by a team
-constexpr int64_t kHeadRows = 8;      // so many rows go through the head together with what their quantisation left
-
-}  // namespace
-
-Model::Model(const ModelConfig& config, const FindTensor& find, const Kernels& kernels, int num_threads, int prefill_threads,
-             bool adaptive)
-    : config_((config.validate(), config)),
-      weights_(bind_weights(config, find)),
-      kernels_(kernels),
-      num_threads_(num_threads),
-      prefill_threads_(prefill_threads),
-      adaptive_(adaptive),
-      decode_team_(num_threads),
-      prefill_team_(prefill_threads),
-      pool_(std::max(num_threads, prefill_threads), available_cpus()),
-      attention_(kernels, kv_layout(), config.n_head, config.attention_scale, pool_.size()) {}
-
-void Model::validate(const std::vector<Run>& runs) const {
-  require(!runs.empty(), "no sequences");
-  std::set<const KVCache*> seen;
-  for (size_t i = 0; i < runs.size(); ++i) {
-    const Run& run = runs[i];
-    const auto require_here = [i](bool condition, const auto&... message) { require(condition, "sequence ", i, ": ", message...); };
-    require_here(seen.insert(run.cache).second, "its cache is given twice");
-    require_here(run.n_tokens > 0, "no new tokens");
-    require_here(run.logits_to_keep >= 0 && run.logits_to_keep <= run.n_tokens, "logits_to_keep is ", run.logits_to_keep,
-                 ", outside 0..", run.n_tokens);
-    require_here(run.cache->size() + run.n_tokens <= config_.n_positions, run.cache->size(), " tokens in the cache and ",
-                 run.n_tokens, " new ones exceed n_positions = ", config_.n_positions);
-    for (int64_t t = 0; run.position_ids != nullptr && t < run.n_tokens; ++t) {
-      require_here(run.position_ids[t] >= 0 && run.position_ids[t] < config_.n_positions, "position id ", run.position_ids[t],
-                   " at index ", t, " is outside 0..", config_.n_positions - 1);
-    }
-    for (int64_t t = 0; run.tokens != nullptr && t < run.n_tokens; ++t) {
-      require_here(run.tokens[t] >= 0 && run.tokens[t] < config_.vocab_size, "token id ", run.tokens[t], " at index ", t,
-                   " is outside the vocabulary of ", config_.vocab_size);
-    }
-  }
-}
-
-std::mutex& Model::lockable() {
-  pool_.check_owner();
-  return mutex_;
-}
-
-void Model::forward(const std::vector<Run>& runs, const Outputs& outputs, const StopRequests& stop) {
-  validate(runs);
-  const std::lock_guard lock(lockable());
-  int64_t n_tokens = 0;
-  for (const Run& r : runs) n_tokens += r.n_tokens;
-  const bool decode = n_tokens <= kDecodeRows;
-  if (!adaptive_) return run(runs, outputs, decode ? num_threads_ : prefill_threads_, stop);
-  TeamSize& team = decode ? decode_team_ : prefill_team_;
-  const int64_t switches = involuntary_switches();
-  const auto start = std::chrono::steady_clock::now();
-  run(runs, outputs, team.threads(), stop);
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  team.report(decode ? 1 : n_tokens, seconds.count(), involuntary_switches() - switches);  // the rows of a step are nearly free
-}
-
-void Model::run(const std::vector<Run>& runs, const Outputs& outputs, int team, const StopRequests& stop) {
-  std::vector<int64_t> sizes;
-  sizes.reserve(runs.size());
-  int64_t n_tokens = 0;
-  for (const Run& run : runs) {
-    sizes.push_back(run.cache->size());
-    n_tokens += run.n_tokens;
-  }
-  try {
-    for (const Run& run : runs) run.cache->reserve(run.n_tokens);
-    std::vector<Row> rows;
-    const int64_t stride = n_tokens * config_.n_embd;
-    HiddenStates states{outputs.hidden_states, stride, outputs.last_hidden_state};
-    float* logits = outputs.logits;
-    const auto flush = [&] {
-      run_rows(rows, states, team, stop);
-      const int64_t done = static_cast<int64_t>(rows.size()) * config_.n_embd;
-      if (states.first != nullptr) states.first += done;
-      if (states.last != nullptr) states.last += done;
-      rows.clear();
-    };
-    for (size_t i = 0; i < runs.size(); ++i) {
-      const Run& run = runs[i];
-      for (int64_t t = 0; t < run.n_tokens; ++t) {
-        const bool wanted = t >= run.n_tokens - run.logits_to_keep;
-        rows.push_back({&run, t, sizes[i] + t, wanted ? logits : nullptr});
-        if (wanted) logits += config_.vocab_size;
-        if (static_cast<int64_t>(rows.size()) == kMicroBatch) flush();
-      }
-    }
-    if (!rows.empty()) flush();
-    for (const Run& run : runs) run.cache->grow(run.n_tokens);
-  } catch (...) {
-    for (size_t i = 0; i < runs.size(); ++i) runs[i].cache->truncate(sizes[i]);  // gives back what was reserved
-    throw;
-  }
-}
-
-void Model::reserve(int64_t rows) {
-  const auto size = [](int64_t count) { return static_cast<size_t>(count); };
-  work_.hidden.reserve(size(rows * config_.n_embd));
-  work_.normed.reserve(size(rows * config_.n_embd));
-  work_.qkv.reserve(size(rows * (config_.n_embd + 2 * config_.kv_width())));
-  work_.attended.reserve(size(rows * config_.n_embd));
-  work_.blocks.reserve(size((config_.n_embd + kBlock - 1) / kBlock * 2 * rows));  // twice: for the head
-  work_.logits.reserve(size(2 * std::min(rows, kHeadRows) * config_.vocab_size));
-  work_.inner_blocks.reserve(size((config_.n_inner + kBlock - 1) / kBlock * rows));
-}
-
-void Model::embed_token(int32_t token, float* out) const {
-  unpack_row(weights_.wte.weights, weights_.wte.dtype, token, config_.n_embd, out);
-  if (weights_.wte_scale == nullptr) return;
-  for (int64_t i = 0; i < config_.n_embd; ++i) out[i] *= weights_.wte_scale[i];
-}
-
-void Model::embed(const Row& row, float* scratch, float* out) const {
-  const Run& run = *row.run;
-  if (run.embeddings != nullptr) {
-    std::copy_n(run.embeddings + row.index * config_.n_embd, config_.n_embd, out);
-  } else {
-    embed_token(run.tokens[row.index], out);
-  }
-  const int64_t n_embd = config_.n_embd, position = run.position_ids != nullptr ? run.position_ids[row.index] : row.position;
-  const auto add = [&](auto value) {
-    for (int64_t i = 0; i < n_embd; ++i) out[i] += value(position * n_embd + i);
-  };
-  const std::byte* wpe = weights_.wpe.weights;
-  switch (weights_.wpe_type) {
-    case Weights::PositionType::kFloat32: add([&](int64_t i) { return reinterpret_cast<const float*>(wpe)[i]; }); return;
-    case Weights::PositionType::kFloat16:
-      add([&](int64_t i) { return from_float16(reinterpret_cast<const uint16_t*>(wpe)[i]); });
-      return;
-    case Weights::PositionType::kBFloat16:
-      add([&](int64_t i) { return from_bfloat16(reinterpret_cast<const uint16_t*>(wpe)[i]); });
-      return;
-    case Weights::PositionType::kPacked:
-      unpack_row(wpe, weights_.wpe.dtype, position, n_embd, scratch);
-      for (int64_t i = 0; i < n_embd; ++i) out[i] += scratch[i];
-      return;
-  }
-}
-
-// The transformer: phases that threads work through, each cut into items. Phases alternate between linear layers or attention,
-// cut by output features or heads, and work on rows (LayerNorm, quantising, writing keys and values).
 class Model::Step {
  public:
   Step(Model& model, const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequests& stop);
   void run();
 
  private:
-  // Of a block, then what follows the blocks.
-  enum Kind { kNormAttention, kAttentionIn, kWriteKv, kAttend, kMerge, kAttentionOut, kNormMlp, kMlpIn, kMlpOut, kBlockPhases };
-  enum { kStates, kNormHead, kHead, kHeadLeft, kLastPhases };
-  static_assert(int{kBlockPhases} + int{kLastPhases} == kPhaseKinds);
-
-  int phases() const { return static_cast<int>(config_.n_layer) * kBlockPhases + kLastPhases; }
-  int kind_of(int phase) const {
-    const int last = phase - static_cast<int>(config_.n_layer) * kBlockPhases;
-    return last < 0 ? phase % kBlockPhases : kBlockPhases + last;
+  template <class Visitor>
+  void attention_block(int64_t i, Visitor& visit) {
+    const Layer& layer = layer_at(i);
+    visit("embed, ln_1", [&] {
+      return rows(m_, [&, i](int64_t r) {
+        if (i == 0) embed(r);
+        copy_hidden_state(i, r);
+        norm(layer.ln_1, r, is_quantized(layer.query.dtype) || is_quantized(layer.key_value.dtype));
+      });
+    });
+    visit("c_attn", [&] {
+      const LinearCall query{.x = normed_, .blocks = blocks_, .m = m_, .out = qkv_, .out_stride = order_.width()};
+      LinearCall key_value = query;
+      key_value.out += order_.key(0);
+      return Both{linear(layer.query, query), linear(layer.key_value, key_value)};
+    });
+    visit("write kv", [&] {
+      return rows(m_, [&, i](int64_t r) {
+        const bool fits = model_.attention_.write(i, r, qkv_ + r * order_.width(), layer.query.bias);
+        if (!fits) overflowed_ = true;
+      });
+    });
+    visit("attention", [&] { return AttentionWork{model_.attention_, i, qkv_}; });
+    visit("merge", [&] {
+      return rows(m_, [&, i](int64_t r) {
+        model_.attention_.finish(r, layer.query.bias, attended_ + r * n_embd_);
+        copy_attentions(i, r);
+        quantize_row(model_.kernels_, layer.attn_c_proj, attended_, r, m_, blocks_);
+      });
+    });
+    visit("attn c_proj", [&] {
+      return linear(layer.attn_c_proj, {.x = attended_, .blocks = blocks_, .m = m_, .out = hidden_, .accumulate = true});
+    });
   }
-  int64_t items(int phase);
-  void work(int phase, int64_t item, int thread);
 
-  int64_t row_chunk(int64_t rows) const { return rows <= kAloneRows ? rows : std::max<int64_t>(1, rows / (8 * team_)); }
-  int64_t row_items(int64_t rows) const { return rows == 0 ? 0 : (rows + row_chunk(rows) - 1) / row_chunk(rows); }
+  template <class Visitor>
+  void mlp_block(int64_t i, Visitor& visit) {
+    const Layer& layer = layer_at(i);
+    visit("ln_2", [&] { return rows(m_, [&](int64_t r) { norm(layer.ln_2, r, is_quantized(layer.c_fc.dtype)); }); });
+    visit("c_fc, act", [&] { return linear(layer.c_fc, c_fc_call(layer)); });
+    visit("mlp c_proj", [&] {
+      return linear(layer.mlp_c_proj, {.x = inner_, .blocks = inner_blocks_, .m = m_, .out = hidden_, .accumulate = true});
+    });
+  }
+
+  // Logits are the most sensitive to the rounding of their input. So what the quantisation of a row loses is quantised and
+  // multiplied, too. Of few rows both parts go through the weights in one pass, as twice as many rows whose halves are added.
+  template <class Visitor>
+  void head(Visitor& visit) {
+    visit("hidden states", [&] {
+      const bool wanted = states_.first != nullptr || states_.last != nullptr;
+      return rows(wanted ? m_ : 0, [&](int64_t r) { last_hidden_state(r); });
+    });
+    visit("ln_f", [&] { return rows(n_asked_, [&](int64_t r) { head_input(r); }); });
+    visit("lm_head", [&] {
+      if (!is_quantized(head_.dtype)) return linear(head_, {.x = normed_, .m = n_asked_, .out = logits_});
+      if (!head_in_one_pass_) return linear(head_, {.blocks = blocks_, .m = n_asked_, .out = logits_});
+      return linear(head_, {.blocks = blocks_, .m = 2 * n_asked_, .out = model_.work_.logits.data(), .halves_sum = logits_});
+    });
+    visit("lm_head, rest", [&] {
+      const int64_t m = is_quantized(head_.dtype) && !head_in_one_pass_ ? n_asked_ : 0;
+      return linear(head_, {.blocks = lost_blocks(), .m = m, .out = logits_, .accumulate = true});
+    });
+  }
+
+  // Walks the part of the list that the current phase belongs to: a layer, or the head.
+  template <class Visitor>
+  void walk_part(Visitor& visit) {
+    if (layer_ == config_.n_layer) return head(visit);
+    attention_block(layer_, visit);
+    mlp_block(layer_, visit);
+  }
+  void count_phases();
+  std::vector<std::string> names_of_kinds();
+  int phases() const { return static_cast<int>(config_.n_layer) * phases_of_layer_ + phases_of_head_; }
+  // Of which kind the current phase is: a phase of a layer is of the same kind in every layer.
+  int kind() const { return layer_ == config_.n_layer ? phases_of_layer_ + at_ : at_; }
+
+  // Makes `phase` the current one and returns the number of its items. The pool calls it for one phase after another; what it
+  // writes is visible to all threads that do items of the phase.
+  int64_t enter(int phase);
+  void do_item(int64_t item, int thread);
+
   template <class Function>
-  void for_rows(int64_t rows, int64_t item, Function function) const {
-    const int64_t begin = item * row_chunk(rows), end = std::min(rows, begin + row_chunk(rows));
-    for (int64_t r = begin; r < end; ++r) function(r);
+  RowWork<Function> rows(int64_t count, Function function) const {
+    return {count, team_, function};
   }
-  int64_t linear_items(const Linear& layer, const LinearCall& call) const { return gptbigcode::linear_items(layer, call, team_); }
-  void linear(const Linear& layer, const LinearCall& call, int64_t item, int thread) const {
-    run_linear(model_.kernels_, layer, call, team_, item, model_.work_.linear.data() + thread * scratch_);
+  LinearWork linear(const Linear& layer, const LinearCall& call) const {
+    return {model_.kernels_, layer, call, team_, model_.work_.linear.data(), scratch_};
   }
-
-  LinearCall query_call() const { return {.x = normed_, .blocks = blocks_, .m = m_, .out = qkv_, .out_stride = qkv_width_}; }
-  LinearCall key_value_call() const {
-    return {.x = normed_, .blocks = blocks_, .m = m_, .out = qkv_ + n_embd_, .out_stride = qkv_width_};
-  }
-  LinearCall attention_out_call() const { return {.x = attended_, .blocks = blocks_, .m = m_, .out = hidden_, .accumulate = true}; }
-  LinearCall mlp_in_call(const Layer& layer) const {
+  LinearCall c_fc_call(const Layer& layer) const {
+    const bool quantizes = is_quantized(layer.mlp_c_proj.dtype);
     return {.x = normed_,
             .blocks = blocks_,
             .m = m_,
             .out = inner_,
             .activation = &config_.activation,
-            .out_blocks = is_quantized(layer.mlp_c_proj.dtype) ? inner_blocks_ : nullptr};
+            .out_blocks = quantizes ? inner_blocks_ : nullptr};
   }
-  LinearCall mlp_out_call() const { return {.x = inner_, .blocks = inner_blocks_, .m = m_, .out = hidden_, .accumulate = true}; }
-  LinearCall head_call() const {
-    if (!is_quantized(head_.dtype)) return {.x = normed_, .m = asked_count(), .out = logits_};
-    if (!head_together()) return {.blocks = blocks_, .m = asked_count(), .out = logits_};
-    return {.blocks = blocks_, .m = 2 * asked_count(), .out = model_.work_.logits.data(), .halves_sum = logits_};
-  }
-  LinearCall head_left_call() const { return {.blocks = head_left(), .m = asked_count(), .out = logits_, .accumulate = true}; }
+  const Layer& layer_at(int64_t i) const { return model_.weights_.layers[static_cast<size_t>(i)]; }
+  const Row& row(int64_t r) const { return rows_[static_cast<size_t>(r)]; }
 
-  int64_t asked_count() const { return static_cast<int64_t>(asked_.size()); }
-  // Logits are the most sensitive to the rounding of their input. So what is left of it is quantised and multiplied as well, in
-  // the same pass over the weights if there are few rows.
-  bool head_together() const { return asked_count() <= kHeadRows; }
-  int64_t head_stride() const { return head_together() ? 2 * asked_count() : asked_count(); }
-  ActivationBlock* head_left() const { return blocks_ + asked_count() * (head_together() ? 1 : (n_embd_ + kBlock - 1) / kBlock); }
-
+  void embed(int64_t r) const;
   void normalize(const LayerNorm& ln, const float* x, float* out) const {
     model_.kernels_.layer_norm(x, n_embd_, ln.weight, ln.bias, config_.layer_norm_epsilon, out);
   }
   // The input of a linear layer, or of two that share it.
-  void norm(const LayerNorm& ln, bool quantized, int64_t r) const {
+  void norm(const LayerNorm& ln, int64_t r, bool quantized) const {
     normalize(ln, hidden_ + r * n_embd_, normed_ + r * n_embd_);
     if (quantized) model_.kernels_.quantize(normed_ + r * n_embd_, n_embd_, blocks_ + r, m_);
   }
-  void start_row(int64_t i, int64_t r) const;
-  void merge_row(int64_t i, int64_t r) const;
-  void last_states(int64_t r) const;
-  void head_row(int64_t r) const;
+  void head_input(int64_t r) const;
+  // Blocks of a row follow each other at this distance.
+  int64_t head_stride() const { return head_in_one_pass_ ? 2 * n_asked_ : n_asked_; }
+  // What the quantisation of the head's rows lost.
+  ActivationBlock* lost_blocks() const { return blocks_ + n_asked_ * (head_in_one_pass_ ? 1 : (n_embd_ + kBlock - 1) / kBlock); }
+
+  void copy_hidden_state(int64_t i, int64_t r) const;
+  void last_hidden_state(int64_t r) const;
+  void copy_attentions(int64_t i, int64_t r) const;
 
   Model& model_;
   const ModelConfig& config_;
   const std::vector<Row>& rows_;
-  HiddenStates states_;
+  const HiddenStates states_;
   const int team_;
   const StopRequests& stop_;
-  int64_t asked_to_stop_at_ = -1;  // the block at which the calling thread last called stop_.ask
+  const int64_t m_, n_embd_;
+  const QkvLayout order_;  // of c_attn's outputs
+  const Linear& head_;
+
+  int phases_of_layer_ = 0, phases_of_head_ = 0;
+  // The current phase: of which layer, n_layer being the head, and which of this part's phases.
+  int64_t layer_ = 0;
+  int at_ = 0;
+
+  int64_t asked_to_stop_at_ = -1;  // the layer at which the calling thread last called stop_.ask
   std::atomic<bool> stopped_{false};
   std::atomic<bool> overflowed_{false};  // a key or a value does not fit the cache's type
 
-  const int64_t m_, n_embd_, qkv_width_;
-  const Linear& head_;
-  std::vector<int64_t> asked_;        // rows whose logits are wanted
-  float* logits_ = nullptr;           // of these rows: together in the caller's array, in the order of the rows
-  int64_t scratch_ = kLinearScratch;  // floats of a thread, for linear layers
+  std::vector<int64_t> asked_;  // the rows whose logits are wanted
+  int64_t n_asked_ = 0;
+  bool head_in_one_pass_ = false;
+  float* logits_ = nullptr;  // of these rows: together in the caller's array, in the order of the rows
+  int64_t scratch_ = 0;      // floats of a thread, for linear layers
   float *hidden_ = nullptr, *normed_ = nullptr, *qkv_ = nullptr, *attended_ = nullptr, *inner_ = nullptr;
   ActivationBlock *blocks_ = nullptr, *inner_blocks_ = nullptr;
 };
@@ -259,146 +176,127 @@ Model::Step::Step(Model& model, const std::vector<Row>& rows, const HiddenStates
       stop_(stop),
       m_(static_cast<int64_t>(rows.size())),
       n_embd_(config_.n_embd),
-      qkv_width_(config_.n_embd + 2 * config_.kv_width()),
+      order_(config_.qkv()),
       head_(model.weights_.lm_head) {
+  count_phases();
   for (int64_t r = 0; r < m_; ++r) {
-    if (rows[static_cast<size_t>(r)].logits != nullptr) asked_.push_back(r);
+    if (row(r).logits != nullptr) asked_.push_back(r);
   }
-  if (!asked_.empty()) logits_ = rows[static_cast<size_t>(asked_[0])].logits;
-  model.reserve(m_);
+  n_asked_ = static_cast<int64_t>(asked_.size());
+  head_in_one_pass_ = n_asked_ <= kHeadRows;
+  if (n_asked_ > 0) logits_ = row(asked_[0]).logits;
+
   std::vector<Attention::Row> attention_rows;
   attention_rows.reserve(rows.size());
   for (const Row& row : rows) attention_rows.push_back({row.run->cache, row.position});
   model.attention_.plan(attention_rows);
-  const Workspace& work = model.work_;
+
+  model.reserve(m_);
+  Workspace& work = model.work_;
   hidden_ = work.hidden.data();
   normed_ = work.normed.data();
   qkv_ = work.qkv.data();
   attended_ = work.attended.data();
+  inner_ = work.inner.data();
   blocks_ = work.blocks.data();
   inner_blocks_ = work.inner_blocks.data();
-  for (const Layer& layer : model.weights_.layers) {
-    const LinearCall call = mlp_in_call(layer);
-    scratch_ = std::max(scratch_, linear_scratch(layer.c_fc, call, team));
-    if (call.out_blocks == nullptr) model.work_.inner.reserve(static_cast<size_t>(m_ * config_.n_inner));
+  scratch_ = kLinearScratch;
+  if (model.quantizing_layer_ != nullptr) {
+    scratch_ = linear_scratch(model.quantizing_layer_->c_fc, c_fc_call(*model.quantizing_layer_), team);
   }
   // For the whole pool: a thread that was put aside in a call with more threads may take an item of this one.
-  model.work_.linear.reserve(static_cast<size_t>(model.pool_.size() * scratch_));
-  inner_ = work.inner.data();
+  work.linear.reserve(static_cast<size_t>(model.pool_.size() * scratch_));
+}
+
+void Model::Step::count_phases() {
+  PhaseCount of_layer, of_head;
+  attention_block(0, of_layer);
+  mlp_block(0, of_layer);
+  head(of_head);
+  phases_of_layer_ = of_layer.count;
+  phases_of_head_ = of_head.count;
+}
+
+std::vector<std::string> Model::Step::names_of_kinds() {
+  PhaseNames all;
+  attention_block(0, all);
+  mlp_block(0, all);
+  head(all);
+  return all.names;
 }
 
 void Model::Step::run() {
   Profile* profile = model_.profile_.get();
-  if (profile != nullptr) profile->begin();
+  if (profile != nullptr) profile->begin(names_of_kinds());
   model_.pool_.run(
       team_, phases(),
       [&](int phase) {
-        if (profile != nullptr) profile->enter(kind_of(phase));
-        return items(phase);
+        const int64_t items = enter(phase);
+        if (profile != nullptr) profile->enter(kind());
+        return items;
       },
-      [&](int phase, int64_t item, int thread) {
-        const Profile::Timer timer(profile, kind_of(phase), thread);
-        work(phase, item, thread);
+      [&](int /*phase*/, int64_t item, int thread) {
+        const Profile::Timer timer(profile, kind(), thread);
+        do_item(item, thread);
       });
   if (profile != nullptr) profile->end();
   if (stopped_) throw Stopped("the call was ended early, as its caller asked");
   if (overflowed_) throw std::invalid_argument(kv_overflow(config_.kv_dtype));
 }
 
-int64_t Model::Step::items(int phase) {
+int64_t Model::Step::enter(int phase) {
+  layer_ = std::min<int64_t>(phase / phases_of_layer_, config_.n_layer);
+  at_ = phase - static_cast<int>(layer_) * phases_of_layer_;
   if (stop_.flag != nullptr && stop_.flag->is_set()) stopped_ = true;
   if (stopped_ || overflowed_) return 0;
-  const int64_t i = phase / kBlockPhases;
-  if (i < config_.n_layer) {
-    const Layer& layer = model_.weights_.layers[static_cast<size_t>(i)];
-    switch (static_cast<Kind>(phase % kBlockPhases)) {
-      case kNormAttention:
-      case kWriteKv:
-      case kMerge:
-      case kNormMlp: return row_items(m_);
-      case kAttentionIn: return linear_items(layer.query, query_call()) + linear_items(layer.key_value, key_value_call());
-      case kAttend: return model_.attention_.items();
-      case kAttentionOut: return linear_items(layer.attn_c_proj, attention_out_call());
-      case kMlpIn: return linear_items(layer.c_fc, mlp_in_call(layer));
-      case kMlpOut: return linear_items(layer.mlp_c_proj, mlp_out_call());
-      case kBlockPhases: break;
-    }
-  }
-  switch (kind_of(phase) - kBlockPhases) {
-    case kStates: return states_.first != nullptr || states_.last != nullptr ? row_items(m_) : 0;
-    case kNormHead: return row_items(asked_count());
-    case kHead: return asked_.empty() ? 0 : linear_items(head_, head_call());
-    default: return asked_.empty() || !is_quantized(head_.dtype) || head_together() ? 0 : linear_items(head_, head_left_call());
-  }
+  CountItems count{.phase = at_};
+  walk_part(count);
+  return count.items;
 }
 
-void Model::Step::work(int phase, int64_t item, int thread) {
-  const int64_t i = phase / kBlockPhases;
-  // Only prefills are long enough for it to matter.
-  if (thread == 0 && stop_.ask != nullptr && m_ > kDecodeRows && i != asked_to_stop_at_) {
-    asked_to_stop_at_ = i;
+void Model::Step::do_item(int64_t item, int thread) {
+  // Python's signal handlers run in the calling thread only, and only prefills are long enough for it to matter.
+  if (thread == 0 && stop_.ask != nullptr && m_ > kDecodeRows && layer_ != asked_to_stop_at_) {
+    asked_to_stop_at_ = layer_;
     if (stop_.ask()) stopped_ = true;
   }
-  if (i < config_.n_layer) {
-    const Layer& layer = model_.weights_.layers[static_cast<size_t>(i)];
-    switch (static_cast<Kind>(phase % kBlockPhases)) {
-      case kNormAttention: return for_rows(m_, item, [&](int64_t r) { start_row(i, r); });
-      case kAttentionIn: {
-        const int64_t query_items = linear_items(layer.query, query_call());
-        if (item < query_items) return linear(layer.query, query_call(), item, thread);
-        return linear(layer.key_value, key_value_call(), item - query_items, thread);
-      }
-      case kWriteKv:
-        return for_rows(m_, item, [&](int64_t r) {
-          if (!model_.attention_.write(i, r, qkv_ + r * qkv_width_, layer.query.bias)) overflowed_ = true;
-        });
-      case kAttend: return model_.attention_.attend(i, qkv_, item, thread);
-      case kMerge: return for_rows(m_, item, [&](int64_t r) { merge_row(i, r); });
-      case kAttentionOut: return linear(layer.attn_c_proj, attention_out_call(), item, thread);
-      case kNormMlp: return for_rows(m_, item, [&](int64_t r) { norm(layer.ln_2, is_quantized(layer.c_fc.dtype), r); });
-      case kMlpIn: return linear(layer.c_fc, mlp_in_call(layer), item, thread);
-      case kMlpOut: return linear(layer.mlp_c_proj, mlp_out_call(), item, thread);
-      case kBlockPhases: break;
+  DoItem one{.phase = at_, .item = item, .thread = thread};
+  walk_part(one);
+}
+
+void Model::Step::embed(int64_t r) const {
+  const Run& run = *row(r).run;
+  const int64_t index = row(r).index, n_embd = n_embd_;
+  float* out = hidden_ + r * n_embd;
+  if (run.embeddings != nullptr) {
+    std::copy_n(run.embeddings + index * n_embd, n_embd, out);
+  } else {
+    model_.embed_token(run.tokens[index], out);
+  }
+  const int64_t position = run.position_ids != nullptr ? run.position_ids[index] : row(r).position;
+  const std::byte* wpe = model_.weights_.wpe.weights;
+  const auto add = [&](auto value) {
+    for (int64_t i = 0; i < n_embd; ++i) out[i] += value(position * n_embd + i);
+  };
+  switch (model_.weights_.wpe_type) {
+    case Weights::PositionType::kFloat32: add([&](int64_t i) { return reinterpret_cast<const float*>(wpe)[i]; }); return;
+    case Weights::PositionType::kFloat16:
+      add([&](int64_t i) { return from_float16(reinterpret_cast<const uint16_t*>(wpe)[i]); });
+      return;
+    case Weights::PositionType::kBFloat16:
+      add([&](int64_t i) { return from_bfloat16(reinterpret_cast<const uint16_t*>(wpe)[i]); });
+      return;
+    case Weights::PositionType::kPacked: {
+      float* unpacked = normed_ + r * n_embd;  // not in use yet
+      unpack_row(wpe, model_.weights_.wpe.dtype, position, n_embd, unpacked);
+      for (int64_t i = 0; i < n_embd; ++i) out[i] += unpacked[i];
+      return;
     }
-  }
-  switch (kind_of(phase) - kBlockPhases) {
-    case kStates: return for_rows(m_, item, [&](int64_t r) { last_states(r); });
-    case kNormHead: return for_rows(asked_count(), item, [&](int64_t r) { head_row(r); });
-    case kHead: return linear(head_, head_call(), item, thread);
-    default: return linear(head_, head_left_call(), item, thread);
-  }
-}
-
-void Model::Step::start_row(int64_t i, int64_t r) const {
-  const Layer& layer = model_.weights_.layers[static_cast<size_t>(i)];
-  float* hidden = hidden_ + r * n_embd_;
-  if (i == 0) model_.embed(rows_[static_cast<size_t>(r)], normed_ + r * n_embd_, hidden);
-  if (states_.first != nullptr) std::copy_n(hidden, n_embd_, states_.first + i * states_.stride + r * n_embd_);
-  norm(layer.ln_1, is_quantized(layer.query.dtype) || is_quantized(layer.key_value.dtype), r);
-}
-
-void Model::Step::merge_row(int64_t i, int64_t r) const {
-  const Layer& layer = model_.weights_.layers[static_cast<size_t>(i)];
-  model_.attention_.finish(r, layer.query.bias, attended_ + r * n_embd_);
-  if (const Row& row = rows_[static_cast<size_t>(r)]; row.run->attentions != nullptr) {
-    const int64_t keys = row.run->cache->size() + row.run->n_tokens;  // the cache grows when all rows are done
-    model_.attention_.probabilities(i, r, qkv_ + r * qkv_width_, keys,
-                                    row.run->attentions + (i * config_.n_head * row.run->n_tokens + row.index) * keys,
-                                    row.run->n_tokens * keys);
-  }
-  quantize_row(model_.kernels_, layer.attn_c_proj, attended_, r, m_, blocks_);
-}
-
-void Model::Step::last_states(int64_t r) const {
-  float* out = (states_.last != nullptr ? states_.last : states_.first + config_.n_layer * states_.stride) + r * n_embd_;
-  normalize(model_.weights_.ln_f, hidden_ + r * n_embd_, out);
-  if (states_.first != nullptr && states_.last != nullptr) {
-    std::copy_n(out, n_embd_, states_.first + config_.n_layer * states_.stride + r * n_embd_);
   }
 }
 
 // Row r of those whose logits are wanted.
-void Model::Step::head_row(int64_t r) const {
+void Model::Step::head_input(int64_t r) const {
   float* x = normed_ + r * n_embd_;
   normalize(model_.weights_.ln_f, hidden_ + asked_[static_cast<size_t>(r)] * n_embd_, x);
   if (!is_quantized(head_.dtype)) return;
@@ -408,28 +306,43 @@ void Model::Step::head_row(int64_t r) const {
     const ActivationBlock& block = blocks_[i / kBlock * head_stride() + r];
     x[i] -= block.scale * static_cast<float>(block.q[i % kBlock]);
   }
-  model_.kernels_.quantize(x, n_embd_, head_left() + r, head_stride());
+  model_.kernels_.quantize(x, n_embd_, lost_blocks() + r, head_stride());
+}
+
+void Model::Step::copy_hidden_state(int64_t i, int64_t r) const {
+  if (states_.first == nullptr) return;
+  std::copy_n(hidden_ + r * n_embd_, n_embd_, states_.first + i * states_.stride + r * n_embd_);
+}
+
+void Model::Step::last_hidden_state(int64_t r) const {
+  float* after_last_block = states_.first == nullptr ? nullptr : states_.first + config_.n_layer * states_.stride + r * n_embd_;
+  float* out = states_.last != nullptr ? states_.last + r * n_embd_ : after_last_block;
+  normalize(model_.weights_.ln_f, hidden_ + r * n_embd_, out);
+  if (after_last_block != nullptr && out != after_last_block) std::copy_n(out, n_embd_, after_last_block);
+}
+
+void Model::Step::copy_attentions(int64_t i, int64_t r) const {
+  const Run& run = *row(r).run;
+  if (run.attentions == nullptr) return;
+  const int64_t keys = run.cache->size() + run.n_tokens;  // the cache grows when all rows are done
+  float* out = run.attentions + (i * config_.n_head * run.n_tokens + row(r).index) * keys;
+  model_.attention_.probabilities(i, r, qkv_ + r * order_.width(), keys, out, run.n_tokens * keys);
+}
+
+void Model::reserve(int64_t rows) {
+  const auto size = [](int64_t count) { return static_cast<size_t>(count); };
+  work_.hidden.reserve(size(rows * config_.n_embd));
+  work_.normed.reserve(size(rows * config_.n_embd));
+  work_.qkv.reserve(size(rows * config_.qkv().width()));
+  work_.attended.reserve(size(rows * config_.n_embd));
+  if (has_float_inner_) work_.inner.reserve(size(rows * config_.n_inner));
+  work_.blocks.reserve(size((config_.n_embd + kBlock - 1) / kBlock * 2 * rows));  // twice: for the head
+  work_.logits.reserve(size(2 * std::min(rows, kHeadRows) * config_.vocab_size));
+  work_.inner_blocks.reserve(size((config_.n_inner + kBlock - 1) / kBlock * rows));
 }
 
 void Model::run_rows(const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequests& stop) {
   Step(*this, rows, states, team, stop).run();
-}
-
-void Model::start_profile() {
-  const std::lock_guard lock(lockable());
-  profile_ = std::make_unique<Profile>(pool_.size());
-}
-
-std::vector<PhaseTime> Model::stop_profile() {
-  static constexpr const char* kNames[kPhaseKinds] = {"embed, ln_1", "c_attn",  "write kv",     "attention",  "merge",
-                                                      "attn c_proj", "ln_2",    "c_fc, act",    "mlp c_proj", "hidden states",
-                                                      "ln_f",        "lm_head", "lm_head, rest"};
-  const std::lock_guard lock(lockable());
-  std::vector<PhaseTime> times;
-  if (profile_ == nullptr) return times;
-  for (int kind = 0; kind < kPhaseKinds; ++kind) times.push_back(profile_->time_of(kind, kNames[kind]));
-  profile_.reset();
-  return times;
 }
 
 }  // namespace gptbigcode

@@ -91,7 +91,7 @@ class Model {
   struct Workspace {
     AlignedBuffer<float> hidden;                  // [m][n_embd] residual stream
     AlignedBuffer<float> normed;                  // [m][n_embd] LayerNorm output
-    AlignedBuffer<float> qkv;                     // [m][n_embd + 2 kv_width]
+    AlignedBuffer<float> qkv;                     // [m] rows as in QkvLayout
     AlignedBuffer<float> attended;                // [m][n_embd]
     AlignedBuffer<float> inner;                   // [m][n_inner]; where mlp_c_proj has float weights
     AlignedBuffer<float> linear;                  // [threads of the pool][linear_scratch]
@@ -99,17 +99,21 @@ class Model {
     AlignedBuffer<ActivationBlock> inner_blocks;  // [ceil(n_inner / 128)][m]
     AlignedBuffer<float> logits;                  // [2 * min(m, 8)][vocab_size], for the head
   };
-  class Step;  // one pass of a micro-batch through the network
+  class Step;                                 // one pass of a micro-batch through the network: model/forward.cpp
+  static constexpr int64_t kDecodeRows = 16;  // more new tokens than this are a prefill
+  static constexpr int64_t kHeadRows = 8;     // so many rows go through the head in one pass with what their quantisation lost
 
   std::mutex& lockable();  // mutex_; throws ForkError where nobody may ever unlock it
   void validate(const std::vector<Run>& runs) const;
   void run(const std::vector<Run>& runs, const Outputs& outputs, int team, const StopRequests& stop);
   void reserve(int64_t rows);
   void run_rows(const std::vector<Row>& rows, const HiddenStates& states, int team, const StopRequests& stop);
-  void embed(const Row& row, float* scratch, float* out) const;  // [n_embd] each
 
   const ModelConfig config_;
   const Weights weights_;
+  // All layers have the same sizes, so one of those whose c_fc quantises its outputs stands for all; null: there is none.
+  const Layer* const quantizing_layer_;
+  const bool has_float_inner_;  // a c_proj has float weights, so c_fc's outputs stay floats
   const Kernels& kernels_;
   std::mutex mutex_;  // one forward at a time
   const int num_threads_, prefill_threads_;

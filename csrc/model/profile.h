@@ -1,15 +1,13 @@
-// Where the time of a step goes: by kind of phase, how long it took and how long each thread was at work in it. The difference
-// is what threads waited: for the last items, for each other, for the operating system.
+// Where the time of a step goes: for each kind of phase how long it took, and how long each thread was at work in it. The
+// difference is what threads waited: for the last items, for each other, for the operating system.
 #pragma once
 
-#include <array>
 #include <chrono>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace gptbigcode {
-
-inline constexpr int kPhaseKinds = 13;
 
 struct PhaseTime {
   std::string name;
@@ -21,8 +19,13 @@ class Profile {
  public:
   explicit Profile(int threads) : busy_(static_cast<size_t>(threads)) {}
 
-  // Called by one thread at a time: a step begins, a phase of this kind begins, the step ends.
-  void begin() { kind_ = -1; }
+  // Called by one thread at a time: a step begins, whose phases are of these kinds; a phase of a kind begins; the step ends.
+  void begin(std::vector<std::string> kinds) {
+    names_ = std::move(kinds);
+    seconds_.resize(names_.size());
+    for (PerThread& thread : busy_) thread.seconds.resize(names_.size());
+    kind_ = -1;
+  }
   void enter(int kind) {
     const Clock::time_point now = Clock::now();
     if (kind_ >= 0) seconds_[static_cast<size_t>(kind_)] += std::chrono::duration<double>(now - entered_).count();
@@ -31,17 +34,19 @@ class Profile {
   }
   void end() { enter(-1); }
 
-  PhaseTime time_of(int kind, const char* name) const {
-    PhaseTime time{name, seconds_[static_cast<size_t>(kind)], {}};
-    for (const PerThread& thread : busy_) time.busy.push_back(thread.seconds[static_cast<size_t>(kind)]);
-    return time;
+  std::vector<PhaseTime> times() const {
+    std::vector<PhaseTime> all;
+    for (size_t kind = 0; kind < names_.size(); ++kind) {
+      all.push_back({names_[kind], seconds_[kind], {}});
+      for (const PerThread& thread : busy_) all.back().busy.push_back(thread.seconds[kind]);
+    }
+    return all;
   }
 
  private:
   using Clock = std::chrono::steady_clock;
-  using PerKind = std::array<double, kPhaseKinds>;
   struct alignas(64) PerThread {
-    PerKind seconds{};
+    std::vector<double> seconds;  // per kind
   };
 
  public:
@@ -66,7 +71,8 @@ class Profile {
   };
 
  private:
-  PerKind seconds_{};
+  std::vector<std::string> names_;
+  std::vector<double> seconds_;  // per kind
   std::vector<PerThread> busy_;
   int kind_ = -1;
   Clock::time_point entered_;

@@ -145,16 +145,16 @@ Weights bind_weights(const ModelConfig& config, const FindTensor& find) {
   }
   for (int64_t i = 0; i < config.n_layer; ++i) {
     const std::string name = root + "h." + std::to_string(i) + ".";
-    const int64_t kv_rows = 2 * config.kv_width();
+    const int64_t kv_begin = config.qkv().key(0), kv_rows = config.qkv().width() - kv_begin;
     const auto biased = [&](const char* part, int64_t n, int64_t k) {
       return linear(name + part, n, k, get_float(find, name + part + ".bias", {n}));
     };
-    const float* c_attn_bias = get_float(find, name + "attn.c_attn.bias", {config.n_embd + kv_rows});
+    const float* c_attn_bias = get_float(find, name + "attn.c_attn.bias", {config.qkv().width()});
     weights.layers.push_back({
         .ln_1 = get_layer_norm(find, name + "ln_1", config.n_embd),
         .ln_2 = get_layer_norm(find, name + "ln_2", config.n_embd),
         .query = linear(name + "attn.c_attn.query", config.n_embd, config.n_embd, c_attn_bias),
-        .key_value = linear(name + "attn.c_attn.key_value", kv_rows, config.n_embd, c_attn_bias + config.n_embd),
+        .key_value = linear(name + "attn.c_attn.key_value", kv_rows, config.n_embd, c_attn_bias + kv_begin),
         .attn_c_proj = biased("attn.c_proj", config.n_embd, config.n_embd),
         .c_fc = biased("mlp.c_fc", config.n_inner, config.n_embd),
         .mlp_c_proj = biased("mlp.c_proj", config.n_embd, config.n_inner),

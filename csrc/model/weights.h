@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "model/qkv_layout.h"
 
 namespace gptbigcode {
 
@@ -21,7 +22,7 @@ struct ModelConfig {
   KvDType kv_dtype;  // of the KV cache
 
   int64_t head_dim() const { return n_embd / n_head; }
-  int64_t kv_width() const { return n_kv_head * head_dim(); }
+  QkvLayout qkv() const { return {n_head, n_kv_head, head_dim()}; }
   DType dtype_of(const std::string& tensor) const;
   void validate() const;  // throws std::invalid_argument
 };
