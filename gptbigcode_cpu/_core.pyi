@@ -381,9 +381,10 @@ class Sampler:
         repetition_penalty: Divide positive, multiply negative logits of tokens in the context; 1 = off.
         logit_bias: Token id -> addend.
         seed: 64-bit.
+        isa: Kernel set, see `select_kernel`: that of the model whose logits it gets.
 
     Raises:
-        ValueError: A parameter outside its range.
+        ValueError: A parameter outside its range, or the kernel set is not available.
     """
 
     def __init__(
@@ -396,6 +397,7 @@ class Sampler:
         repetition_penalty: float = 1.0,
         logit_bias: Mapping[int, float] | None = None,
         seed: int = 0,
+        isa: str = "",
     ) -> None: ...
     def sample(self, logits: NDArray[np.float32], context: NDArray[np.int32]) -> int:
         """Next token for ``logits [vocab]`` after ``context [n]`` (prompt and output so far, for the penalty)."""

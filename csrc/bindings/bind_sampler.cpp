@@ -23,7 +23,7 @@ void register_sampler(py::module_& module) {
   refuse_copies(sampler_type, "a sampler", "make another one with the same options and seed");
   sampler_type
       .def(py::init([](double temperature, const py::object& top_k, double top_p, double min_p, double repetition_penalty,
-                       const std::optional<std::map<int64_t, float>>& logit_bias, const py::int_& seed) {
+                       const std::optional<std::map<int64_t, float>>& logit_bias, const py::int_& seed, const std::string& isa) {
              SamplerOptions options{
                  .temperature = temperature,
                  .top_k = saturated(top_k, "top_k"),
@@ -34,10 +34,10 @@ void register_sampler(py::module_& module) {
                  .seed = seed_of(seed),
              };
              if (logit_bias) options.logit_bias.assign(logit_bias->begin(), logit_bias->end());
-             return Sampler(std::move(options));
+             return Sampler(std::move(options), select_kernels(isa.c_str()));
            }),
            py::kw_only(), py::arg("temperature") = 0.0, py::arg("top_k") = 0, py::arg("top_p") = 1.0, py::arg("min_p") = 0.0,
-           py::arg("repetition_penalty") = 1.0, py::arg("logit_bias") = py::none(), py::arg("seed") = 0)
+           py::arg("repetition_penalty") = 1.0, py::arg("logit_bias") = py::none(), py::arg("seed") = 0, py::arg("isa") = "")
       .def(
           "sample",
           [](Sampler& self, const FloatArray& logits, const IntArray& context) {

@@ -36,7 +36,7 @@ struct PhaseNames {
 };
 
 struct CountItems {
-  int phase;  // the index in the list
+  int phase = 0;  // the index in the list
   int64_t items = 0;
   int at = 0;
   template <class MakeWork>
@@ -46,9 +46,9 @@ struct CountItems {
 };
 
 struct DoItem {
-  int phase;  // the index in the list
-  int64_t item;
-  int thread;
+  int phase = 0;  // the index in the list
+  int64_t item = 0;
+  int thread = 0;
   int at = 0;
   template <class MakeWork>
   void operator()(const char* /*name*/, const MakeWork& make_work) {
@@ -82,9 +82,9 @@ struct LinearWork {
   const Kernels& kernels;
   const Linear& layer;
   LinearCall call;
-  int team;
-  float* scratch;  // of all threads
-  int64_t scratch_per_thread;
+  int team = 1;
+  float* scratch = nullptr;  // of all threads
+  int64_t scratch_per_thread = 0;
 
   int64_t items() const { return call.m == 0 ? 0 : linear_items(layer, call, team); }
   void operator()(int64_t item, int thread) const {

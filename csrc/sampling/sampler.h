@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "kernels/kernels.h"
 
 namespace gptbigcode {
 
@@ -25,29 +26,25 @@ struct SamplerOptions {
 // drawn takes one number, and one more for each proposal that top_p or min_p excludes.
 class Sampler {
  public:
-  explicit Sampler(SamplerOptions options);  // throws std::invalid_argument for a value outside its range
+  // Throws std::invalid_argument for a value outside its range.
+  Sampler(SamplerOptions options, const Kernels& kernels);
 
   // logits: [vocab_size]; context: tokens so far, for the repetition penalty.
   // Throws std::invalid_argument for NaN, for a bias or context token outside the vocabulary, or if every token is excluded.
   int64_t sample(const float* logits, int64_t vocab_size, const int32_t* context, int64_t n_context);
 
  private:
-  static constexpr int64_t kLanes = 16;  // partial sums, whatever the width of vectors: it decides how sums are rounded
-  static constexpr int64_t kGroup = 64;  // candidates that are summed, skipped or searched together
-
-  static int64_t groups_of(int64_t count) { return (count + kGroup - 1) / kGroup; }
+  static int64_t groups_of(int64_t count) { return (count + kSamplingGroup - 1) / kSamplingGroup; }
   const float* process(const float* logits, int64_t vocab_size, const int32_t* context, int64_t n_context);
   float find_maxima(const float* candidates, int64_t count);
   void keep_top_k();
   int64_t draw(float best);
   double weigh(float best);
   int64_t pick(double target) const;
-  double keep_before(int64_t index);
-  template <class Pass>
-  void run(const Pass& pass) const;
+  Candidates candidates() const;
 
   const SamplerOptions options_;
-  const bool avx2_;
+  const SamplingKernels& kernels_;
   std::mt19937_64 random_;
   int64_t n_groups_ = 0;          // of candidates; the last group is filled up with scores of -inf
   AlignedBuffer<float> scores_;   // of the candidates, where they are not the logits themselves

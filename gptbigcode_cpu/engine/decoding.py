@@ -250,7 +250,7 @@ class RowsDecoding(Decoding):
                 ids = np.full(prompt_length + limit, rules.fill, dtype=np.int32)
                 ids[pads:prompt_length] = prompt
                 seed = request.seeds[index]
-                sampler = _core.Sampler(seed=seed, **chain.sampler_options)
+                sampler = _core.Sampler(seed=seed, isa=self.core.isa, **chain.sampler_options)
                 cache = prefill.cache.fork() if copy else prefill.cache
                 row = Row(index, cache, ids, pads, prompt_length, prompt_length, chain, sampler, seed, prefill.logits)
                 if self._drafter is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
@@ -52,6 +53,28 @@ def test_an_include_of_a_floor_above_is_found(tmp_path: Path, place: str, includ
     assert found.returncode == 1
     (line,) = found.stderr.splitlines()
     assert line.startswith(f"{file}: ") and says in line
+
+
+@pytest.mark.skipif(shutil.which("g++") is None or platform.machine() != "x86_64", reason="needs g++ and its flags for x86")
+def test_every_header_can_be_read_alone() -> None:
+    """As clangd does. A header that needs its includer to define something first is one that nobody can read."""
+    headers = sorted(path for path in (ROOT / "csrc").rglob("*.h") if path.parent.name != "bindings")
+    features = [
+        "avx2",
+        "fma",
+        "f16c",
+        "avxvnni",
+        "avx512f",
+        "avx512bw",
+        "avx512dq",
+        "avx512vl",
+        "avx512vnni",
+        "amx-tile",
+        "amx-int8",
+    ]
+    flags = ["-std=c++20", "-fsyntax-only", "-w", f"-I{ROOT / 'csrc'}", *(f"-m{feature}" for feature in features)]
+    read = subprocess.run(["g++", *flags, "-x", "c++", *headers], capture_output=True, text=True, check=False)
+    assert read.returncode == 0, read.stderr
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="runs make, which is not installed here")

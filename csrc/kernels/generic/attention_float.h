@@ -1,10 +1,12 @@
 // Attention over keys and values in float32, bfloat16 or float16. Scores: fma after fma in the order of the dimensions. Values: the
 // sum so far times its rescaling, then fma after fma in the order of the tokens.
-//
-// Included by each instruction set's file after it has defined:
-//
-//   f32x16 load_f16(const uint16_t*)
-//   constexpr int kFloatRowsAtOnce
+#pragma once
+
+#include "base/float_bits.h"
+#include "kernels/generic/softmax.h"
+
+namespace gptbigcode {
+namespace {
 
 struct BFloat16 {
   uint16_t bits;
@@ -12,10 +14,19 @@ struct BFloat16 {
 struct Float16 {
   uint16_t bits;
 };
-inline f32x16 load_element(const float* p) { return load(p); }
-inline f32x16 load_element(const BFloat16* p) { return load_bf16(&p->bits); }
-inline f32x16 load_element(const Float16* p) { return load_f16(&p->bits); }
-// Whether it is finite, or x is not.
+template <Lanes V>
+inline V load_element(const float* p) {
+  return V::load(p);
+}
+template <Lanes V>
+inline V load_element(const BFloat16* p) {
+  return V::load_bf16(&p->bits);
+}
+template <Lanes V>
+inline V load_element(const Float16* p) {
+  return V::load_f16(&p->bits);
+}
+// False if x is finite and the element that is made of it is not.
 inline bool store_element(float* p, float x) {
   *p = x;
   return true;
@@ -45,9 +56,11 @@ bool write_kv_float(const KvWrite& kv) {
   return fits;
 }
 
-template <class Element>
+// kMostRows: how many rows' sums fit the registers at once, a power of two.
+template <Lanes V, class Element, int kMostRows>
 struct FloatKv {
-  static constexpr int kRowsAtOnce = kFloatRowsAtOnce;
+  using Floats = V;
+  static constexpr int kRowsAtOnce = kMostRows;
   const AttentionTask& task;
   FloatKv(const AttentionTask& t, float* /*scratch*/) : task(t) {}
 
@@ -63,31 +76,31 @@ struct FloatKv {
     }
     alignas(64) float scores[kRows][kKvBlock];
     for (int tile = 0; tile < tiles; ++tile) {
-      f32x16 sum[kRows];
-      for (int r = 0; r < kRows; ++r) sum[r] = set1(0.0f);
+      V sum[kRows];
+      for (int r = 0; r < kRows; ++r) sum[r] = V::set1(0.0f);
       for (int64_t i = 0; i < dim; ++i) {
-        const f32x16 key = load_element(keys + (tile * dim + i) * 16);
-        for (int r = 0; r < kRows; ++r) sum[r] = fma(set1(q[r][i]), key, sum[r]);
+        const V key = load_element<V>(keys + (tile * dim + i) * 16);
+        for (int r = 0; r < kRows; ++r) sum[r] = fma(V::set1(q[r][i]), key, sum[r]);
       }
-      for (int r = 0; r < kRows; ++r) store(scores[r] + tile * 16, mul(sum[r], set1(score_scale(task))));
+      for (int r = 0; r < kRows; ++r) store(scores[r] + tile * 16, mul(sum[r], V::set1(score_scale(task))));
     }
     float rescale[kRows];
-    online_softmax<kRows, kMasked>(scores, view, state, row, rescale,
-                                   [&](int r, int tile, f32x16 p) { store(scores[r] + tile * 16, p); });
+    online_softmax<V, kRows, kMasked>(scores, view, state, row, rescale,
+                                      [&](int r, int tile, V p) { store(scores[r] + tile * 16, p); });
     const int seen_by_all = view.seen_by<kMasked>(0), seen_by_some = view.seen_by<kMasked>(kRows - 1);  // the later, the more
     for (int64_t d = 0; d < state.width; d += 16) {
       const Element* value = values + d * kKvBlock;
-      f32x16 sum[kRows];
-      for (int r = 0; r < kRows; ++r) sum[r] = mul(load(state.values_of(row + r) + d), set1(rescale[r]));
+      V sum[kRows];
+      for (int r = 0; r < kRows; ++r) sum[r] = mul(V::load(state.values_of(row + r) + d), V::set1(rescale[r]));
       for (int t = 0; t < seen_by_all; ++t) {
-        const f32x16 v = load_element(value + t * 16);
-        for (int r = 0; r < kRows; ++r) sum[r] = fma(set1(scores[r][t]), v, sum[r]);
+        const V v = load_element<V>(value + t * 16);
+        for (int r = 0; r < kRows; ++r) sum[r] = fma(V::set1(scores[r][t]), v, sum[r]);
       }
       if constexpr (kMasked) {
         for (int t = seen_by_all; t < seen_by_some; ++t) {
-          const f32x16 v = load_element(value + t * 16);
+          const V v = load_element<V>(value + t * 16);
           for (int r = 1; r < kRows; ++r) {
-            if (t < view.seen_by<true>(r)) sum[r] = fma(set1(scores[r][t]), v, sum[r]);
+            if (t < view.seen_by<true>(r)) sum[r] = fma(V::set1(scores[r][t]), v, sum[r]);
           }
         }
       }
@@ -95,3 +108,6 @@ struct FloatKv {
     }
   }
 };
+
+}  // namespace
+}  // namespace gptbigcode

@@ -1,37 +1,45 @@
-// Quantising a tile's sixteen rows to int4, a lane each: no sum runs across lanes. Included by kernels/generic/vector_kernels.h.
+// Quantising a tile's sixteen rows to int4, a lane each: no sum runs across lanes.
 // How a group's multiplier and offset are chosen, and why: docs/quantization.md.
+#pragma once
+
+#include "kernels/generic/lanes.h"
+
+namespace gptbigcode {
+namespace {
 
 // 1 / x where x is not zero, else 0
-inline f32x16 inverse_or_zero(f32x16 x) {
-  const f32x16 zero = set1(0.0f);
-  return select_less(zero, magnitude(x), div(set1(1.0f), x), zero);
+template <Lanes V>
+inline V inverse_or_zero(V x) {
+  const V zero = V::set1(0.0f);
+  return select_less(zero, magnitude(x), div(V::set1(1.0f), x), zero);
 }
 
 // The code of x, in units of the codebook, or the entry that it stands for: code c from the middle between entries c - 1 and c.
-template <class Value>
-inline f32x16 nearest(f32x16 x, Value value) {
-  f32x16 result = set1(value(0));
+template <Lanes V, class Value>
+inline V nearest(V x, Value value) {
+  V result = V::set1(value(0));
 #pragma GCC unroll 16
   for (int c = 1; c < 16; ++c) {
     const float middle = static_cast<float>(kInt4Codebook[c - 1] + kInt4Codebook[c]) / 2.0f;
-    result = select_less(set1(middle), x, set1(value(c)), result);
+    result = select_less(V::set1(middle), x, V::set1(value(c)), result);
   }
   return result;
 }
 
 // Sums over a group coded with a scale and an offset, v = entry + offset, errors weighted with w.
+template <Lanes V>
 struct Int4Fit {
-  f32x16 wxv, wvv;
+  V wxv, wvv;
 };
 // x, w: [kSize][16 rows]
-template <int kSize>
-inline Int4Fit fit_int4(const float* x, const float* w, f32x16 inverse_scale, float offset) {
-  Int4Fit sums{set1(0.0f), set1(0.0f)};
+template <int kSize, Lanes V>
+inline Int4Fit<V> fit_int4(const float* x, const float* w, V inverse_scale, float offset) {
+  Int4Fit<V> sums{V::set1(0.0f), V::set1(0.0f)};
   for (int i = 0; i < kSize * kTileRows; i += kTileRows) {
-    const f32x16 xi = load(x + i);
-    const f32x16 entry =
-        nearest(sub(mul(xi, inverse_scale), set1(offset)), [](int c) { return static_cast<float>(kInt4Codebook[c]); });
-    const f32x16 v = add(entry, set1(offset)), wv = mul(load(w + i), v);
+    const V xi = V::load(x + i);
+    const V entry =
+        nearest(sub(mul(xi, inverse_scale), V::set1(offset)), [](int c) { return static_cast<float>(kInt4Codebook[c]); });
+    const V v = add(entry, V::set1(offset)), wv = mul(V::load(w + i), v);
     sums.wxv = add(sums.wxv, mul(wv, xi));
     sums.wvv = add(sums.wvv, mul(wv, v));
   }
@@ -39,35 +47,35 @@ inline Int4Fit fit_int4(const float* x, const float* w, f32x16 inverse_scale, fl
 }
 
 // The weight of an error at x is x^2 + mean(x^2) of the group; where errors are fed back, times the column's own.
-template <int kSize>
+template <int kSize, Lanes V>
 inline void weigh_int4(const float* x, const ErrorFeedback& feedback, int64_t column, float* w) {
-  f32x16 sum = set1(0.0f);
-  for (int i = 0; i < kSize * kTileRows; i += kTileRows) sum = add(sum, mul(load(x + i), load(x + i)));
-  const f32x16 mean = mul(sum, set1(1.0f / kSize));
+  V sum = V::set1(0.0f);
+  for (int i = 0; i < kSize * kTileRows; i += kTileRows) sum = add(sum, mul(V::load(x + i), V::load(x + i)));
+  const V mean = mul(sum, V::set1(1.0f / kSize));
   for (int i = 0; i < kSize; ++i) {
-    const f32x16 xi = load(x + i * kTileRows), weight = add(mul(xi, xi), mean);
-    store(w + i * kTileRows, feedback.rows == nullptr ? weight : mul(weight, set1(feedback.importance(column + i))));
+    const V xi = V::load(x + i * kTileRows), weight = add(mul(xi, xi), mean);
+    store(w + i * kTileRows, feedback.rows == nullptr ? weight : mul(weight, V::set1(feedback.importance(column + i))));
   }
 }
 
 // A group's scale, of either sign: the weight of largest magnitude goes to about an end of the codebook, the scale is refitted by
 // least squares, and the best of four such candidates for each end and offset is taken.
-template <int kSize>
-inline f32x16 search_int4_scale(const float* x, const float* w) {
-  f32x16 extreme = set1(0.0f);
+template <int kSize, Lanes V>
+inline V search_int4_scale(const float* x, const float* w) {
+  V extreme = V::set1(0.0f);
   for (int i = 0; i < kSize * kTileRows; i += kTileRows) {
-    const f32x16 xi = load(x + i);
+    const V xi = V::load(x + i);
     extreme = select_less(magnitude(extreme), magnitude(xi), xi, extreme);
   }
-  extreme = select_less(magnitude(extreme), set1(1e-30f), set1(0.0f), extreme);
-  const f32x16 inverse = inverse_or_zero(extreme);
-  f32x16 best_gain = set1(0.0f), best = set1(0.0f);
+  extreme = select_less(magnitude(extreme), V::set1(1e-30f), V::set1(0.0f), extreme);
+  const V inverse = inverse_or_zero(extreme);
+  V best_gain = V::set1(0.0f), best = V::set1(0.0f);
   constexpr float kEnds[] = {-11.25f, -13.2f, -15.0f, -16.5f, 11.25f, 13.2f, 15.0f, 16.5f};
   for (const float end : kEnds) {
     for (int offset = kInt4MinOffset; offset <= kInt4MaxOffset; ++offset) {
-      const Int4Fit sums = fit_int4<kSize>(x, w, mul(inverse, set1(end)), static_cast<float>(offset));
-      const f32x16 scale = mul(sums.wxv, inverse_or_zero(sums.wvv));
-      const f32x16 gain = mul(sums.wxv, scale);  // sum w x^2 less the error
+      const Int4Fit<V> sums = fit_int4<kSize>(x, w, mul(inverse, V::set1(end)), static_cast<float>(offset));
+      const V scale = mul(sums.wxv, inverse_or_zero(sums.wvv));
+      const V gain = mul(sums.wxv, scale);  // sum w x^2 less the error
       best = select_less(best_gain, gain, scale, best);
       best_gain = max(gain, best_gain);
     }
@@ -75,29 +83,30 @@ inline f32x16 search_int4_scale(const float* x, const float* w) {
   return best;
 }
 
+template <Lanes V>
 struct Int4Choice {
-  f32x16 multiplier, offset;
-  Int4Fit sums;
+  V multiplier, offset;
+  Int4Fit<V> sums;
 };
 // For given row scales, the best of the multipliers within `reach` of the wanted scale, both signs and all offsets.
-template <int kSize>
-inline Int4Choice choose_int4(const float* x, const float* w, f32x16 row_scale, f32x16 wanted, int reach) {
-  const f32x16 zero = set1(0.0f);
-  const f32x16 ratio = mul(magnitude(wanted), inverse_or_zero(row_scale));
-  const f32x16 rounded = sub(add(min(ratio, set1(kInt4MaxMultiplier)), set1(kMagic)), set1(kMagic));
-  Int4Choice best{zero, zero, {zero, zero}};
-  f32x16 best_gain = zero;
+template <int kSize, Lanes V>
+inline Int4Choice<V> choose_int4(const float* x, const float* w, V row_scale, V wanted, int reach) {
+  const V zero = V::set1(0.0f);
+  const V ratio = mul(magnitude(wanted), inverse_or_zero(row_scale));
+  const V rounded = sub(add(min(ratio, V::set1(kInt4MaxMultiplier)), V::set1(kMagic)), V::set1(kMagic));
+  Int4Choice<V> best{zero, zero, {zero, zero}};
+  V best_gain = zero;
   constexpr float kSigns[] = {1.0f, -1.0f};
   for (int step = -reach; step <= reach; ++step) {
-    const f32x16 shifted = add(rounded, set1(static_cast<float>(step)));
+    const V shifted = add(rounded, V::set1(static_cast<float>(step)));
     for (const float sign : kSigns) {
-      const f32x16 multiplier = mul(min(max(shifted, set1(1.0f)), set1(kInt4MaxMultiplier)), set1(sign));
-      const f32x16 scale = mul(row_scale, multiplier), inverse = inverse_or_zero(scale);
+      const V multiplier = mul(min(max(shifted, V::set1(1.0f)), V::set1(kInt4MaxMultiplier)), V::set1(sign));
+      const V scale = mul(row_scale, multiplier), inverse = inverse_or_zero(scale);
       for (int offset = kInt4MinOffset; offset <= kInt4MaxOffset; ++offset) {
-        const Int4Fit sums = fit_int4<kSize>(x, w, inverse, static_cast<float>(offset));
-        const f32x16 gain = mul(scale, sub(add(sums.wxv, sums.wxv), mul(scale, sums.wvv)));
+        const Int4Fit<V> sums = fit_int4<kSize>(x, w, inverse, static_cast<float>(offset));
+        const V gain = mul(scale, sub(add(sums.wxv, sums.wxv), mul(scale, sums.wvv)));
         best.multiplier = select_less(best_gain, gain, multiplier, best.multiplier);
-        best.offset = select_less(best_gain, gain, set1(static_cast<float>(offset)), best.offset);
+        best.offset = select_less(best_gain, gain, V::set1(static_cast<float>(offset)), best.offset);
         best.sums.wxv = select_less(best_gain, gain, sums.wxv, best.sums.wxv);
         best.sums.wvv = select_less(best_gain, gain, sums.wvv, best.sums.wvv);
         best_gain = max(gain, best_gain);
@@ -108,27 +117,27 @@ inline Int4Choice choose_int4(const float* x, const float* w, f32x16 row_scale, 
 }
 
 // Column after column of a group, the first of them at x: what quantising it loses is made up for by the columns after it.
-template <int kSize, class Quantise>
+template <int kSize, Lanes V, class Quantise>
 inline void feed_back(float* x, const ErrorFeedback& feedback, int64_t column, Quantise quantise) {
   for (int i = 0; i < kSize; ++i) {
-    const f32x16 xi = load(x + i * kTileRows), error = sub(quantise(xi), xi);
+    const V xi = V::load(x + i * kTileRows), error = sub(quantise(xi), xi);
     const float* factors = feedback.row(column + i);
     const int64_t span_end = feedback.span_end(column + i);
     for (int64_t j = column + i + 1; j < span_end; ++j) {
       float* later = x + (j - column) * kTileRows;
-      store(later, fma(error, set1(factors[j % feedback.span]), load(later)));
+      store(later, fma(error, V::set1(factors[j % feedback.span]), V::load(later)));
     }
   }
 }
 
 // The codes and the byte of columns that share it, at their places in a block: codes of 16 columns after those of the 16 before.
-template <int kSize>
-inline void put_int4(const float* x, f32x16 row_scale, const Int4Choice& choice, std::byte* codes, std::byte* bytes) {
+template <int kSize, Lanes V>
+inline void put_int4(const float* x, V row_scale, const Int4Choice<V>& choice, std::byte* codes, std::byte* bytes) {
   alignas(64) float lanes[kGroup][kTileRows];
-  const f32x16 inverse = inverse_or_zero(mul(row_scale, choice.multiplier));
+  const V inverse = inverse_or_zero(mul(row_scale, choice.multiplier));
   for (int begin = 0; begin < kSize; begin += kGroup, codes += kTileRows * kGroup / 2) {
     for (int i = 0; i < kGroup; ++i) {
-      const f32x16 unit = sub(mul(load(x + (begin + i) * kTileRows), inverse), choice.offset);
+      const V unit = sub(mul(V::load(x + (begin + i) * kTileRows), inverse), choice.offset);
       store(lanes[i], nearest(unit, [](int c) { return static_cast<float>(c); }));
     }
     for (int i = 0; i < kGroup / 2; ++i) {
@@ -138,45 +147,46 @@ inline void put_int4(const float* x, f32x16 row_scale, const Int4Choice& choice,
       }
     }
   }
-  store(lanes[0], sub(add(mul(choice.multiplier, set1(4.0f)), choice.offset), set1(kInt4MinOffset)));
+  store(lanes[0], sub(add(mul(choice.multiplier, V::set1(4.0f)), choice.offset), V::set1(kInt4MinOffset)));
   for (int r = 0; r < kTileRows; ++r) bytes[r] = static_cast<std::byte>(static_cast<int>(lanes[0][r]));
 }
 
+template <Lanes V>
 void pack_int4(float* x, int64_t k, const ErrorFeedback& feedback, float* scratch, std::byte* out) {
   constexpr int kSize = kBlock;
   const int64_t groups = k / kSize, group_floats = kSize * kTileRows;
   alignas(64) float w[kSize * kTileRows];
   // In units of a row's largest weight, so that squares neither overflow nor vanish.
-  f32x16 largest = set1(0.0f);
-  for (int64_t i = 0; i < k; ++i) largest = max(largest, magnitude(load(x + i * kTileRows)));
-  largest = select_less(largest, set1(1e-30f), set1(0.0f), largest);
-  const f32x16 inverse = inverse_or_zero(largest);
-  for (int64_t i = 0; i < k; ++i) store(x + i * kTileRows, mul(load(x + i * kTileRows), inverse));
+  V largest = V::set1(0.0f);
+  for (int64_t i = 0; i < k; ++i) largest = max(largest, magnitude(V::load(x + i * kTileRows)));
+  largest = select_less(largest, V::set1(1e-30f), V::set1(0.0f), largest);
+  const V inverse = inverse_or_zero(largest);
+  for (int64_t i = 0; i < k; ++i) store(x + i * kTileRows, mul(V::load(x + i * kTileRows), inverse));
 
-  f32x16 row_scale = set1(0.0f);
+  V row_scale = V::set1(0.0f);
   for (int64_t g = 0; g < groups; ++g) {
-    weigh_int4<kSize>(x + g * group_floats, feedback, g * kSize, w);
-    const f32x16 scale = search_int4_scale<kSize>(x + g * group_floats, w);
+    weigh_int4<kSize, V>(x + g * group_floats, feedback, g * kSize, w);
+    const V scale = search_int4_scale<kSize, V>(x + g * group_floats, w);
     store(scratch + g * kTileRows, scale);
     row_scale = max(row_scale, magnitude(scale));
   }
-  row_scale = div(row_scale, set1(kInt4MaxMultiplier));
+  row_scale = div(row_scale, V::set1(kInt4MaxMultiplier));
   // Multipliers are chosen for a row scale, then the row scale is refitted for them, then they are chosen with more care.
-  f32x16 mxv = set1(0.0f), mmvv = set1(0.0f);
+  V mxv = V::set1(0.0f), mmvv = V::set1(0.0f);
   for (int64_t g = 0; g < groups; ++g) {
-    weigh_int4<kSize>(x + g * group_floats, feedback, g * kSize, w);
-    const Int4Choice choice = choose_int4<kSize>(x + g * group_floats, w, row_scale, load(scratch + g * kTileRows), 0);
+    weigh_int4<kSize, V>(x + g * group_floats, feedback, g * kSize, w);
+    const Int4Choice<V> choice = choose_int4<kSize>(x + g * group_floats, w, row_scale, V::load(scratch + g * kTileRows), 0);
     mxv = add(mxv, mul(choice.multiplier, choice.sums.wxv));
     mmvv = add(mmvv, mul(mul(choice.multiplier, choice.multiplier), choice.sums.wvv));
   }
-  row_scale = select_less(set1(0.0f), mxv, mul(mxv, inverse_or_zero(mmvv)), row_scale);
+  row_scale = select_less(V::set1(0.0f), mxv, mul(mxv, inverse_or_zero(mmvv)), row_scale);
   for (int64_t g = 0; g < groups; ++g) {
-    weigh_int4<kSize>(x + g * group_floats, feedback, g * kSize, w);
-    const Int4Choice choice = choose_int4<kSize>(x + g * group_floats, w, row_scale, load(scratch + g * kTileRows), 1);
+    weigh_int4<kSize, V>(x + g * group_floats, feedback, g * kSize, w);
+    const Int4Choice<V> choice = choose_int4<kSize>(x + g * group_floats, w, row_scale, V::load(scratch + g * kTileRows), 1);
     if (feedback.rows != nullptr) {
-      const f32x16 scale = mul(row_scale, choice.multiplier), inverse_scale = inverse_or_zero(scale);
-      feed_back<kSize>(x + g * group_floats, feedback, g * kSize, [&](f32x16 xi) {
-        const f32x16 unit = sub(mul(xi, inverse_scale), choice.offset);
+      const V scale = mul(row_scale, choice.multiplier), inverse_scale = inverse_or_zero(scale);
+      feed_back<kSize, V>(x + g * group_floats, feedback, g * kSize, [&](V xi) {
+        const V unit = sub(mul(xi, inverse_scale), choice.offset);
         return mul(scale, add(nearest(unit, [](int c) { return static_cast<float>(kInt4Codebook[c]); }), choice.offset));
       });
     }
@@ -185,3 +195,6 @@ void pack_int4(float* x, int64_t k, const ErrorFeedback& feedback, float* scratc
   }
   store(reinterpret_cast<float*>(out + groups * static_cast<int64_t>(kInt4BlockBytes)), mul(row_scale, largest));
 }
+
+}  // namespace
+}  // namespace gptbigcode

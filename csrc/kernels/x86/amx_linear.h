@@ -1,25 +1,36 @@
-// Linear layers on tile registers. Included by x86/avx512_amx.cpp after kernels/generic/quantized_linear.h, which calls few_rows and
-// Panel::add_rows.
+// Linear layers on tile registers, beside the loops of kernels/generic/quantized_linear.h, which call few_rows and Panel::add_rows.
+#pragma once
+
+#include <utility>
+
+#include "kernels/generic/quantized_linear.h"
+#include "kernels/x86/amx_intrinsics.h"
+#include "kernels/x86/avx512_codes.h"
+
+namespace gptbigcode {
+namespace {
 
 // Blocks with codes as signed bytes, and what their dot products are multiplied with.
-struct TiledInt8 : Int8 {
+template <LinearProducts P>
+struct TiledInt8 : Int8Weights<P> {
   static void expand(const std::byte* block, Expanded& out, const std::byte* ahead = nullptr) {
     for (int i = 0; i < kTileRows * kBlock; i += 64) {
       if (ahead != nullptr) prefetch(ahead + i, 64);
       _mm512_store_si512(out.codes + i, _mm512_xor_si512(load_i8x64(block + i), _mm512_set1_epi8(-128)));
     }
-    store(out.factors, load_bf16(reinterpret_cast<const uint16_t*>(block + kTileRows * kBlock)));
+    store(out.factors, f32x16::load_bf16(reinterpret_cast<const uint16_t*>(block + kTileRows * kBlock)));
   }
   static f32x16 add_dot(i32x16 dot, f32x16 factor, float scale, f32x16 sum) {
-    return fma(to_float(dot), mul(factor, set1(scale)), sum);
+    return fma(to_float(dot), mul(factor, f32x16::set1(scale)), sum);
   }
 };
-struct TiledInt4 : RowScaled<Int4> {
+template <LinearProducts P>
+struct TiledInt4 : RowScaled<P, Int4> {
   static void expand(const std::byte* block, Expanded& out, const std::byte* ahead = nullptr) {
     Int4::expand<0>(block, out, ahead);
   }
   static f32x16 add_dot(i32x16 dot, f32x16 factor, float scale, f32x16 sum) {
-    return fma(mul(to_float(dot), factor), set1(scale), sum);
+    return fma(mul(to_float(dot), factor), f32x16::set1(scale), sum);
   }
 };
 
@@ -56,11 +67,11 @@ void stream_on_tiles(const LinearTask& task, int64_t first_row, int64_t tile, co
     }
     const auto step = [&]<int kTile> {
       if (b >= 2) {
-        const f32x16 factor = load(expanded[(b - 2) % kTurns][kTile].factors);
+        const f32x16 factor = f32x16::load(expanded[(b - 2) % kTurns][kTile].factors);
         const float* scale = &activations(b - 2)->scale;
         for (int64_t r = 0; r < rows; ++r) {
           const i32x16 dot = _mm512_load_si512(dots[b % 2][kTile][r]);
-          store(sums[kTile][r], Weights::add_dot(dot, factor, *of_row(scale, r), load(sums[kTile][r])));
+          store(sums[kTile][r], Weights::add_dot(dot, factor, *of_row(scale, r), f32x16::load(sums[kTile][r])));
         }
       }
       if (b >= 1 && b <= blocks) {
@@ -82,12 +93,14 @@ void stream_on_tiles(const LinearTask& task, int64_t first_row, int64_t tile, co
   }
   for (int t = 0; t < kStreams; ++t) {
     const std::byte* tail = first + static_cast<size_t>(t + 1) * tile_bytes - Weights::kTileTail;
-    for (int64_t r = 0; r < rows; ++r) put(task, first_row + r, tile + t, Weights::finish(task, tile + t, tail, load(sums[t][r])));
+    for (int64_t r = 0; r < rows; ++r)
+      put(task, first_row + r, tile + t, Weights::finish(task, tile + t, tail, f32x16::load(sums[t][r])));
   }
 }
 
 template <class Weights>
 struct Tiled : Weights {
+  using P = Weights::Products;
   static constexpr int kPasses = 1;
 
   static void few_rows(const LinearTask& task, int64_t first_row, int64_t tile_begin, int64_t tile_end) {
@@ -104,8 +117,8 @@ struct Tiled : Weights {
   }
 
   template <int kTiles>
-  struct Panel : ExpandedPanel<Weights, kTiles> {
-    using ExpandedPanel<Weights, kTiles>::ExpandedPanel;
+  struct Panel : ExpandedPanel<Weights, P, kTiles> {
+    using ExpandedPanel<Weights, P, kTiles>::ExpandedPanel;
 
     // A group of rows and a block. Their integer sums take four steps. What is added to the float sums is cut into four, too, and
     // done beside the steps of a later unit.
@@ -155,10 +168,10 @@ struct Tiled : Weights {
       void add(int quarter) const {
         const int t = quarter % 2, row = quarter / 2 * 16;
         if (t >= kTiles || row >= rows) return;
-        const f32x16 factor = load(tiles[t].factors);
-        float* to = sums + (t * kPanelRows + row) * kTileRows;
+        const f32x16 factor = f32x16::load(tiles[t].factors);
+        float* to = sums + (t * P::kPanelRows + row) * kTileRows;
         const auto add = [&](int64_t r) {
-          const f32x16 sum = load(to + r * kTileRows);
+          const f32x16 sum = f32x16::load(to + r * kTileRows);
           store(to + r * kTileRows, Weights::add_dot(_mm512_load_si512(dots[t][row + r]), factor, activations[row + r].scale, sum));
         };
         if (rows - row >= 16) {
@@ -194,3 +207,6 @@ struct Tiled : Weights {
     }
   };
 };
+
+}  // namespace
+}  // namespace gptbigcode

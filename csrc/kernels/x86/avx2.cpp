@@ -17,38 +17,17 @@
 
 #include "base/float_bits.h"
 #include "cpu/features.h"
+#include "kernels/generic/quantized_linear.h"
+#include "kernels/generic/record.h"
 #include "kernels/kernels.h"
+#include "kernels/x86/avx2_attention.h"
+#include "kernels/x86/avx2_codes.h"
+#include "kernels/x86/avx2_lanes.h"
 
 namespace gptbigcode {
 namespace {
 
-#include "kernels/x86/avx2_lanes.h"
-
-// starts: for each sixteen columns, -kInt4Zero times both 16-bit sums of the pairs that vpmaddubsw adds.
-inline int32_t sum_codes(const int8_t* q, int32_t* starts) {
-  const __m256i ones_i16x16 = _mm256_set1_epi16(1), minus_zero = _mm256_set1_epi16(-kInt4Zero);
-  __m256i total_i32x8 = _mm256_setzero_si256();
-  for (int i = 0; i < kBlock / 32; ++i) {  // 32 columns at a time, sixteen in each half
-    const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + i * 32));
-    const __m256i pairs_i16x16 = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
-    total_i32x8 = _mm256_add_epi32(total_i32x8, _mm256_madd_epi16(pairs_i16x16, ones_i16x16));
-    const __m256i half = _mm256_add_epi16(pairs_i16x16, _mm256_shuffle_epi32(pairs_i16x16, 0x4e));
-    const __m256i sums = _mm256_mullo_epi16(_mm256_add_epi16(half, _mm256_shuffle_epi32(half, 0xb1)), minus_zero);
-    starts[i * 2] = _mm256_extract_epi32(sums, 0);
-    starts[i * 2 + 1] = _mm256_extract_epi32(sums, 4);
-  }
-  alignas(32) int32_t lanes[8];
-  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), total_i32x8);
-  return lanes[0] + lanes[1] + lanes[2] + lanes[3] + lanes[4] + lanes[5] + lanes[6] + lanes[7];
-}
-
-// Built on those.
-#include "kernels/generic/vector_kernels.h"
-
-// ---------------------------------------------------------------- integer dot products of one tile block
-
 constexpr int kRowsAtOnce = 3;  // sixteen registers: 6 sums of a group, 6 of the block, 2 weights, an activation, a product
-constexpr int kStreamedRows = 8;
 
 // in both 16-bit halves of a lane
 inline __m256i as_factor(__m256i multipliers_i32x8) {
@@ -56,7 +35,7 @@ inline __m256i as_factor(__m256i multipliers_i32x8) {
       _mm256_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13, 0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13);
   return _mm256_shuffle_epi8(multipliers_i32x8, twice);
 }
-#include "kernels/x86/avx2_codes.h"
+// ---------------------------------------------------------------- int8
 
 // sum + w * a in 32-bit lanes. One piece: left to itself, GCC computes products far ahead and spills them.
 inline __m256i multiply_add_signed(__m256i sum_i32x8, __m256i w_i8x32, __m256i abs_w, __m256i a_i8x32, __m256i ones_i16x16) {
@@ -70,30 +49,44 @@ inline __m256i multiply_add_signed(__m256i sum_i32x8, __m256i w_i8x32, __m256i a
   return sum_i32x8;
 }
 
-// sum[r] = integer sums of the 16 rows of the tile block against row r's activations
-template <int kRows, int kTiles>
-inline void dot_int8(const std::byte* tile, size_t, const std::byte* ahead, const ActivationBlock* activations,
-                     i32x16 (*sum)[kTiles]) {
-  if (ahead != nullptr) prefetch(ahead, kInt8BlockBytes);
-  static_assert(kTiles == 1);
-  if constexpr (kRows > kRowsAtOnce) {
-    dot_int8<kRowsAtOnce, 1>(tile, 0, nullptr, activations, sum);
-    return dot_int8<kRows - kRowsAtOnce, 1>(tile, 0, nullptr, activations + kRowsAtOnce, sum + kRowsAtOnce);
-  }
-  const __m256i ones_i16x16 = _mm256_set1_epi16(1);
-  const __m256i zero_point = _mm256_set1_epi8(-128);  // code - 128 = code ^ 0x80 as a signed byte
-  for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-  for_quads(tile, kBlock / 4, activations->q, [&](const std::byte* codes, const int8_t* q) {
-    const __m256i w_lo = _mm256_xor_si256(load_i8x32(codes), zero_point);
-    const __m256i w_hi = _mm256_xor_si256(load_i8x32(codes + 32), zero_point);
-    const __m256i abs_lo = _mm256_abs_epi8(w_lo), abs_hi = _mm256_abs_epi8(w_hi);
-    for (int r = 0; r < kRows; ++r) {
-      const __m256i a = broadcast_i32(of_row(q, r));
-      sum[r][0].lo = multiply_add_signed(sum[r][0].lo, w_lo, abs_lo, a, ones_i16x16);
-      sum[r][0].hi = multiply_add_signed(sum[r][0].hi, w_hi, abs_hi, a, ones_i16x16);
+struct Products {
+  using Floats = f32x16;
+  using Integers = i32x16;
+  using Expanded = gptbigcode::Expanded;
+  static constexpr int kRowsAtOnce = gptbigcode::kRowsAtOnce, kTilesAtOnce = 1, kStreamedRows = 8, kManyStreamsRows = 4;
+  static constexpr int kUnpackingPasses = 4;
+  static constexpr size_t kPrefetch = 8192;  // some pages: past one the hardware prefetcher starts anew
+  static constexpr int64_t kPanelRows = 256, kPanelBlocks = 4, kPanelTiles = 16;
+
+  static f32x16 to_float(i32x16 v) { return gptbigcode::to_float(v); }
+
+  // sum[r] = integer sums of the 16 rows of the tile block against row r's activations
+  template <int kRows, int kTiles>
+  static void dot_int8(const std::byte* tile, size_t, const std::byte* ahead, const ActivationBlock* activations,
+                       i32x16 (*sum)[kTiles]) {
+    if (ahead != nullptr) prefetch(ahead, kInt8BlockBytes);
+    static_assert(kTiles == 1);
+    if constexpr (kRows > kRowsAtOnce) {
+      dot_int8<kRowsAtOnce, 1>(tile, 0, nullptr, activations, sum);
+      return dot_int8<kRows - kRowsAtOnce, 1>(tile, 0, nullptr, activations + kRowsAtOnce, sum + kRowsAtOnce);
     }
-  });
-}
+    const __m256i ones_i16x16 = _mm256_set1_epi16(1);
+    const __m256i zero_point = _mm256_set1_epi8(-128);  // code - 128 = code ^ 0x80 as a signed byte
+    for (int r = 0; r < kRows; ++r) sum[r][0] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    for_quads(tile, kBlock / 4, activations->q, [&](const std::byte* codes, const int8_t* q) {
+      const __m256i w_lo = _mm256_xor_si256(load_i8x32(codes), zero_point);
+      const __m256i w_hi = _mm256_xor_si256(load_i8x32(codes + 32), zero_point);
+      const __m256i abs_lo = _mm256_abs_epi8(w_lo), abs_hi = _mm256_abs_epi8(w_hi);
+      for (int r = 0; r < kRows; ++r) {
+        const __m256i a = broadcast_i32(of_row(q, r));
+        sum[r][0].lo = multiply_add_signed(sum[r][0].lo, w_lo, abs_lo, a, ones_i16x16);
+        sum[r][0].hi = multiply_add_signed(sum[r][0].hi, w_hi, abs_hi, a, ones_i16x16);
+      }
+    });
+  }
+};
+
+// ---------------------------------------------------------------- int4 and int6
 
 // sum + w * a, added in pairs; one piece, as above
 inline __m256i multiply_add(__m256i sum_i16x16, __m256i w_u8x32, __m256i a_i8x32) {
@@ -198,7 +191,7 @@ struct Int4 {
     }
   }
 
-  static void expand(const std::byte* block, Expanded& out) { expand_int4(block, out); }
+  static void expand(const std::byte* block, Expanded& out) { expand_int4(block, out, as_factor); }
 
   template <int kRows, int kTiles>
   static void add_expanded(const Expanded* block, const ActivationBlock* activations, f32x16 (*sums)[kTiles]) {
@@ -233,7 +226,7 @@ struct Int6 {
 #pragma GCC unroll 1
     for (int g = 0; g < kBlock / kGroup; ++g) {
       prefetch_share<kBlockBytes, 16>(ahead, kHalf / 32 * 8 + g);
-      i32x16 factors = load_int6_factors(block, g);
+      i32x16 factors = load_int6_factors(block, g, as_factor);
       __m256i dots_i16x16[kRows];
       for (int r = 0; r < kRows; ++r) dots_i16x16[r] = start(activations[r], g);
 #pragma GCC unroll 2
@@ -258,7 +251,7 @@ struct Int6 {
 #pragma GCC unroll 1
     for (int pair = 0; pair < kBlock / kGroup; pair += 2) {
       prefetch_share<kBlockBytes, 4>(ahead, pair / 2);
-      const i32x16 factors = load_int6_factors(block, pair);
+      const i32x16 factors = load_int6_factors(block, pair, as_factor);
 #pragma GCC unroll 2
       for (int g = pair; g < pair + 2; ++g) {
         __m256i lo_i16x16[kRows], hi_i16x16[kRows];
@@ -275,7 +268,7 @@ struct Int6 {
     }
   }
 
-  static void expand(const std::byte* block, Expanded& out) { expand_int6(block, out); }
+  static void expand(const std::byte* block, Expanded& out) { expand_int6(block, out, as_factor); }
 
   template <int kRows, int kTiles>
   static void add_expanded(const Expanded* block, const ActivationBlock* activations, f32x16 (*sums)[kTiles]) {
@@ -297,42 +290,52 @@ struct Int6 {
   }
 };
 
-constexpr int kTilesAtOnce = 1;
-constexpr int kUnpackingPasses = 4;
-constexpr int kManyStreamsRows = 4;
-constexpr size_t kPrefetch = 8192;  // some pages: past one the hardware prefetcher starts anew
+// ---------------------------------------------------------------- the set
 
-constexpr int64_t kPanelRows = 256, kPanelBlocks = 4, kPanelTiles = 16;
+struct Avx2 {
+  using Floats = f32x16;
+  using SamplingFloats = Float8;
+  static constexpr int kFloatRowsAtOnce = 4;
+  static constexpr LinearKernel linear_int8 = linear_quantized<Int8Weights<Products>>;
+  static constexpr LinearKernel linear_int6 = linear_quantized<RowScaled<Products, WithAdd<Int6>>>;
+  static constexpr LinearKernel linear_int4 = linear_quantized<RowScaled<Products, WithAdd<Int4>>>;
+  static constexpr AttentionKernel attention_int8 = attention<Int8Kv<AttentionByAvx2>>;
 
-#include "kernels/generic/quantized_linear.h"
-#include "kernels/x86/avx2_attention.h"
-
-// Built on those products.
-#include "kernels/generic/attention.h"
-
-int64_t int8_peak(int64_t rounds) {
-  constexpr int kChains = 6;
-  __m256i sum[kChains] = {}, a[kChains] = {};
-  __m256i w = _mm256_setzero_si256();
-  for (int64_t round = 0; round < rounds; ++round) {
-    for (int i = 0; i < kChains; ++i) {
-      asm volatile("" : "+x"(w), "+x"(a[i]));  // not known to be what it was: the product must be computed again
-      sum[i] = _mm256_add_epi16(sum[i], _mm256_maddubs_epi16(w, a[i]));
+  // starts: for each sixteen columns, -kInt4Zero times both 16-bit sums of the pairs that vpmaddubsw adds.
+  static int32_t sum_codes(const int8_t* q, int32_t* starts) {
+    const __m256i ones_i16x16 = _mm256_set1_epi16(1), minus_zero = _mm256_set1_epi16(-kInt4Zero);
+    __m256i total_i32x8 = _mm256_setzero_si256();
+    for (int i = 0; i < kBlock / 32; ++i) {  // 32 columns at a time, sixteen in each half
+      const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + i * 32));
+      const __m256i pairs_i16x16 = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
+      total_i32x8 = _mm256_add_epi32(total_i32x8, _mm256_madd_epi16(pairs_i16x16, ones_i16x16));
+      const __m256i half = _mm256_add_epi16(pairs_i16x16, _mm256_shuffle_epi32(pairs_i16x16, 0x4e));
+      const __m256i sums = _mm256_mullo_epi16(_mm256_add_epi16(half, _mm256_shuffle_epi32(half, 0xb1)), minus_zero);
+      starts[i * 2] = _mm256_extract_epi32(sums, 0);
+      starts[i * 2 + 1] = _mm256_extract_epi32(sums, 4);
     }
+    alignas(32) int32_t lanes[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), total_i32x8);
+    return lanes[0] + lanes[1] + lanes[2] + lanes[3] + lanes[4] + lanes[5] + lanes[6] + lanes[7];
   }
-  for (auto& s : sum) asm volatile("" : : "x"(s));
-  return rounds * kChains * 32;
-}
 
-constexpr LinearKernel linear_int8 = linear_quantized<Int8>;
-constexpr LinearKernel linear_int6 = linear_quantized<RowScaled<WithAdd<Int6>>>;
-constexpr LinearKernel linear_int4 = linear_quantized<RowScaled<WithAdd<Int4>>>;
-constexpr AttentionKernel attention_int8 = attention<Int8Kv>;
-
-#include "kernels/generic/record.h"
+  static int64_t int8_peak(int64_t rounds) {
+    constexpr int kChains = 6;
+    __m256i sum[kChains] = {}, a[kChains] = {};
+    __m256i w = _mm256_setzero_si256();
+    for (int64_t round = 0; round < rounds; ++round) {
+      for (int i = 0; i < kChains; ++i) {
+        asm volatile("" : "+x"(w), "+x"(a[i]));  // not known to be what it was: the product must be computed again
+        sum[i] = _mm256_add_epi16(sum[i], _mm256_maddubs_epi16(w, a[i]));
+      }
+    }
+    for (auto& s : sum) asm volatile("" : : "x"(s));
+    return rounds * kChains * 32;
+  }
+};
 
 }  // namespace
 
-const Kernels kAvx2Kernels = kernel_set("avx2", kAvx2 | kFma | kF16c);
+const Kernels kAvx2Kernels = kernel_set<Avx2>("avx2", kAvx2 | kFma | kF16c);
 
 }  // namespace gptbigcode

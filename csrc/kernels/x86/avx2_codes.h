@@ -1,6 +1,13 @@
-// Packed codes in 256-bit registers. Included by the kernel sets of 256 bits, which define
-//
-//   __m256i as_factor(multipliers_i32x8)    each row's multiplier as the operand that its sums are multiplied with
+// Packed codes in 256-bit registers.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/generic/lanes.h"
+#include "kernels/x86/avx2_lanes.h"
+
+namespace gptbigcode {
+namespace {
 
 inline __m256i load_i8x32(const std::byte* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 
@@ -44,7 +51,7 @@ inline f32x16 to_float(i32x16 v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvte
 // sums[r] += the integer sums times the scales of the activations
 template <int kRows>
 inline void add_scaled(const i32x16 (*dots)[1], const ActivationBlock* activations, f32x16 (*sums)[1]) {
-  for (int r = 0; r < kRows; ++r) sums[r][0] = fma(to_float(dots[r][0]), set1(activations[r].scale), sums[r][0]);
+  for (int r = 0; r < kRows; ++r) sums[r][0] = fma(to_float(dots[r][0]), f32x16::set1(activations[r].scale), sums[r][0]);
 }
 
 // Prefetches, while group g of a block is worked on, its share of the block at ahead. All at once would hold up the loads behind
@@ -108,8 +115,10 @@ inline void store_factors(int32_t* p, i32x16 v) {
 }
 inline void store_i8x32(std::byte* p, __m256i v) { _mm256_store_si256(reinterpret_cast<__m256i*>(p), v); }
 
-// Codes become codebook + offset + zero.
-inline void expand_int4(const std::byte* block, Expanded& out) {
+// Codes become codebook + offset + zero. as_factor(multipliers_i32x8): each row's multiplier as the operand that its sums are
+// multiplied with.
+template <class AsFactor>
+inline void expand_int4(const std::byte* block, Expanded& out, AsFactor as_factor) {
   const __m256i codebook = codebook_u8x32();
   const i32x16 row_bytes = load_row_bytes(block + kTileRows * kBlock / 2);
   // the offset in all four bytes of a lane
@@ -149,11 +158,13 @@ inline void load_int6_pair(const std::byte* block, int g, int j, __m256i w[4]) {
   load_int6_pair_half(block, g, j, 32, w[1], w[3]);
 }
 // Of 32 columns from the g-th sixteen on
-inline i32x16 load_int6_factors(const std::byte* block, int g) {
+template <class AsFactor>
+inline i32x16 load_int6_factors(const std::byte* block, int g, AsFactor as_factor) {
   const i32x16 multipliers = load_row_bytes(block + kInt6Multipliers + g / 2 * kTileRows);
   return {as_factor(multipliers.lo), as_factor(multipliers.hi)};
 }
-inline void expand_int6(const std::byte* block, Expanded& out) {
+template <class AsFactor>
+inline void expand_int6(const std::byte* block, Expanded& out, AsFactor as_factor) {
   for (int g = 0; g < kBlock / kGroup; ++g) {
 #pragma GCC unroll 2
     for (int j = 0; j < 2; ++j) {
@@ -165,6 +176,9 @@ inline void expand_int6(const std::byte* block, Expanded& out) {
       store_i8x32(quad + 128, w[2]);
       store_i8x32(quad + 160, w[3]);
     }
-    if (g % 2 == 0) store_factors(out.multipliers[g / 2], load_int6_factors(block, g));
+    if (g % 2 == 0) store_factors(out.multipliers[g / 2], load_int6_factors(block, g, as_factor));
   }
 }
+
+}  // namespace
+}  // namespace gptbigcode

@@ -1,19 +1,33 @@
-// Sixteen floats in two 256-bit registers: what kernels/generic/vector_kernels.h asks for, from AVX2 and FMA. Included by the kernel sets
-// of 256 bits inside their anonymous namespaces.
+// Sixteen floats in two 256-bit registers: what kernels/generic/lanes.h asks for, from AVX2 and FMA.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/generic/lanes.h"
+
+namespace gptbigcode {
+namespace {
 
 struct f32x16 {
   __m256 lo, hi;
+
+  static f32x16 load(const float* p);
+  static f32x16 load_bf16(const uint16_t* p);
+  static f32x16 load_f16(const uint16_t* p);
+  static f32x16 set1(float x);
 };
 
-inline f32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline f32x16 f32x16::load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline __m256 load_bf16x8(const uint16_t* p) {
   const __m256i wide_i32x8 = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(wide_i32x8, 16));
 }
-inline f32x16 load_bf16(const uint16_t* p) { return {load_bf16x8(p), load_bf16x8(p + 8)}; }
+inline f32x16 f32x16::load_bf16(const uint16_t* p) { return {load_bf16x8(p), load_bf16x8(p + 8)}; }
 inline __m256 load_f16x8(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
-inline f32x16 load_f16(const uint16_t* p) { return {load_f16x8(p), load_f16x8(p + 8)}; }
-inline f32x16 set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline f32x16 f32x16::load_f16(const uint16_t* p) { return {load_f16x8(p), load_f16x8(p + 8)}; }
+inline f32x16 f32x16::set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline void store(float* p, f32x16 v) {
   _mm256_storeu_ps(p, v.lo);
   _mm256_storeu_ps(p + 8, v.hi);
@@ -76,3 +90,8 @@ inline void store_codes(int8_t* q, f32x16 magic) {
   const __m128i i8x16 = _mm_packs_epi16(_mm256_castsi256_si128(i16x16), _mm256_extracti128_si256(i16x16, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(q), i8x16);
 }
+
+static_assert(Lanes<f32x16>);
+
+}  // namespace
+}  // namespace gptbigcode

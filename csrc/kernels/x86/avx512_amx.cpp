@@ -9,74 +9,56 @@
 // layout that the instructions want, [k/4][16 rows][4]. What has fewer rows than a tile is worth, and int6, is done as in
 // x86/avx512_vnni.cpp.
 
-#include <utility>
-
 #include "base/float_bits.h"
 #include "cpu/features.h"
-#include "kernels/x86/amx_intrinsics.h"
+#include "kernels/generic/quantized_linear.h"
+#include "kernels/generic/record.h"
 #include "kernels/kernels.h"
+#include "kernels/x86/amx_attention.h"
+#include "kernels/x86/amx_intrinsics.h"
+#include "kernels/x86/amx_linear.h"
+#include "kernels/x86/avx512_codes.h"
+#include "kernels/x86/avx512_lanes.h"
 
 namespace gptbigcode {
 namespace {
 
-#include "kernels/x86/avx512_lanes.h"
+struct Products : ProductsOf512 {
+  static constexpr int64_t kPanelRows = 512, kPanelBlocks = 4, kPanelTiles = 16;  // a CPU with AMX has 2 MiB of second-level cache
+};
 
-// Built on those.
-#include "kernels/generic/vector_kernels.h"
+struct Avx512Amx {
+  using Floats = f32x16;
+  using SamplingFloats = Float8;
+  static constexpr int kFloatRowsAtOnce = 8;
+  static constexpr LinearKernel linear_int8 = linear_quantized<Tiled<TiledInt8<Products>>>;
+  static constexpr LinearKernel linear_int6 = linear_quantized<RowScaled<Products, Int6>>;
+  static constexpr LinearKernel linear_int4 = linear_quantized<Tiled<TiledInt4<Products>>>;
 
-// ---------------------------------------------------------------- integer dot products of one tile block
+  static int32_t sum_codes(const int8_t* q, int32_t* starts) { return gptbigcode::sum_codes(q, starts); }
 
-#include "kernels/x86/avx512_codes.h"
-
-// As in x86/avx512_vnni.cpp, but a CPU with AMX has a second-level cache of 2 MiB.
-constexpr int kRowsAtOnce = 6, kTilesAtOnce = 2, kStreamedRows = 16;
-constexpr int kUnpackingPasses = 2;
-constexpr int kManyStreamsRows = 8;
-constexpr size_t kPrefetch = 8192;
-constexpr int64_t kPanelRows = 512, kPanelBlocks = 4, kPanelTiles = 16;
-
-#include "kernels/generic/quantized_linear.h"
-
-// Built on those.
-#include "kernels/x86/amx_linear.h"
-
-constexpr LinearKernel linear_int8 = linear_quantized<Tiled<TiledInt8>>;
-constexpr LinearKernel linear_int6 = linear_quantized<RowScaled<Int6>>;
-constexpr LinearKernel linear_int4 = linear_quantized<Tiled<TiledInt4>>;
-
-// ---------------------------------------------------------------- attention
-
-#include "kernels/x86/avx512_attention.h"
-
-// Built on those.
-#include "kernels/x86/amx_attention.h"
-
-// Built on those products.
-#include "kernels/generic/attention.h"
-
-void attention_int8(const AttentionTask& task) {
-  TileRegisters registers;
-  registers.set_rows(16, 16);
-  attention<Int8Kv>(task);
-}
-
-int64_t int8_peak(int64_t rounds) {
-  rounds /= 16;
-  TileRegisters registers;
-  registers.set_rows(16, 16);
-  for (int64_t round = 0; round < rounds; ++round) {
-    add_s8_s8<0, 4, 6>();
-    add_s8_s8<1, 4, 7>();
-    add_s8_s8<2, 5, 6>();
-    add_s8_s8<3, 5, 7>();
+  static void attention_int8(const AttentionTask& task) {
+    TileRegisters registers;
+    registers.set_rows(16, 16);
+    attention<Int8Kv<AttentionByAmx>>(task);
   }
-  return rounds * 4 * 16 * 16 * 64;
-}
 
-#include "kernels/generic/record.h"
+  static int64_t int8_peak(int64_t rounds) {
+    rounds /= 16;
+    TileRegisters registers;
+    registers.set_rows(16, 16);
+    for (int64_t round = 0; round < rounds; ++round) {
+      add_s8_s8<0, 4, 6>();
+      add_s8_s8<1, 4, 7>();
+      add_s8_s8<2, 5, 6>();
+      add_s8_s8<3, 5, 7>();
+    }
+    return rounds * 4 * 16 * 16 * 64;
+  }
+};
 
 }  // namespace
 
-const Kernels kAvx512AmxKernels = kernel_set("avx512_amx", kRequiredForAvx512Vnni | kRequiredForAmx);
+const Kernels kAvx512AmxKernels = kernel_set<Avx512Amx>("avx512_amx", kRequiredForAvx512Vnni | kRequiredForAmx);
 
 }  // namespace gptbigcode

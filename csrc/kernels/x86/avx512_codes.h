@@ -1,5 +1,12 @@
-// Integer dot products of one tile block by vpdpbusd: what kernels/generic/quantized_linear.h asks for. Included by the kernel sets of
-// 512 bits after kernels/generic/vector_kernels.h.
+// Integer dot products of one tile block by vpdpbusd.
+#pragma once
+
+#include "kernels/generic/lanes.h"
+#include "kernels/x86/avx512_intrinsics.h"
+#include "kernels/x86/avx512_lanes.h"
+
+namespace gptbigcode {
+namespace {
 
 using i32x16 = __m512i;
 
@@ -57,14 +64,6 @@ inline void start_at(const ActivationBlock* activations, i32x16 (*sum)[kTiles]) 
   }
 }
 
-// sum[r][t] = integer sums of the 16 rows of tile t against row r of the activations
-template <int kRows, int kTiles>
-inline void dot_int8(const std::byte* block, size_t tile_bytes, const std::byte* ahead, const ActivationBlock* activations,
-                     i32x16 (*sum)[kTiles]) {
-  start_at<kRows, kTiles, 7>(activations, sum);
-  add_bytes<kRows, kTiles>(block, tile_bytes, ahead, kBlock / 4, activations, 0, sum);
-}
-
 // codebook + zero, for vpshufb
 inline __m512i codebook_i8x64(int zero) {
   alignas(16) int8_t table[16];
@@ -95,7 +94,7 @@ struct Expanded {
 template <int kRows, int kTiles>
 inline void add_scaled(const i32x16 (*dots)[kTiles], const ActivationBlock* activations, f32x16 (*sums)[kTiles]) {
   for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kTiles; ++t) sums[r][t] = fma(to_float(dots[r][t]), set1(activations[r].scale), sums[r][t]);
+    for (int t = 0; t < kTiles; ++t) sums[r][t] = fma(to_float(dots[r][t]), f32x16::set1(activations[r].scale), sums[r][t]);
   }
 }
 
@@ -138,7 +137,7 @@ struct Int4 {
     const f32x16 multiplier = int4_multiplier(row_bytes);
     for (int r = 0; r < kRows; ++r) {
       if constexpr (kChains > 1) chains[r][0] = _mm512_add_epi32(chains[r][0], chains[r][1]);
-      sums[r][0] = fma(mul(to_float(chains[r][0]), multiplier), set1(activations[r].scale), sums[r][0]);
+      sums[r][0] = fma(mul(to_float(chains[r][0]), multiplier), f32x16::set1(activations[r].scale), sums[r][0]);
     }
   }
 
@@ -167,9 +166,9 @@ struct Int4 {
     start_at<kRows, kTiles, 4>(activations, dots);
     add_bytes<kRows, kTiles>(codes_of(blocks), sizeof(Expanded), nullptr, kBlock / 4, activations, 0, dots);
     for (int t = 0; t < kTiles; ++t) {
-      const f32x16 multiplier = load(blocks[t].factors);
+      const f32x16 multiplier = f32x16::load(blocks[t].factors);
       for (int r = 0; r < kRows; ++r) {
-        sums[r][t] = fma(mul(to_float(dots[r][t]), multiplier), set1(activations[r].scale), sums[r][t]);
+        sums[r][t] = fma(mul(to_float(dots[r][t]), multiplier), f32x16::set1(activations[r].scale), sums[r][t]);
       }
     }
   }
@@ -263,3 +262,44 @@ struct Int6 {
     add_groups<kRows, kTiles>(activations, factors, add, sums);
   }
 };
+
+// starts: for each 32 columns, -kInt6Zero times their sum.
+inline int32_t sum_codes(const int8_t* q, int32_t* starts) {
+  alignas(64) int32_t quads[kBlock / 4];
+  for (int i = 0; i < kBlock / 64; ++i) {
+    const __m512i codes = _mm512_loadu_si512(q + i * 64);
+    _mm512_store_si512(quads + i * 16, dpbusd(_mm512_setzero_si512(), _mm512_set1_epi8(1), codes));
+  }
+  int32_t total = 0;
+  for (int g = 0; g < kBlock / kInt6Group; ++g) {
+    int32_t sum = 0;
+    for (int i = 0; i < kInt6Group / 4; ++i) sum += quads[g * (kInt6Group / 4) + i];
+    starts[g] = -kInt6Zero * sum;
+    total += sum;
+  }
+  return total;
+}
+
+// Products with int8, and the sizes of the loops that suit registers of 512 bits.
+struct ProductsOf512 {
+  using Floats = f32x16;
+  using Integers = i32x16;
+  using Expanded = gptbigcode::Expanded;
+  // Thirty-two registers: 6 rows x 2 tiles of sums and of a group's sums, 2 weights.
+  static constexpr int kRowsAtOnce = 6, kTilesAtOnce = 2, kStreamedRows = 16, kManyStreamsRows = 8;
+  static constexpr int kUnpackingPasses = 2;
+  static constexpr size_t kPrefetch = 8192;  // some pages: past one the hardware prefetcher starts anew
+
+  static f32x16 to_float(i32x16 v) { return gptbigcode::to_float(v); }
+
+  // sum[r][t] = integer sums of the 16 rows of tile t against row r of the activations
+  template <int kRows, int kTiles>
+  static void dot_int8(const std::byte* block, size_t tile_bytes, const std::byte* ahead, const ActivationBlock* activations,
+                       i32x16 (*sum)[kTiles]) {
+    start_at<kRows, kTiles, 7>(activations, sum);
+    add_bytes<kRows, kTiles>(block, tile_bytes, ahead, kBlock / 4, activations, 0, sum);
+  }
+};
+
+}  // namespace
+}  // namespace gptbigcode

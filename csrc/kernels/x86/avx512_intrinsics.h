@@ -6,6 +6,7 @@
 #if defined(GPTBIGCODE_CPU_EMULATE_VNNI)
 
 #include "kernels/x86/avx512_emulated.h"
+#include "kernels/x86/avx512_emulated_floats.h"
 
 namespace gptbigcode {
 namespace {

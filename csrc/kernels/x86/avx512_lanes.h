@@ -1,17 +1,32 @@
-// Sixteen floats in a 512-bit register: what kernels/generic/vector_kernels.h asks for, from AVX-512. Included by the kernel sets of 512
-// bits inside their anonymous namespaces.
+// Sixteen floats in a 512-bit register: what kernels/generic/lanes.h asks for, from AVX-512.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/generic/lanes.h"
+#include "kernels/x86/avx512_intrinsics.h"
+
+namespace gptbigcode {
+namespace {
 
 struct f32x16 {
   __m512 v;
+
+  static f32x16 load(const float* p);
+  static f32x16 load_bf16(const uint16_t* p);
+  static f32x16 load_f16(const uint16_t* p);
+  static f32x16 set1(float x);
 };
 
-inline f32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
-inline f32x16 load_bf16(const uint16_t* p) {
+inline f32x16 f32x16::load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline f32x16 f32x16::load_bf16(const uint16_t* p) {
   const __m512i wide_i32x16 = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(wide_i32x16, 16))};
 }
-inline f32x16 load_f16(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
-inline f32x16 set1(float x) { return {_mm512_set1_ps(x)}; }
+inline f32x16 f32x16::load_f16(const uint16_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+inline f32x16 f32x16::set1(float x) { return {_mm512_set1_ps(x)}; }
 inline void store(float* p, f32x16 a) { _mm512_storeu_ps(p, a.v); }
 inline f32x16 add(f32x16 a, f32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline f32x16 sub(f32x16 a, f32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -89,19 +104,8 @@ inline void reduce_max_or_nan_of_rows(const f32x16* v, float* maxima) {
 inline void store_codes(int8_t* q, f32x16 magic) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(_mm512_castps_si512(magic.v)));
 }
-// starts: for each 32 columns, -kInt6Zero times their sum.
-inline int32_t sum_codes(const int8_t* q, int32_t* starts) {
-  alignas(64) int32_t quads[kBlock / 4];
-  for (int i = 0; i < kBlock / 64; ++i) {
-    const __m512i codes = _mm512_loadu_si512(q + i * 64);
-    _mm512_store_si512(quads + i * 16, dpbusd(_mm512_setzero_si512(), _mm512_set1_epi8(1), codes));
-  }
-  int32_t total = 0;
-  for (int g = 0; g < kBlock / kInt6Group; ++g) {
-    int32_t sum = 0;
-    for (int i = 0; i < kInt6Group / 4; ++i) sum += quads[g * (kInt6Group / 4) + i];
-    starts[g] = -kInt6Zero * sum;
-    total += sum;
-  }
-  return total;
-}
+
+static_assert(Lanes<f32x16>);
+
+}  // namespace
+}  // namespace gptbigcode

@@ -12,70 +12,60 @@
 
 #include "base/float_bits.h"
 #include "cpu/features.h"
-#include "kernels/x86/avx512_intrinsics.h"
+#include "kernels/generic/quantized_linear.h"
+#include "kernels/generic/record.h"
 #include "kernels/kernels.h"
+#include "kernels/x86/avx512_attention.h"
+#include "kernels/x86/avx512_codes.h"
+#include "kernels/x86/avx512_intrinsics.h"
+#include "kernels/x86/avx512_lanes.h"
 
 namespace gptbigcode {
 namespace {
 
-#include "kernels/x86/avx512_lanes.h"
+struct Products : ProductsOf512 {
+  static constexpr int64_t kPanelRows = 256, kPanelBlocks = 4, kPanelTiles = 16;
+};
 
-// Built on those.
-#include "kernels/generic/vector_kernels.h"
+struct AttentionByVnni : AttentionOf512 {
+  static constexpr int kDotRows = 8, kDotTiles = 2;  // thirty-two registers: 16 sums; ten loads for sixteen products
 
-// ---------------------------------------------------------------- integer dot products of one tile block
-
-#include "kernels/x86/avx512_codes.h"
-
-constexpr int kRowsAtOnce = 6;  // thirty-two registers: 6 rows x 2 tiles of sums and of a group's sums, 2 weights
-constexpr int kTilesAtOnce = 2, kStreamedRows = 16;
-constexpr int kUnpackingPasses = 2;
-constexpr int kManyStreamsRows = 8;
-constexpr size_t kPrefetch = 8192;  // some pages: past one the hardware prefetcher starts anew
-
-constexpr int64_t kPanelRows = 256, kPanelBlocks = 4, kPanelTiles = 16;
-
-#include "kernels/generic/quantized_linear.h"
-
-// ---------------------------------------------------------------- attention
-
-#include "kernels/x86/avx512_attention.h"
-
-constexpr int kInt8DotRows = 8, kAttentionTiles = 2;  // thirty-two registers: 16 accumulators; ten loads for sixteen products
-
-template <int kRows, int kTiles>
-inline void dot_keys(const std::byte* tile, int64_t tile_stride, const Quad* quads, int64_t stride, int64_t count, int64_t ahead,
-                     i32x16* sum) {
-  dot_codes<kRows, kTiles>(tile, tile_stride, quads, stride, count, ahead, sum, add_key_product);
-}
-template <int kRows, int kTiles>
-inline void dot_values(const std::byte* tile, int64_t tile_stride, const Quad* quads, int64_t stride, int64_t count, int64_t ahead,
+  template <int kRows, int kTiles>
+  static void dot_keys(const std::byte* tile, int64_t tile_stride, const Quad* quads, int64_t stride, int64_t count, int64_t ahead,
                        i32x16* sum) {
-  dot_codes<kRows, kTiles>(tile, tile_stride, quads, stride, count, ahead, sum, add_value_product);
-}
-
-// Built on those products.
-#include "kernels/generic/attention.h"
-
-int64_t int8_peak(int64_t rounds) {
-  constexpr int kChains = 10;
-  __m512i sum[kChains] = {}, a = _mm512_setzero_si512();
-  for (int64_t round = 0; round < rounds; ++round) {
-    for (auto& s : sum) s = dpbusd(s, a, a);
+    dot_codes<kRows, kTiles>(tile, tile_stride, quads, stride, count, ahead, sum, add_key_product);
   }
-  for (auto& s : sum) asm volatile("" : : "m"(s));
-  return rounds * kChains * 64;
-}
+  template <int kRows, int kTiles>
+  static void dot_values(const std::byte* tile, int64_t tile_stride, const Quad* quads, int64_t stride, int64_t count,
+                         int64_t ahead, i32x16* sum) {
+    dot_codes<kRows, kTiles>(tile, tile_stride, quads, stride, count, ahead, sum, add_value_product);
+  }
+};
 
-constexpr LinearKernel linear_int8 = linear_quantized<Int8>;
-constexpr LinearKernel linear_int6 = linear_quantized<RowScaled<Int6>>;
-constexpr LinearKernel linear_int4 = linear_quantized<RowScaled<Int4>>;
-constexpr AttentionKernel attention_int8 = attention<Int8Kv>;
+struct Avx512Vnni {
+  using Floats = f32x16;
+  using SamplingFloats = Float8;
+  static constexpr int kFloatRowsAtOnce = 8;
+  static constexpr LinearKernel linear_int8 = linear_quantized<Int8Weights<Products>>;
+  static constexpr LinearKernel linear_int6 = linear_quantized<RowScaled<Products, Int6>>;
+  static constexpr LinearKernel linear_int4 = linear_quantized<RowScaled<Products, Int4>>;
+  static constexpr AttentionKernel attention_int8 = attention<Int8Kv<AttentionByVnni>>;
 
-#include "kernels/generic/record.h"
+  static int32_t sum_codes(const int8_t* q, int32_t* starts) { return gptbigcode::sum_codes(q, starts); }
+
+  static int64_t int8_peak(int64_t rounds) {
+    constexpr int kChains = 10;
+    __m512i sum[kChains] = {}, a = _mm512_setzero_si512();
+    for (int64_t round = 0; round < rounds; ++round) {
+      for (auto& s : sum) s = dpbusd(s, a, a);
+    }
+    for (auto& s : sum) asm volatile("" : : "m"(s));
+    return rounds * kChains * 64;
+  }
+};
 
 }  // namespace
 
-const Kernels kAvx512VnniKernels = kernel_set("avx512_vnni", kRequiredForAvx512Vnni);
+const Kernels kAvx512VnniKernels = kernel_set<Avx512Vnni>("avx512_vnni", kRequiredForAvx512Vnni);
 
 }  // namespace gptbigcode

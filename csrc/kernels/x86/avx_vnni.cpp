@@ -9,38 +9,21 @@
 
 #include "base/float_bits.h"
 #include "cpu/features.h"
-#include "kernels/x86/avx_vnni_intrinsics.h"
+#include "kernels/generic/quantized_linear.h"
+#include "kernels/generic/record.h"
 #include "kernels/kernels.h"
+#include "kernels/x86/avx2_codes.h"
+#include "kernels/x86/avx2_lanes.h"
+#include "kernels/x86/avx_vnni_attention.h"
+#include "kernels/x86/avx_vnni_intrinsics.h"
 
 namespace gptbigcode {
 namespace {
 
-#include "kernels/x86/avx2_lanes.h"
-
-// starts: for each 32 columns, -kInt6Zero times their sum.
-inline int32_t sum_codes(const int8_t* q, int32_t* starts) {
-  int32_t total = 0;
-  for (int g = 0; g < kBlock / kInt6Group; ++g) {
-    alignas(32) int32_t lanes[8];
-    const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + g * kInt6Group));
-    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), dpbusd(_mm256_setzero_si256(), _mm256_set1_epi8(1), codes));
-    const int32_t sum = lanes[0] + lanes[1] + lanes[2] + lanes[3] + lanes[4] + lanes[5] + lanes[6] + lanes[7];
-    starts[g] = -kInt6Zero * sum;
-    total += sum;
-  }
-  return total;
-}
-
-// Built on those.
-#include "kernels/generic/vector_kernels.h"
-
-// ---------------------------------------------------------------- integer dot products of one tile block
-
-constexpr int kRowsAtOnce = 6;  // sixteen registers: 12 sums, 2 weights, an activation
-constexpr int kWholeTileRows = 4, kStreamedRows = 8;
+constexpr int kRowsAtOnce = 6;     // sixteen registers: 12 sums, 2 weights, an activation
+constexpr int kWholeTileRows = 4;  // more rows than this take half a tile's outputs at a time
 
 inline __m256i as_factor(__m256i multipliers_i32x8) { return multipliers_i32x8; }
-#include "kernels/x86/avx2_codes.h"
 
 template <int kRows>
 inline void add_quad(__m256i w_lo, __m256i w_hi, const ActivationBlock* activations, int k, i32x16 (*sum)[1]) {
@@ -75,19 +58,31 @@ inline void multiply(i32x16& sum, i32x16 factors) {
   sum = {_mm256_mullo_epi32(sum.lo, factors.lo), _mm256_mullo_epi32(sum.hi, factors.hi)};
 }
 
-// sum[r] = integer sums of the 16 rows of the tile block against row r's activations
-template <int kRows, int kTiles>
-inline void dot_int8(const std::byte* tile, size_t, const std::byte* ahead, const ActivationBlock* activations,
-                     i32x16 (*sum)[kTiles]) {
-  if (ahead != nullptr) prefetch(ahead, kInt8BlockBytes);
-  static_assert(kTiles == 1);
-  if constexpr (kRows > kRowsAtOnce) {
-    dot_int8<kRows / 2, 1>(tile, 0, nullptr, activations, sum);
-    return dot_int8<kRows - kRows / 2, 1>(tile, 0, nullptr, activations + kRows / 2, sum + kRows / 2);
+struct Products {
+  using Floats = f32x16;
+  using Integers = i32x16;
+  using Expanded = gptbigcode::Expanded;
+  static constexpr int kRowsAtOnce = gptbigcode::kRowsAtOnce, kTilesAtOnce = 1, kStreamedRows = 8, kManyStreamsRows = 4;
+  static constexpr int kUnpackingPasses = 2;
+  static constexpr size_t kPrefetch = 8192;  // some pages: past one the hardware prefetcher starts anew
+  static constexpr int64_t kPanelRows = 256, kPanelBlocks = 4, kPanelTiles = 16;
+
+  static f32x16 to_float(i32x16 v) { return gptbigcode::to_float(v); }
+
+  // sum[r] = integer sums of the 16 rows of the tile block against row r's activations
+  template <int kRows, int kTiles>
+  static void dot_int8(const std::byte* tile, size_t, const std::byte* ahead, const ActivationBlock* activations,
+                       i32x16 (*sum)[kTiles]) {
+    if (ahead != nullptr) prefetch(ahead, kInt8BlockBytes);
+    static_assert(kTiles == 1);
+    if constexpr (kRows > kRowsAtOnce) {
+      dot_int8<kRows / 2, 1>(tile, 0, nullptr, activations, sum);
+      return dot_int8<kRows - kRows / 2, 1>(tile, 0, nullptr, activations + kRows / 2, sum + kRows / 2);
+    }
+    start_at<kRows>(128, activations, sum);
+    add_bytes<kRows>(tile, kBlock / 4, activations, 0, sum);
   }
-  start_at<kRows>(128, activations, sum);
-  add_bytes<kRows>(tile, kBlock / 4, activations, 0, sum);
-}
+};
 
 struct Int4 {
   static constexpr size_t kBlockBytes = kInt4BlockBytes;
@@ -142,7 +137,7 @@ struct Int4 {
     for (int r = 0; r < kRows; ++r) multiply(sum[r][0], {int4_multiplier(row_bytes.lo), int4_multiplier(row_bytes.hi)});
   }
 
-  static void expand(const std::byte* block, Expanded& out) { expand_int4(block, out); }
+  static void expand(const std::byte* block, Expanded& out) { expand_int4(block, out, as_factor); }
 
   template <int kRows, int kTiles>
   static void add_expanded(const Expanded* block, const ActivationBlock* activations, f32x16 (*sums)[kTiles]) {
@@ -196,7 +191,7 @@ struct Int6 {
           add_quad_half<kRows>(high, activations, g * kGroup + j * 4 + 8, dots);
         }
       }
-      i32x16 factors = load_int6_factors(block, first);
+      i32x16 factors = load_int6_factors(block, first, as_factor);
       for (int r = 0; r < kRows; ++r) {
         half[r] = _mm256_add_epi32(half[r], _mm256_mullo_epi32(dots[r], half_of<kHalf>(factors)));
       }
@@ -224,10 +219,10 @@ struct Int6 {
         }
       }
     };
-    dot_groups<kRows>(activations, [&](int g) { return load_int6_factors(block, g); }, add, sum);
+    dot_groups<kRows>(activations, [&](int g) { return load_int6_factors(block, g, as_factor); }, add, sum);
   }
 
-  static void expand(const std::byte* block, Expanded& out) { expand_int6(block, out); }
+  static void expand(const std::byte* block, Expanded& out) { expand_int6(block, out, as_factor); }
 
   template <int kRows, int kTiles>
   static void add_expanded(const Expanded* block, const ActivationBlock* activations, f32x16 (*sums)[kTiles]) {
@@ -241,38 +236,42 @@ struct Int6 {
   }
 };
 
-constexpr int kTilesAtOnce = 1;
-constexpr int kUnpackingPasses = 2;
-constexpr int kManyStreamsRows = 4;
-constexpr size_t kPrefetch = 8192;  // some pages: past one the hardware prefetcher starts anew
+struct AvxVnni {
+  using Floats = f32x16;
+  using SamplingFloats = Float8;
+  static constexpr int kFloatRowsAtOnce = 4;
+  static constexpr LinearKernel linear_int8 = linear_quantized<Int8Weights<Products>>;
+  static constexpr LinearKernel linear_int6 = linear_quantized<RowScaled<Products, WithAdd<Int6>>>;
+  static constexpr LinearKernel linear_int4 = linear_quantized<RowScaled<Products, WithAdd<Int4>>>;
+  static constexpr AttentionKernel attention_int8 = attention<Int8Kv<AttentionByAvxVnni>>;
 
-constexpr int64_t kPanelRows = 256, kPanelBlocks = 4, kPanelTiles = 16;
-
-#include "kernels/generic/quantized_linear.h"
-#include "kernels/x86/avx_vnni_attention.h"
-
-// Built on those products.
-#include "kernels/generic/attention.h"
-
-int64_t int8_peak(int64_t rounds) {
-  constexpr int kChains = 10;
-  __m256i sum[kChains] = {}, a = _mm256_setzero_si256();
-  for (int64_t round = 0; round < rounds; ++round) {
-    for (auto& s : sum) s = dpbusd(s, a, a);
+  // starts: for each 32 columns, -kInt6Zero times their sum.
+  static int32_t sum_codes(const int8_t* q, int32_t* starts) {
+    int32_t total = 0;
+    for (int g = 0; g < kBlock / kInt6Group; ++g) {
+      alignas(32) int32_t lanes[8];
+      const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + g * kInt6Group));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), dpbusd(_mm256_setzero_si256(), _mm256_set1_epi8(1), codes));
+      const int32_t sum = lanes[0] + lanes[1] + lanes[2] + lanes[3] + lanes[4] + lanes[5] + lanes[6] + lanes[7];
+      starts[g] = -kInt6Zero * sum;
+      total += sum;
+    }
+    return total;
   }
-  for (auto& s : sum) asm volatile("" : : "x"(s));
-  return rounds * kChains * 32;
-}
 
-constexpr LinearKernel linear_int8 = linear_quantized<Int8>;
-constexpr LinearKernel linear_int6 = linear_quantized<RowScaled<WithAdd<Int6>>>;
-constexpr LinearKernel linear_int4 = linear_quantized<RowScaled<WithAdd<Int4>>>;
-constexpr AttentionKernel attention_int8 = attention<Int8Kv>;
-
-#include "kernels/generic/record.h"
+  static int64_t int8_peak(int64_t rounds) {
+    constexpr int kChains = 10;
+    __m256i sum[kChains] = {}, a = _mm256_setzero_si256();
+    for (int64_t round = 0; round < rounds; ++round) {
+      for (auto& s : sum) s = dpbusd(s, a, a);
+    }
+    for (auto& s : sum) asm volatile("" : : "x"(s));
+    return rounds * kChains * 32;
+  }
+};
 
 }  // namespace
 
-const Kernels kAvxVnniKernels = kernel_set("avx_vnni", kRequiredForAvxVnni);
+const Kernels kAvxVnniKernels = kernel_set<AvxVnni>("avx_vnni", kRequiredForAvxVnni);
 
 }  // namespace gptbigcode
