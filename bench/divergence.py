@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gptbigcode_cpu import AutoTokenizer, _core
 from gptbigcode_cpu.common.corpus import read_texts
+from gptbigcode_cpu.common.softmax import log_softmax
 from gptbigcode_cpu.store.weights import load_core, open_packed
 
 Logits = NDArray[np.float32]  # [tokens, vocab], of the second half of one window
@@ -45,18 +46,11 @@ def our_logits(path: Path, windows: NDArray[np.int32]) -> Iterator[Logits]:
         yield core.forward([_core.KVCache(core)], [window[:-1]], [len(window) // 2])
 
 
-def log_softmax(logits: Logits) -> NDArray[np.float64]:
-    """Log-probabilities, float64 ``[tokens, vocab]``."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result
-
-
 def compared(windows: NDArray[np.int32], reference: Iterable[Logits], actual: Iterable[Logits]) -> Divergence:
     """`actual` beside `reference`; both predict the last tokens of each window."""
     divergences, agreements, losses = [], [], []
     for window, theirs, ours in zip(windows, reference, actual, strict=True):
-        expected, found = log_softmax(theirs), log_softmax(ours)
+        expected, found = log_softmax(theirs, np.float64), log_softmax(ours, np.float64)
         targets = (np.arange(len(found)), window[-len(found) :])
         divergences.append((np.exp(expected) * (expected - found)).sum(axis=1))
         agreements.append(expected.argmax(axis=1) == found.argmax(axis=1))

@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 
 from gptbigcode_cpu import AutoTokenizer, _core
 from gptbigcode_cpu.common.corpus import read_texts
+from gptbigcode_cpu.common.softmax import divergence, log_softmax
 from gptbigcode_cpu.config import read_config
 from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.convert.checkpoint import Checkpoint
@@ -32,7 +33,6 @@ from gptbigcode_cpu.convert.quantize.sample_text import sample_texts, sample_win
 from gptbigcode_cpu.convert.sources.read import read_checkpoint
 from gptbigcode_cpu.convert.spec import plan
 from gptbigcode_cpu.fim.trim import encoded
-from gptbigcode_cpu.measure.evaluation import divergence, log_softmax
 from gptbigcode_cpu.store.tensors import EMBEDDING, POSITIONS, Role, Scheme
 from gptbigcode_cpu.store.weights import load_core, open_packed
 
@@ -197,7 +197,7 @@ class Study:
             convert(source, out, dtype="float32")
             core = load_core(open_packed(out))
             for window in self._windows:
-                yield log_softmax(core.forward([_core.KVCache(core)], [window], [len(window) // 2]))
+                yield log_softmax(core.forward([_core.KVCache(core)], [window], [len(window) // 2]), np.float64)
 
     def loss(self, weights: Mapping[str, Floats]) -> float:
         """KL divergence with some weights replaced."""

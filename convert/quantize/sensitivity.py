@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from gptbigcode_cpu import _core
 from gptbigcode_cpu.common.progress import Progress, clock
+from gptbigcode_cpu.common.softmax import divergence, log_softmax
 from gptbigcode_cpu.convert.checkpoint import Checkpoint
 from gptbigcode_cpu.convert.quantize.choose import CHOICES, Choice, Part, choose
 from gptbigcode_cpu.convert.quantize.packing import column_scales, packed_chunks, stored_rows
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.measure.evaluation import divergence, log_softmax
 from gptbigcode_cpu.store.tensors import Scheme
 from gptbigcode_cpu.store.weights import PackedModel, load_core
 
@@ -241,7 +241,7 @@ class _Meter:
     def _log_probabilities(self, model: PackedModel) -> Iterator[NDArray[np.float64]]:
         core = load_core(model, self._num_threads)
         for window in self._windows:
-            yield log_softmax(core.forward([_core.KVCache(core)], [window], [len(window) // 2]))
+            yield log_softmax(core.forward([_core.KVCache(core)], [window], [len(window) // 2]), np.float64)
 
 
 def _part_of(tensor: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptbigcode_cpu.common.progress import Progress
+from gptbigcode_cpu.common.softmax import divergence, log_softmax
 from gptbigcode_cpu.errors import ContextLengthError, FormatError, InputError, TokenizerError
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def evaluate(
         for outputs in zip(*runs, strict=True):
             targets = window[context - stride + done :][: len(outputs[0].logits)]
             part = slice(done, done := done + len(targets))
-            log_probabilities = [log_softmax(output.logits) for output in outputs]
+            log_probabilities = [log_softmax(output.logits, np.float64) for output in outputs]
             for index, values in enumerate(log_probabilities):
                 losses[index, row, part] = -values[np.arange(len(targets)), targets]
             if reference is not None:
@@ -301,20 +302,6 @@ def _run(core: _core.Model, tokens: NDArray[np.int32], keep: int, hidden_states:
             output = _Output(logits, hidden[:, len(part) - kept :])
         if kept:
             yield output
-
-
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Log-probabilities, float64 ``[tokens, vocab]``."""
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return shifted
-
-
-def divergence(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Kullback-Leibler divergence of `actual` from `expected`, both log-probabilities ``[tokens, vocab]``; never negative."""
-    divergence: NDArray[np.float64] = (np.exp(expected) * (expected - actual)).sum(axis=1)
-    return np.maximum(divergence, 0)  # by rounding, that of nearly equal distributions can be -1e-17
 
 
 class _LayerErrors:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptbigcode_cpu.common.arrays import is_torch, to_float_array, to_int_array
+from gptbigcode_cpu.common.softmax import log_softmax
 from gptbigcode_cpu.errors import InputError
 
 IGNORE_INDEX = -100
@@ -37,9 +38,7 @@ def cross_entropy(logits: Floats, targets: NDArray[np.int64]) -> np.float32:
     total = 0.0
     for begin in range(0, len(rows), _ROWS):
         part = rows[begin : begin + _ROWS]
-        values = logits[part].astype(np.float64)
-        values -= values.max(axis=1, keepdims=True)
-        total += float((np.log(np.exp(values).sum(axis=1)) - values[np.arange(len(part)), targets[part]]).sum())
+        total -= float(log_softmax(logits[part], np.float64)[np.arange(len(part)), targets[part]].sum())
     return np.float32(total / len(rows)) if len(rows) else np.float32(np.nan)
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.common.softmax import softmax
 from gptbigcode_cpu.common.suggest import check_choice
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size, is_lazy
@@ -108,6 +109,5 @@ def apply_function(logits: NDArray[np.float32], function: str | None) -> NDArray
     if function == "sigmoid":
         scores = (1 / (1 + np.exp(-logits))).astype(np.float32)
     elif function == "softmax":
-        scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        scores /= scores.sum(axis=-1, keepdims=True)
+        scores = softmax(logits, sum_dtype=np.float32)  # as in transformers
     return scores.astype(np.float32, copy=False)

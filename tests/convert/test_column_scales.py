@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from oracle.random_models import full_config, random_state, write_safetensors
 
 from gptbigcode_cpu import AutoModelForCausalLM, _core
+from gptbigcode_cpu.common.softmax import divergence, log_softmax
 from gptbigcode_cpu.convert import convert
 from gptbigcode_cpu.convert.sources.read import read_checkpoint
-from gptbigcode_cpu.measure.evaluation import divergence, log_softmax
 from gptbigcode_cpu.store.weights import PackedModel, open_packed
 
 MakeCheckpoint = Callable[..., Path]
@@ -83,7 +83,7 @@ def test_channels_that_a_tied_head_does_not_use(
         for dtype in ("float32", "int8", "int6", "int4"):
             convert(source, tmp_path / f"{dtype}-{tied}", dtype=dtype)
             model = AutoModelForCausalLM.from_pretrained(tmp_path / f"{dtype}-{tied}", num_threads=1)
-            found[dtype] = [log_softmax(model([list(range(i, i + 50))]).logits[0]) for i in (0, 100, 200, 300)]
+            found[dtype] = [log_softmax(model([list(range(i, i + 50))]).logits[0], np.float64) for i in (0, 100, 200, 300)]
         for dtype in ("int8", "int6", "int4"):
             pairs = zip(found["float32"], found[dtype], strict=True)
             losses[dtype, tied] = float(np.mean([divergence(right, values).mean() for right, values in pairs]))

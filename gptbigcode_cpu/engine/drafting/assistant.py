@@ -145,9 +145,7 @@ class ModelDrafter:
 
 
 def _distribution(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    weights: NDArray[np.float64] = np.exp(scores.astype(np.float64) - scores.max())
-    weights /= weights.sum()
-    return weights
+    return softmax(scores, np.float64)
 
 
 def _draw(weights: NDArray[np.float64], random: Random) -> int:

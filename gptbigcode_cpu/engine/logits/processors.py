@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from gptbigcode_cpu.common.arrays import is_torch, items_of, plain, to_int_array, to_torch
 from gptbigcode_cpu.common.messages import shown
+from gptbigcode_cpu.common.softmax import log_softmax as log_softmax
+from gptbigcode_cpu.common.softmax import softmax as softmax
 from gptbigcode_cpu.engine.options import is_int, required, sequence_biases
 from gptbigcode_cpu.errors import InputError
 
@@ -79,18 +81,6 @@ def _also_on_torch(call: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, 
         return to_torch(call(self, to_int_array(input_ids, "input_ids"), numbers))
 
     return either
-
-
-def softmax(scores: Scores) -> Scores:
-    """Probabilities along the last axis."""
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    return np.asarray(weights / weights.sum(-1, keepdims=True, dtype=np.float64), dtype=np.float32)
-
-
-def log_softmax(scores: Scores) -> Scores:
-    """Log-probabilities along the last axis."""
-    shifted = scores - scores.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True, dtype=np.float64)), dtype=np.float32)
 
 
 def count(name: str, value: Any, low: int = 0) -> int:
