@@ -40,7 +40,7 @@ help:
 	@echo "make test [PYTEST_ARGS='-k hub -x']   run the test suite (five minutes), or a part of it"
 	@echo "make bench [MODEL=DIRECTORY]          measure how fast a model runs on this machine"
 	@echo "make docs                             build the documentation: build/site/index.html"
-	@echo "make lint                             check style, types and includes: ruff, mypy, clang-format, clang-tidy"
+	@echo "make lint                             check style, types, and where imports and includes lead"
 	@echo "make clean                            remove what was built"
 	@echo
 	@echo "The first of them builds the package in $(VENV), which takes a minute or two. Nothing is written outside this directory."
@@ -54,6 +54,7 @@ test: $(VENV)/.test-tools
 lint: $(VENV)/.lint-tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 	$(BIN)/mypy $(wildcard bench/*.py)
 	$(BIN)/python csrc/check_includes.py
