@@ -30,7 +30,7 @@ from gptbigcode_cpu.convert.output.tokenizer_files import (
     with_chat_template,
     with_tokenizer_of,
 )
-from gptbigcode_cpu.convert.output.write import available_bytes, check_target, replacing, scratch
+from gptbigcode_cpu.convert.output.write import available_bytes, check_target, output_directory, scratch
 from gptbigcode_cpu.convert.quantize.sample_text import Calibrate, sample_texts
 from gptbigcode_cpu.convert.sources.lora import Adapter, adapted_config, open_adapter
 from gptbigcode_cpu.convert.sources.read import read_checkpoint
@@ -211,7 +211,7 @@ def convert(
         return report
     kernel_name()  # packs the weights; an unusable one is an error before anything is written
     warn_if_slow()
-    with replacing(out, overwrite) as temporary:
+    with output_directory(out, overwrite) as temporary:
         if calibrate is None:
             checkpoint.write(temporary, scheme, num_threads, progress)
         else:

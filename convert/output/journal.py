@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gptbigcode_cpu.convert.output.write import fsync, remove_unlocked
+from gptbigcode_cpu.common import files
 from gptbigcode_cpu.errors import InputError
 
 _STATE, _WEIGHTS = "state.json", "weights"
@@ -50,11 +49,9 @@ class Journal:
         """
         self._directory = directory(out)
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = files.Lock(self._directory, wait=False)
         except BlockingIOError as error:
-            os.close(self._lock)
             raise InputError(f"another process is converting to {out}") from error
         self._fingerprint = fingerprint
         self.checkpoint = self._read()
@@ -73,11 +70,9 @@ class Journal:
         os.fsync(file.fileno())
         stream = self._directory / f"hidden-{layer}.npy"
         np.save(stream, hidden)
-        fsync(stream)
-        state = self._directory / "state.new"
-        state.write_text(json.dumps({"fingerprint": self._fingerprint, "layer": layer, "position": file.tell()}))
-        fsync(state)
-        state.rename(self._directory / _STATE)
+        files.flush(stream)
+        state = {"fingerprint": self._fingerprint, "layer": layer, "position": file.tell()}
+        files.write_file(self._directory / _STATE, json.dumps(state))
         for path in self._directory.glob("hidden-*.npy"):
             if path != stream:
                 path.unlink()
@@ -86,7 +81,7 @@ class Journal:
         """Let others have it. What can be gone on from stays."""
         if read_state(self._directory) is None:
             shutil.rmtree(self._directory, ignore_errors=True)
-        os.close(self._lock)
+        self._lock.release()
 
     def _read(self) -> Checkpoint | None:
         state = read_state(self._directory)
@@ -112,7 +107,7 @@ def opened(out: Path, fingerprint: str) -> Iterator[Journal]:
 
 def discard(out: Path) -> None:
     """Remove what is left of a journal, unless a process is at it: the model is complete."""
-    remove_unlocked(directory(out))
+    files.remove_unused(directory(out))
 
 
 def directory(out: Path) -> Path:

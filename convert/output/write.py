@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import json
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from gptbigcode_cpu.common import files
 from gptbigcode_cpu.errors import DiskSpaceError, InputError
 from gptbigcode_cpu.store.tensor_file import NUMPY_TYPES
 from gptbigcode_cpu.store.weights import ALIGNMENT, PAD_PREFIX
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def header_bytes(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes, int]:
@@ -86,34 +83,32 @@ def available_bytes(out: Path) -> int:
 
 
 @contextmanager
-def replacing(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary directory beside `out` that takes its place when the block ends, and vanishes when it fails.
+def output_directory(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary directory beside `out` that takes its place when the block ends, and is removed if it fails.
 
-    The owner of the directory holds a lock on it, so that the next conversion can tell one that was killed, whose remains it
-    removes, from one that is at work.
+    The process holds a lock on the directory while it works. A later conversion to `out` removes a directory that nobody
+    holds: the process that made it was killed.
 
     Raises:
         DiskSpaceError: The file system filled up.
         InputError: Without `overwrite`, something appeared at `out` in the meantime.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(out)
-    temporary, lock = _create_locked(out)
+    for path in out.parent.iterdir():
+        if path.name.startswith(_prefix(out)):
+            files.remove_unused(path)
     try:
-        yield temporary
-        for path in temporary.iterdir():
-            fsync(path)
-        fsync(temporary)
-        _put_in_place(temporary, out, overwrite)
-        fsync(out.parent)
+        with scratch(out) as temporary:
+            yield temporary
+            for path in temporary.iterdir():
+                files.flush(path)
+            files.flush(temporary)
+            _put_in_place(temporary, out, overwrite)
+            files.flush(out.parent)
     except OSError as error:
         if error.errno in _FULL:
             raise DiskSpaceError(f"{out.parent} filled up ({error.strerror}); what was written was removed") from error
         raise
-    finally:
-        # After an exchange this is the model that was replaced.
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(lock)
 
 
 @contextmanager
@@ -121,46 +116,25 @@ def scratch(out: Path) -> Iterator[Path]:
     """A temporary directory beside `out`, which a later conversion removes if this process is killed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     directory, lock = _create_locked(out)
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-        os.close(lock)
+    with lock:
+        try:
+            yield directory
+        finally:
+            # After an exchange this is the model that was replaced.
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _prefix(out: Path) -> str:
     return f".{out.name}.convert-"
 
 
-def _create_locked(out: Path) -> tuple[Path, int]:
+def _create_locked(out: Path) -> tuple[Path, files.Lock]:
     while True:
-        path = out.parent / f"{_prefix(out)}{secrets.token_hex(8)}"
+        path = out.parent / f"{_prefix(out)}{os.urandom(8).hex()}"
         path.mkdir()
-        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between creation and lock another process may have taken it for abandoned.
-            if path.exists():
-                return path, lock
-        os.close(lock)
-
-
-def _remove_abandoned(out: Path) -> None:
-    for path in out.parent.iterdir():
-        if not path.name.startswith(_prefix(out)):
-            continue
-        remove_unlocked(path)
-
-
-def remove_unlocked(directory: Path) -> None:
-    """Remove a directory, unless it is not there or a process holds its lock."""
-    with suppress(OSError):
-        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(directory, ignore_errors=True)
-        finally:
-            os.close(lock)
+        # Between creation and lock another process may take it for abandoned.
+        with suppress(BlockingIOError, FileNotFoundError):
+            return path, files.Lock(path, wait=False)
 
 
 def _put_in_place(temporary: Path, out: Path, overwrite: bool) -> None:
@@ -172,31 +146,4 @@ def _put_in_place(temporary: Path, out: Path, overwrite: bool) -> None:
             raise
         if not overwrite:
             raise InputError(f"{out} was created while the conversion ran; it was left as it is") from error
-        _exchange(temporary, out)
-
-
-def _exchange(temporary: Path, out: Path) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(_AT_FDCWD, os.fsencode(temporary), _AT_FDCWD, os.fsencode(out), _RENAME_EXCHANGE) == 0:
-        return
-    number = ctypes.get_errno()
-    if number not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        raise OSError(number, os.strerror(number), str(out))
-    # This file system cannot exchange. The old model is set aside and comes back should the second step fail.
-    aside = out.parent / f"{_prefix(out)}{secrets.token_hex(8)}.replaced"
-    out.rename(aside)
-    try:
-        temporary.rename(out)
-    except OSError:
-        aside.rename(out)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def fsync(path: Path) -> None:
-    """What was written to a file or directory is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        files.exchange(temporary, out)

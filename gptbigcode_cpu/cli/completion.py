@@ -162,9 +162,11 @@ def completion(ctx: click.Context, shell: str | None, install: bool) -> None:
     if not install:
         click.echo(script)
         return
+    from gptbigcode_cpu.common.files import write_file
+
     path = _install_path(shell)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(script, encoding="utf-8")
+    write_file(path.resolve(), script)  # which may be a link to the user's own collection of such files
     click.echo(f"wrote {path}; it takes effect in a new shell")
     if shell == "bash" and not any(Path(loader).is_file() for loader in _BASH_LOADERS):
         click.echo(f"the package bash-completion is not installed; without it, bash needs this line in ~/.bashrc:\n  . {path}")

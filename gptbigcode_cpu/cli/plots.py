@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptbigcode_cpu.cli.plot_labels import FONT_SIZE, place_labels
+from gptbigcode_cpu.common.files import replacing
 from gptbigcode_cpu.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -96,15 +95,8 @@ def draw_panels(
 
 
 def _save(figure: Any, path: Path) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            figure.savefig(file, format=path.suffix[1:].lower(), dpi=160)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=160)
 
 
 def _decode_cost(axes: Any, result: BenchResult) -> None:

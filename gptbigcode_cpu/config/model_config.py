@@ -345,9 +345,11 @@ class GPTBigCodeConfig:
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write ``config.json`` into a directory, which is created if need be."""
+        from gptbigcode_cpu.common.files import write_file
+
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / CONFIG).write_text(self.to_json_string(use_diff=False), encoding="utf-8")
+        write_file(directory / CONFIG, self.to_json_string(use_diff=False))
 
 
 # The names of its base class in transformers 5 and before.

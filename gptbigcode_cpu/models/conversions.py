@@ -7,7 +7,6 @@ modification of the directory is when it was last used.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from gptbigcode_cpu.common.file_names import CONFIG
+from gptbigcode_cpu.common.files import Lock
 from gptbigcode_cpu.common.json_files import read_object
 from gptbigcode_cpu.common.regular_files import checked_path
 from gptbigcode_cpu.common.sizes import human_bytes, parse_bytes
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(?P<dtype>[a-z]+\d+)-[0-9a-f]{32}")
 NOTE = "conversion.json"
-_in_use: dict[Path, int] = {}  # conversions that this process uses, and the locks that say so
+_in_use: dict[Path, Lock] = {}  # conversions that this process uses, and the locks that say so
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def names() -> list[str]:
 def in_use(conversion: Conversion) -> bool:
     """Whether a process uses it."""
     try:
-        os.close(_exclusive(conversion.path))
+        Lock(conversion.path, wait=False).release()
     except OSError:
         return conversion.path.is_dir()
     return False
@@ -123,7 +123,7 @@ def remove(conversion: Conversion) -> None:
     with suppress(FileNotFoundError):  # another process was faster
         path.rename(aside)
         shutil.rmtree(aside)
-    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    _lock_file(path).unlink(missing_ok=True)
 
 
 def make_room(limit: int) -> list[Conversion]:
@@ -143,11 +143,8 @@ def make_room(limit: int) -> list[Conversion]:
         if excess <= 0:
             break
         with suppress(OSError):  # it is in use, or another process was faster
-            lock = _exclusive(each.path)
-            try:
+            with Lock(each.path, wait=False):
                 remove(each)
-            finally:
-                os.close(lock)
             excess -= each.nbytes
             removed.append(each)
             size = human_bytes(each.nbytes)
@@ -176,62 +173,41 @@ def described(path: Path, dtype: str) -> Conversion:
     return Conversion(path, name, dtype, nbytes, path.stat().st_mtime, version)
 
 
-def shared_lock(directory: Path) -> int | None:
-    """A shared lock on a directory; None where it is not there or cannot be locked."""
+def lock_for_use(directory: Path) -> Lock | None:
+    """A lock that says that a conversion is used; None where it is not there or cannot be locked."""
     with suppress(OSError):
-        while True:
-            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH)  # waits for who is removing it at this moment
-                if os.path.samestat(os.fstat(lock), directory.stat()):
-                    return lock
-            except OSError:
-                os.close(lock)
-                raise
-            os.close(lock)
+        return Lock(directory, shared=True)  # waits for who is removing it at this moment
     return None
 
 
-def _exclusive(directory: Path) -> int:
-    """An exclusive lock on a directory that nobody uses.
-
-    Raises:
-        OSError: Somebody does.
-    """
-    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise
-    return lock
-
-
-def note_use(directory: Path, lock: int | None) -> None:
+def note_use(directory: Path, lock: Lock | None) -> None:
     """Keep a lock until this process ends, and note when the conversion was last used.
 
     Args:
         directory: The conversion.
-        lock: From `shared_lock`.
+        lock: From `lock_for_use`.
     """
     if lock is None:
         return
     with suppress(OSError):  # of a cache that cannot be written
-        os.utime(lock)
+        lock.touch()
     if (before := _in_use.get(directory)) is not None:
-        os.close(before)
+        before.release()
     _in_use[directory] = lock
 
 
 @contextmanager
-def making(path: Path) -> Iterator[None]:
+def making(directory: Path) -> Iterator[None]:
     """Hold the lock of the process that makes a conversion; a second process waits here for the first."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        lock = Lock(_lock_file(directory), create=True)
     except OSError as error:
         reason = f"the cache of conversions cannot be written ({error.strerror}); {CACHE_VARIABLE} names another directory"
-        raise OSError(error.errno, reason, str(path.parent)) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        raise OSError(error.errno, reason, str(directory.parent)) from error
+    with lock:
         yield
+
+
+def _lock_file(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name}.lock")

@@ -9,6 +9,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from gptbigcode_cpu.common.files import write_file
 from gptbigcode_cpu.common.progress import Progress
 from gptbigcode_cpu.common.regular_files import open_regular
 from gptbigcode_cpu.common.sizes import human_bytes
@@ -78,7 +79,7 @@ def open_converted(source: Path, dtype: str, num_threads: int = 0, progress: Pro
         if (packed := _use(target)) is not None:
             return packed
         limit = conversions.size_limit()
-        with conversions.making(target.with_name(f"{target.name}.lock")):
+        with conversions.making(target):
             if _opened(target) is None:
                 _convert(source, target, dtype, num_threads, progress)
         if limit is not None:
@@ -95,19 +96,19 @@ def _convert(source: Path, target: Path, dtype: str, num_threads: int, progress:
     name = conversions.name_of(source)
     shutil.rmtree(target, ignore_errors=True)  # what is there cannot be opened
     convert(source, target, dtype=dtype, num_threads=num_threads, progress=progress)
-    (target / conversions.NOTE).write_text(json.dumps({"name": name}))
+    write_file(target / conversions.NOTE, json.dumps({"name": name}))
     size = human_bytes(conversions.described(target, dtype).nbytes)
     logger.warning("%s was quantised to %s and is kept in %s (%s)", name, dtype, target, size)
 
 
 def _use(target: Path) -> PackedModel | None:
     """A conversion, which is locked until this process ends; None if it cannot be opened."""
-    lock = conversions.shared_lock(target)
+    lock = conversions.lock_for_use(target)
     packed = _opened(target)
     if packed is not None:
         conversions.note_use(target, lock)
     elif lock is not None:
-        os.close(lock)
+        lock.release()
     return packed
 
 
@@ -137,7 +138,6 @@ def _content_key(source: Path, cache: Path) -> str:
 def _file_digest(path: Path, memory: Path) -> str:
     """SHA-256 of a file, remembered while the file is unchanged: reading gigabytes at every start takes seconds."""
     import hashlib
-    import secrets
 
     try:
         with open_regular(path) as file:
@@ -153,7 +153,5 @@ def _file_digest(path: Path, memory: Path) -> str:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     with suppress(OSError):  # a cache that cannot be written may still hold the conversion
         memory.mkdir(parents=True, exist_ok=True)
-        temporary = note.with_suffix(f".{secrets.token_hex(8)}")
-        temporary.write_text(digest)
-        temporary.rename(note)
+        write_file(note, digest)
     return digest

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gptbigcode_cpu.common.file_names import CONFIG, GENERATION_CONFIG, SAFETENSORS
+from gptbigcode_cpu.common.files import replacing, write_file
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.store.weights import PackedModel
@@ -35,7 +34,7 @@ def save_model(
     directory.mkdir(parents=True, exist_ok=True)
     source, target = packed.path / SAFETENSORS, directory / SAFETENSORS
     if not (target.exists() and target.samefile(source)):
-        with _appearing(target) as temporary:
+        with replacing(target) as temporary:
             try:
                 temporary.hardlink_to(source.resolve())
             except OSError:  # another file system, or one without links
@@ -48,20 +47,4 @@ def save_model(
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with _appearing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """The name of a file that takes the place of `path` when the block ends, and vanishes when it fails."""
-    import secrets  # which loads OpenSSL; opening a model needs nothing of it
-
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(path, json.dumps(content, indent=2, sort_keys=True) + "\n")

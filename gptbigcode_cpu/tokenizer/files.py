@@ -244,7 +244,9 @@ def _read_gguf(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
 
 
 def write(directory: Path, backend: Tokenizer, settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Write the tokenizer and its settings; the paths of the files."""
+    """Write the tokenizer and its settings; every file appears complete or not at all. Returns the paths of the files."""
+    from gptbigcode_cpu.common.files import replacing, write_file
+
     if directory.is_file():
         raise InputError(f"{directory} is a file; a tokenizer is saved in a directory")
     directory.mkdir(parents=True, exist_ok=True)
@@ -252,12 +254,13 @@ def write(directory: Path, backend: Tokenizer, settings: Mapping[str, Any]) -> t
     config = {name: value for name, value in settings.items() if name != "chat_template"}
     for path, text in _template_files(directory, settings.get("chat_template")).items():
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_file(path, text)
         paths.append(path)
     # An added token may stand under a name that means nothing; it is written as its text.
-    paths[0].write_text(json.dumps(config, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    write_file(paths[0], json.dumps(config, indent=2, ensure_ascii=False, default=str) + "\n")
     paths.append(directory / TOKENIZER)
-    backend.save(str(paths[-1]))
+    with replacing(paths[-1]) as temporary:
+        backend.save(str(temporary))
     return tuple(map(str, paths))
 
 

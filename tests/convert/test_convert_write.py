@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -22,8 +23,7 @@ from oracle.random_models import full_config
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.convert import convert
-from gptbigcode_cpu.convert.output import write
-from gptbigcode_cpu.convert.output.write import header_bytes, replacing
+from gptbigcode_cpu.convert.output.write import header_bytes, output_directory
 from gptbigcode_cpu.errors import DiskSpaceError, InputError, KernelError
 from gptbigcode_cpu.store.tensor_file import parse_header
 from gptbigcode_cpu.store.tensors import decoder_tensors
@@ -96,10 +96,10 @@ def test_a_file_system_that_cannot_exchange_directories(
 ) -> None:
     class OldKernel:
         def renameat2(self, *_: object) -> int:
-            write.ctypes.set_errno(errno.EINVAL)
+            ctypes.set_errno(errno.EINVAL)
             return -1
 
-    monkeypatch.setattr(write.ctypes, "CDLL", lambda *_, **__: OldKernel())
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: OldKernel())
     convert(source, existing, dtype="int8", overwrite=True)
     assert open_packed(existing).dtype == "int8"
     assert names(tmp_path) == {"source", "out"}
@@ -280,9 +280,9 @@ def test_a_parent_that_cannot_be_written_to(tmp_path: Path, source: Path) -> Non
 
 
 def test_errors_of_the_file_system_pass_through(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError), replacing(tmp_path / "out", overwrite=False):
+    with pytest.raises(PermissionError), output_directory(tmp_path / "out", overwrite=False):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    with pytest.raises(DiskSpaceError), replacing(tmp_path / "out", overwrite=False):
+    with pytest.raises(DiskSpaceError), output_directory(tmp_path / "out", overwrite=False):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert names(tmp_path) == set()
 
