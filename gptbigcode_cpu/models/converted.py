@@ -139,15 +139,17 @@ def _file_digest(path: Path, memory: Path) -> str:
     """SHA-256 of a file, remembered while the file is unchanged: reading gigabytes at every start takes seconds."""
     import hashlib
 
+    def note_of(status: os.stat_result) -> Path:
+        state = [str(path.resolve()), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        return memory / hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+    with suppress(OSError):
+        remembered = note_of(path.stat()).read_text()
+        if len(remembered) == 64:
+            return remembered
     try:
         with open_regular(path) as file:
-            status = os.fstat(file.fileno())
-            state = [str(path.resolve()), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-            note = memory / hashlib.sha256(json.dumps(state).encode()).hexdigest()
-            with suppress(OSError):
-                remembered = note.read_text()
-                if len(remembered) == 64:
-                    return remembered
+            note = note_of(os.fstat(file.fileno()))
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
