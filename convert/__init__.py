@@ -18,9 +18,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from gptbigcode_cpu.common.dtypes import DEFAULT_DTYPE, DTYPES
 from gptbigcode_cpu.common.file_names import CONFIG
 from gptbigcode_cpu.common.progress import Progress
 from gptbigcode_cpu.common.regular_files import checked_path
+from gptbigcode_cpu.common.threads import checked_threads
 from gptbigcode_cpu.config import GPTBigCodeConfig, read_config
 from gptbigcode_cpu.convert.checkpoint import Checkpoint
 from gptbigcode_cpu.convert.output import journal
@@ -41,8 +43,8 @@ from gptbigcode_cpu.hub.source import Source
 from gptbigcode_cpu.store.kernel_set import kernel_name, warn_if_slow
 from gptbigcode_cpu.store.precision import plain_name
 from gptbigcode_cpu.store.room import what_would_fit
-from gptbigcode_cpu.store.tensors import CALIBRATED, DEFAULT_DTYPE, DTYPES, Scheme
-from gptbigcode_cpu.store.weights import FORMAT_VERSION, check_num_threads, is_packed, open_packed
+from gptbigcode_cpu.store.tensors import CALIBRATED, Scheme
+from gptbigcode_cpu.store.weights import FORMAT_VERSION, is_packed, open_packed
 
 __all__ = ["Calibrate", "ConversionReport", "convert", "exact_dtype"]
 
@@ -139,8 +141,7 @@ def convert(
         MissingDependencyError: The checkpoint is a ``.bin`` file and torch is not installed, or it is a quantised GGUF file and
             the gguf package is not.
     """
-    num_threads = 0 if num_threads is None else num_threads
-    check_num_threads(num_threads)
+    num_threads = checked_threads(0 if num_threads is None else num_threads, least=0)
     dtype = None if dtype is None or plain_name(dtype) == "auto" else plain_name(dtype)
     aims = target_size is not None or target_kld is not None
     _check_options(dtype, target_size, target_kld, calibration_tokens)

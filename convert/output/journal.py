@@ -21,7 +21,7 @@ _STATE, _WEIGHTS = "state.json", "weights"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ResumePoint:
     """A point that a conversion can go on from.
 
     Attributes:
@@ -54,8 +54,8 @@ class Journal:
         except BlockingIOError as error:
             raise InputError(f"another process is converting to {out}") from error
         self._fingerprint = fingerprint
-        self.checkpoint = self._read()
-        if self.checkpoint is None:
+        self.resume_point = self._read()
+        if self.resume_point is None:
             for path in self._directory.iterdir():
                 path.unlink()
 
@@ -83,14 +83,14 @@ class Journal:
             shutil.rmtree(self._directory, ignore_errors=True)
         self._lock.release()
 
-    def _read(self) -> Checkpoint | None:
+    def _read(self) -> ResumePoint | None:
         state = read_state(self._directory)
         if state is None or state["fingerprint"] != self._fingerprint:
             return None
         try:
             if self.weights.stat().st_size < state["position"]:
                 return None
-            return Checkpoint(state["layer"], state["position"], np.load(self._directory / f"hidden-{state['layer']}.npy"))
+            return ResumePoint(state["layer"], state["position"], np.load(self._directory / f"hidden-{state['layer']}.npy"))
         except (OSError, ValueError):
             return None
 

@@ -55,7 +55,7 @@ class WeightsFile:
         """Write the file of a journal, calibrated on `windows` of sample text; where it was interrupted, go on."""
         config = self._work.config
         sources = {spec.name: source for spec, source in self._work.tensors}
-        done = journal.checkpoint
+        done = journal.resume_point
         calibration = Calibration(config, sources, windows, self._num_threads, None if done is None else done.hidden)
         first = "" if done is None else f"transformer.h.{done.layer}.attn.c_attn.query.weight"
         matrices = [stored for stored, _ in self._work.stored(self._scheme) if calibration.covers(stored)]

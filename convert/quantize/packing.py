@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gptbigcode_cpu import _core
 from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.convert.sources.attention_rows import by_kind
 from gptbigcode_cpu.convert.sources.floats import finite_float32
 from gptbigcode_cpu.convert.sources.tensors import SourceTensor
 from gptbigcode_cpu.errors import CheckpointError
@@ -149,14 +150,8 @@ def _row_chunks(
 
 
 def _row_order(config: GPTBigCodeConfig, source: SourceTensor) -> NDArray[np.intp] | None:
-    """Rows of ``c_attn`` in the order they are stored, or None where it is the order of the checkpoint.
-
-    Without multi-query attention a checkpoint has them as ``[n_head, 3, head_dim]``; stored are ``[3, n_head, head_dim]``.
-    """
-    if config.multi_query or ".attn.c_attn." not in source.name:
-        return None
-    rows = np.arange(source.shape[0]).reshape(config.n_head, 3, config.head_dim)
-    return rows.transpose(1, 0, 2).reshape(-1)
+    """Rows of ``c_attn`` in the order they are stored, or None where it is the order of the checkpoint."""
+    return None if config.multi_query or ".attn.c_attn." not in source.name else by_kind(config)
 
 
 def _pack(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from gptbigcode_cpu.common.gguf_header import GGUFFile
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.config.gguf import GGUFModel
+from gptbigcode_cpu.convert.sources.attention_rows import by_head
 from gptbigcode_cpu.convert.sources.tensors import Rows, Shard, SourceTensor
 from gptbigcode_cpu.errors import CheckpointError, MissingDependencyError
 from gptbigcode_cpu.store.tensor_file import NUMPY_TYPES
@@ -174,11 +175,11 @@ class _GGUFShard(Shard):
         return Rows(tensor.shape, read)
 
     def _row_order(self, name: str, count: int) -> NDArray[np.intp] | None:
-        """Which stored row each row is: ``[n_head, 3, head_dim]`` in transformers, ``[3, n_head, head_dim]`` in the file."""
+        """Which row of the file each row is; None where they have the same order."""
         config = self._config
         if config.multi_query or ".attn.c_attn." not in name or count != 3 * config.n_embd:
             return None
-        return np.arange(count).reshape(3, config.n_head, config.head_dim).transpose(1, 0, 2).reshape(-1)
+        return by_head(config)
 
     def release(self, name: str) -> None:
         tensor = self._tensors[name]

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
+from gptbigcode_cpu.convert.sources.attention_rows import by_head
 from gptbigcode_cpu.convert.sources.derived import Values, derived
 from gptbigcode_cpu.convert.sources.floats import FLOATS, to_float32
 from gptbigcode_cpu.convert.sources.tensors import Rows, SourceTensor
@@ -69,7 +70,7 @@ def _attention(name: str, parts: tuple[SourceTensor, ...], config: GPTBigCodeCon
     whole = parts[0] if len(parts) == 1 and divisor == 1 else _joined(name, parts, config.n_embd, divisor)
     if config.multi_query or whole.shape[:1] != (3 * config.n_embd,):
         return whole
-    order = np.arange(whole.shape[0]).reshape(3, config.n_head, config.head_dim).transpose(1, 0, 2).reshape(-1)
+    order = by_head(config)
     return derived(name, whole.dtype, whole.shape, (whole,), lambda view: Rows(whole.shape, lambda rows: view[order[rows]]))
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from gptbigcode_cpu.cli.model_name import cached_names
-from gptbigcode_cpu.cli.options import DTYPES, debug_option, json_option
+from gptbigcode_cpu.cli.options import debug_option, json_option
+from gptbigcode_cpu.common.dtypes import DTYPES
 from gptbigcode_cpu.common.regular_files import checked_path
 from gptbigcode_cpu.common.sizes import human_bytes
 from gptbigcode_cpu.hub.names import SHORT_NAMES

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from gptbigcode_cpu.cli.model_name import ModelName
-from gptbigcode_cpu.cli.options import DTYPES, debug_option, hub_options, threads_option
+from gptbigcode_cpu.cli.options import debug_option, hub_options, threads_option
+from gptbigcode_cpu.common.dtypes import DTYPES
 from gptbigcode_cpu.common.sizes import human_bytes, parse_bytes
 
 if TYPE_CHECKING:

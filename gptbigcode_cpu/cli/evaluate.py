@@ -12,8 +12,6 @@ import click
 
 from gptbigcode_cpu.cli.model_name import ModelName
 from gptbigcode_cpu.cli.options import (
-    DTYPES,
-    KV_DTYPES,
     debug_option,
     json_option,
     kv_dtype_option,
@@ -21,6 +19,7 @@ from gptbigcode_cpu.cli.options import (
     plot_option,
     threads_option,
 )
+from gptbigcode_cpu.common.dtypes import DTYPES, KV_DTYPES
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import GPTBigCodeForCausalLM, GPTBigCodeTokenizer

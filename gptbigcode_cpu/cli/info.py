@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gptbigcode_cpu.cli.model_name import ModelName
-from gptbigcode_cpu.cli.options import DTYPES, debug_option, json_option
+from gptbigcode_cpu.cli.options import debug_option, json_option
+from gptbigcode_cpu.common.dtypes import DTYPES
 from gptbigcode_cpu.common.sizes import human_bytes
 from gptbigcode_cpu.errors import ContextLengthError
 
@@ -22,7 +23,7 @@ _SHAPE = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_kv_head
 
 def _cpu() -> dict[str, Any]:
     from gptbigcode_cpu import _core
-    from gptbigcode_cpu.models.loading import default_num_threads
+    from gptbigcode_cpu.common.threads import default_num_threads
     from gptbigcode_cpu.store.kernel_set import kernel_name, slow_because
 
     return {

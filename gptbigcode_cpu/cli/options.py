@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-DTYPES = ("int8", "int6", "int4", "bfloat16", "float32")
-KV_DTYPES = ("int8", "bfloat16", "float16", "float32")
+from gptbigcode_cpu.common.dtypes import DTYPES, KV_DTYPES
+
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 _F = TypeVar("_F", bound=Callable[..., Any])

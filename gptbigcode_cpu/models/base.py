@@ -218,14 +218,15 @@ class PreTrainedModel:
         Raises:
             UnsupportedError: Another device, or another type than that of the weights.
         """
-        from gptbigcode_cpu.store.precision import DTYPES, plain_name
+        from gptbigcode_cpu.common.dtypes import DTYPES
+        from gptbigcode_cpu.store.precision import plain_name
 
         for value in (device, dtype):
             name = plain_name(value) if value is not None else None
             name = "bfloat16" if name == "float16" else name  # as in from_pretrained
             if name in (None, self.dtype) or str(value) in ("cpu", "cpu:0"):
                 continue
-            if name in DTYPES or str(value).startswith("torch."):
+            if name in ("auto", *DTYPES) or str(value).startswith("torch."):
                 raise UnsupportedError(f"this model is stored as {self.dtype}; for {name} pass dtype= to from_pretrained")
             raise UnsupportedError(f"this package computes on the CPU, not on {str(value)!r}")
         return self

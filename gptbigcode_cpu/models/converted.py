@@ -9,6 +9,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from gptbigcode_cpu.common.dtypes import DEFAULT_DTYPE, DTYPES
 from gptbigcode_cpu.common.files import write_file
 from gptbigcode_cpu.common.progress import Progress
 from gptbigcode_cpu.common.regular_files import open_regular
@@ -19,7 +20,6 @@ from gptbigcode_cpu.hub.checkpoint_files import PYTORCH_PATTERNS, SAFETENSORS_PA
 from gptbigcode_cpu.hub.paths import DESCRIPTION_PATTERNS, gguf_parts, is_gguf, resolve
 from gptbigcode_cpu.hub.source import Source
 from gptbigcode_cpu.models import conversions
-from gptbigcode_cpu.store.tensors import DEFAULT_DTYPE, DTYPES
 from gptbigcode_cpu.store.weights import FORMAT_VERSION, PackedModel, is_packed, open_packed, packed_scheme
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def packed_dir(
 
     Args:
         name_or_path: As in `gptbigcode_cpu.hub.paths.resolve`.
-        dtype: One of `tensors.DTYPES`, or ``auto``: what a converted model is stored in, and int8 for a plain checkpoint.
+        dtype: One of `dtypes.DTYPES`, or ``auto``: what a converted model is stored in, and int8 for a plain checkpoint.
         source: Where on the Hub, or in the directory, the files are.
         num_threads: Threads that convert; 0 = default.
         progress: Called during a conversion, see `Progress`.

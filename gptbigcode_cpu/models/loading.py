@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from gptbigcode_cpu.common.arrays import plain
-from gptbigcode_cpu.common.messages import shown
+from gptbigcode_cpu.common.dtypes import DEFAULT_DTYPE
 from gptbigcode_cpu.common.progress import progress_bar
 from gptbigcode_cpu.common.suggest import nearest
+from gptbigcode_cpu.common.threads import checked_threads, given_threads
 from gptbigcode_cpu.config import GPTBigCodeConfig, read_config
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.hub.source import SOURCE_NAMES, Source
 from gptbigcode_cpu.store.kernel_set import kernel_name
 from gptbigcode_cpu.store.precision import OTHER_NAMES, plain_name, storage_dtype
-from gptbigcode_cpu.store.tensors import DEFAULT_DTYPE
-from gptbigcode_cpu.store.weights import MAX_THREADS, PackedModel, is_packed, open_packed, packed_scheme, resolve_kv_dtype
+from gptbigcode_cpu.store.weights import PackedModel, is_packed, open_packed, packed_scheme, resolve_kv_dtype
 
 logger = logging.getLogger(__name__)
-
-THREADS_VARIABLE = "GPTBIGCODE_CPU_NUM_THREADS"
 
 _ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 # Arguments of transformers that change nothing here, with the values for which that is so; None: any value.
@@ -138,7 +134,7 @@ class Loading:
             raise InputError(f"unknown argument {name!r}{nearest(name, (*known, *OTHER_NAMES, *_NEUTRAL, *_OF_CALLS))}")
         config = own_config(config)
         threads, kv_dtype = given_threads(num_threads), plain_name(kv_dtype)
-        for_prefill = 0 if prefill_threads is None else _checked_threads("prefill_threads", prefill_threads)
+        for_prefill = 0 if prefill_threads is None else checked_threads(prefill_threads, "prefill_threads")
         resolve_kv_dtype(kv_dtype, dtype)
         return cls(dtype, kv_dtype, threads, for_prefill, config, remaining)
 
@@ -233,29 +229,3 @@ def check_neutral(name: str, value: Any) -> None:
     # str: of torch.device("cpu").
     if neutral is not None and any(place not in neutral and str(place) not in neutral for place in places):
         raise InputError(f"{name}={value!r} is not supported{_INSTEAD.get(name, '')}")
-
-
-def default_num_threads() -> int:
-    """Threads that a model computes with if its opener does not say: GPTBIGCODE_CPU_NUM_THREADS, or what suits the machine.
-
-    Raises:
-        InputError: The variable is no number of threads.
-    """
-    from gptbigcode_cpu import _core
-
-    return given_threads(None) or _core.default_num_threads()
-
-
-def given_threads(argument: int | None) -> int:
-    """The requested number of threads; 0 = the core decides."""
-    if argument is not None:
-        return _checked_threads("num_threads", argument)
-    text = os.environ.get(THREADS_VARIABLE, "").strip()
-    return _checked_threads(THREADS_VARIABLE, int(text) if text.isdecimal() and len(text) < 10 else text) if text else 0
-
-
-def _checked_threads(origin: str, value: object) -> int:
-    number = plain(value)
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MAX_THREADS:
-        raise InputError(f"{origin} must be an integer from 1 to {MAX_THREADS}, not {shown(value)}")
-    return number

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from gptbigcode_cpu.common.dtypes import DTYPES
 from gptbigcode_cpu.common.suggest import refuse_unknown
 from gptbigcode_cpu.errors import InputError
-from gptbigcode_cpu.store import tensors
 
 logger = logging.getLogger(__name__)
 
-DTYPES = ("auto", *tensors.DTYPES)
 # Arguments of `from_pretrained` that speak of the type of the weights, besides `dtype`.
 OTHER_NAMES = ("torch_dtype", "load_in_8bit", "load_in_4bit", "quantization_config")
 
@@ -62,7 +61,7 @@ def storage_dtype(dtype: Any, others: Mapping[str, Any]) -> str:
     """The storage type that the arguments of `from_pretrained` ask for.
 
     Args:
-        dtype: A name of `DTYPES`, the torch dtype of that name, or float16, in place of which bfloat16 is used.
+        dtype: ``"auto"``, a name of `DTYPES`, the torch dtype of that name, or float16, in place of which bfloat16 is used.
         others: Values of `OTHER_NAMES`.
 
     Raises:
@@ -90,8 +89,8 @@ def storage_dtype(dtype: Any, others: Mapping[str, Any]) -> str:
             "(dtype='float32' is exact, 'int8' is half as large)"
         )
         return "bfloat16"
-    if name not in DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {name!r}")
+    if name not in ("auto", *DTYPES):
+        raise InputError(f"dtype must be one of auto, {', '.join(DTYPES)}, not {name!r}")
     return name
 
 

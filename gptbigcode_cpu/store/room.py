@@ -7,9 +7,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from gptbigcode_cpu.common.dtypes import DTYPES
 from gptbigcode_cpu.common.sizes import human_bytes
 from gptbigcode_cpu.config import GPTBigCodeConfig
-from gptbigcode_cpu.store.tensors import DTYPES, converted_bytes
+from gptbigcode_cpu.store.tensors import converted_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
+from gptbigcode_cpu.common.dtypes import DTYPES
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.store.tensor_file import NUMPY_TYPES
 
 # Storage types of packed tensors -> their type in safetensors.
-PACKED_TYPES = {"int8": "U8", "int6": "U8", "int4": "U8", "bfloat16": "BF16", "float32": "F32"}
-DTYPES = tuple(PACKED_TYPES)
-DEFAULT_DTYPE = "int8"
+PACKED_TYPES = {**dict.fromkeys(DTYPES, "U8"), "bfloat16": "BF16", "float32": "F32"}
 QUANTISED = frozenset({"int8", "int6", "int4"})
 # Types of the position table in safetensors where it is not packed: in models of other dtypes it is.
 _POSITION_TYPES = {"int8": "F16", "bfloat16": "BF16", "float32": "F32"}

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from gptbigcode_cpu.common.dtypes import DTYPES, KV_DTYPES
 from gptbigcode_cpu.common.file_names import CONFIG, SAFETENSORS
 from gptbigcode_cpu.common.messages import listed, shown
+from gptbigcode_cpu.common.threads import checked_threads
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import FormatError, InputError, ModelNotFoundError
 from gptbigcode_cpu.store.kernel_set import kernel_name, warn_if_slow
 from gptbigcode_cpu.store.tensor_file import TensorEntry, TensorFileError, map_tensor_file
 from gptbigcode_cpu.store.tensors import (
-    DTYPES,
     LM_HEAD,
     QUANTISED,
     Scheme,
@@ -33,8 +34,6 @@ QUANT_METHOD = "gptbigcode-cpu"
 FORMAT_VERSION = 4
 ALIGNMENT = 64
 PAD_PREFIX = "__pad__."
-MAX_THREADS = 1024  # the core's bound
-KV_DTYPES = ("auto", "int8", "bfloat16", "float16", "float32")
 
 
 @dataclass(frozen=True)
@@ -158,28 +157,14 @@ def _problems(config: GPTBigCodeConfig, scheme: Scheme, entries: Mapping[str, Te
             yield f"{name} begins at byte {entry.begin}, which is not a multiple of {ALIGNMENT}"
 
 
-def check_num_threads(num_threads: int, name: str = "num_threads") -> None:
-    """Refuse a number of threads that the core would not take; 0 = default.
-
-    Args:
-        num_threads: The number.
-        name: What the message calls it.
-
-    Raises:
-        InputError: It is no integer from 0 to `MAX_THREADS`.
-    """
-    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or not 0 <= num_threads <= MAX_THREADS:
-        raise InputError(f"{name} must be an integer from 1 to {MAX_THREADS}, or 0 for the default, not {num_threads!r}")
-
-
 def resolve_kv_dtype(kv_dtype: str, dtype: str) -> str:
     """The storage type of keys and values that `kv_dtype` means for a model stored in `dtype`.
 
     Raises:
-        InputError: `kv_dtype` is none of `KV_DTYPES`.
+        InputError: `kv_dtype` is neither ``"auto"`` nor one of `KV_DTYPES`.
     """
-    if kv_dtype not in KV_DTYPES:
-        raise InputError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}, not {kv_dtype!r}")
+    if kv_dtype not in ("auto", *KV_DTYPES):
+        raise InputError(f"kv_dtype must be one of auto, {', '.join(KV_DTYPES)}, not {kv_dtype!r}")
     if kv_dtype == "auto":
         return "int8" if dtype in QUANTISED else dtype
     return kv_dtype
@@ -209,8 +194,8 @@ def load_core(
     """
     from gptbigcode_cpu import _core
 
-    check_num_threads(num_threads)
-    check_num_threads(prefill_threads, "prefill_threads")
+    num_threads = checked_threads(num_threads, least=0)
+    prefill_threads = checked_threads(prefill_threads, "prefill_threads", least=0)
     kv_dtype = resolve_kv_dtype(kv_dtype, packed.dtype)
     if isa is None:
         isa = kernel_name()
