@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from gptbigcode_cpu.cli import cli
 from gptbigcode_cpu.hub.names import SHORT_NAMES
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 
 
@@ -38,7 +38,7 @@ def test_the_page_has_the_computed_table(sizes: ModuleType, name: str) -> None:
 
 
 def published() -> dict[str, dict[str, Any]]:
-    spec = importlib.util.spec_from_file_location("published", ROOT / "tests" / "test_published_configs.py")
+    spec = importlib.util.spec_from_file_location("published", ROOT / "tests" / "config" / "test_published_configs.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
