@@ -274,9 +274,9 @@ class Engine:
     def _step(self) -> list[tuple[Ticket, Step, bool, Exception | None]]:
         """A step. For each request that it did something for: its new tokens, whether it is done, and what it failed with.
 
-        Only the thread that leads comes here. It takes the lock only where it must: a thread that begins to wait while the results
-        are handed out learns of them after the next step, or when the leader ends. A request that is submitted meanwhile may be
-        in the list already; it has nothing to run before the next step admits it.
+        Only the thread that leads comes here. It takes the lock only where it must: a thread that begins to wait while the
+        results are handed out learns of them after the next step, or when the leader ends. A request that is submitted
+        meanwhile may be in the list already; it has nothing to run before the next step admits it.
         """
         if not self._swept:
             with self._lock:
