@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gptbigcode_cpu import _core
@@ -83,8 +83,8 @@ class Engine:
     A step runs, in one call of the core, the last token of every row that is being written and a chunk of the prompts. Requests
     are admitted in their order: as long as the first one that waits has no room, no other one overtakes it.
 
-    Any thread may submit and cancel. One thread at a time steps: either a loop of the owner calls `step`, or every caller of
-    `run`, `steps` and `finish` is ready to step for all, and one of them does.
+    Any thread may submit and cancel. One thread at a time steps, for all requests: a loop of the owner that calls `step`, or
+    one of the callers of `run`, `steps` and `finish`, while the others wait for what it brings them.
 
     Args:
         core: The model.
@@ -107,6 +107,7 @@ class Engine:
         self._max_kv_bytes = float("inf") if max_kv_bytes is None else max_kv_bytes
         self._chunk_tokens = chunk_tokens
         self._tickets: list[Ticket] = []  # in the order of submission
+        self._outputs: list[Output] = []  # for `step`
         self._waits = False  # prompts may be waiting for room
         self._swept = True  # no request of the list is cancelled or done
         self._prefilling: set[Ticket] = set()  # whose prompts are a part of the call of the core that is running
@@ -130,7 +131,7 @@ class Engine:
 
         Args:
             request: What to write.
-            collects: Keep the new tokens in the ticket, for `steps`; else only `step` returns them.
+            collects: Keep the new tokens in the ticket, for `steps` and `finish`; else `step` returns them.
         """
         if self._leader == threading.get_ident():
             # A function of the caller, called by a step, asks for a text of its own: it cannot wait for the step to end.
@@ -158,22 +159,24 @@ class Engine:
                 self._stop.set()  # the other parts of the step run again in the next one
 
     def step(self) -> list[Output]:
-        """Run one step for all requests that have room; what came of it.
+        """Run one step for all requests that have room.
 
         What goes wrong in a request, such as in a caller's logits processor, ends this request only (`Output.error`).
 
+        Returns:
+            What came of it for the requests that do not collect their tokens, and of steps that other threads made meanwhile.
+
         Raises:
-            RuntimeError: Another thread is stepping.
+            RuntimeError: A step asks for a step, in a function of the caller.
             GPTBigCodeError: The core cannot compute, for whichever request.
         """
-        with self._lock:
-            if self._leader is not None:
-                raise RuntimeError("another thread is stepping this engine")
-            self._leader = threading.get_ident()
         try:
-            return [Output(*output) for output in self._step()]
+            if self._lead(lambda: bool(self._outputs)):
+                self._step()
         finally:
             self._lead_no_more()
+        outputs, self._outputs = self._outputs, []
+        return outputs
 
     def run(self, requests: Sequence[Request]) -> list[list[list[int]]]:
         """Submit requests and step until all of them are done.
@@ -237,30 +240,50 @@ class Engine:
 
     def _wait(self, ticket: Ticket, until_done: bool = False) -> None:
         """Step, or wait for the thread that steps, until there is something to read, or nothing more will come."""
+
+        def reached() -> bool:
+            return ticket.done or bool(ticket._steps and not until_done)
+
+        try:
+            if self._lead(reached):
+                while not (ticket.done or (ticket._steps and not until_done)):
+                    self._step()
+        finally:
+            self._lead_no_more()
+
+    def _lead(self, reached: Callable[[], bool]) -> bool:
+        """Become the thread that steps, unless another one does what is wanted first.
+
+        Args:
+            reached: Whether there is nothing to do any more.
+
+        Returns:
+            Whether this thread leads; `_lead_no_more` ends that.
+
+        Raises:
+            RuntimeError: This thread leads already.
+        """
+        if self._leader == threading.get_ident():
+            raise RuntimeError("a step cannot wait for a step: this was called by a function that the engine called in a step")
         with self._changed:
-            while self._leader is not None:
-                if ticket.done or (ticket._steps and not until_done):
-                    return
+            while not reached():
+                if self._leader is None:
+                    self._leader = threading.get_ident()
+                    return True
                 self._n_waiting += 1
                 try:
                     self._changed.wait()
                 finally:
                     self._n_waiting -= 1
-            if ticket.done or (ticket._steps and not until_done):
-                return
-            self._leader = threading.get_ident()
-        try:
-            while not (ticket.done or (ticket._steps and not until_done)):
-                self._step()
-        finally:
-            self._lead_no_more()
+        return False
 
     def _lead_no_more(self) -> None:
         with self._changed:
-            self._leader = None
-            self._sweep()
-            if self._n_waiting:
-                self._changed.notify_all()
+            if self._leader == threading.get_ident():  # also where Ctrl-C came just after it began to lead
+                self._leader = None
+                self._sweep()
+                if self._n_waiting:
+                    self._changed.notify_all()
 
     def _sweep(self) -> None:
         """Let go of what is cancelled or done. Only where nobody steps, or by who does."""
@@ -271,8 +294,8 @@ class Engine:
                     ticket._end()
             self._tickets = [ticket for ticket in self._tickets if not ticket.done]
 
-    def _step(self) -> list[tuple[Ticket, Step, bool, Exception | None]]:
-        """A step. For each request that it did something for: its new tokens, whether it is done, and what it failed with.
+    def _step(self) -> None:
+        """A step for all requests; what comes of it goes into their tickets, or into what `step` returns.
 
         Only the thread that leads comes here. It takes the lock only where it must: a thread that begins to wait while the
         results are handed out learns of them after the next step, or when the leader ends. A request that is submitted
@@ -288,7 +311,9 @@ class Engine:
             tickets = [ticket for ticket in tickets if not ticket.rests]
         outputs = self._forward(tickets)
         for ticket, step, done, error in outputs:
-            if step and ticket._collects:
+            if not ticket._collects:
+                self._outputs.append(Output(ticket, step, done, error))
+            elif step:
                 ticket._steps.append(step)
             if done:
                 ticket._end(error)
@@ -296,7 +321,6 @@ class Engine:
         if self._n_waiting:
             with self._lock:
                 self._changed.notify_all()
-        return outputs
 
     def _admit(self) -> bool:
         """Admit prompts in the order of the requests, as far as the bounds allow; whether there was room for all of them."""
@@ -316,6 +340,7 @@ class Engine:
         return True
 
     def _forward(self, tickets: Sequence[Ticket]) -> list[tuple[Ticket, Step, bool, Exception | None]]:
+        """For each request that a step did something for: its new tokens, whether it is done, and what it failed with."""
         forward = Forward()
         outputs: list[tuple[Ticket, Step, bool, Exception | None]] = []
         failed: dict[Ticket, Exception] = {}
@@ -370,10 +395,13 @@ _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    """A thread that held a lock does not exist in a forked process, so the lock would never be free."""
+    """A thread that held a lock does not exist in a forked process, so the lock would never be free.
+
+    The requests stay: the core, which cannot compute in such a process, refuses them with a `ForkError`.
+    """
     for engine in list(_engines):
         engine._make_locks()
-        engine._tickets = []
+        engine._prefilling.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

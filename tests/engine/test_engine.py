@@ -35,7 +35,9 @@ class CountingCore:
 
     def __init__(self, core: Any) -> None:
         self._core, self.calls = core, list[list[int]]()
-        self.kv_bytes_per_token = core.kv_bytes_per_token
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
 
     def forward(self, caches: Any, tokens: Any, counts: Any, **options: Any) -> Any:
         self.calls.append([len(part) for part in tokens])
@@ -226,10 +228,9 @@ class TestCancel:
         """The flag of the core is set by another thread while the call runs; what shares the step runs again."""
         stopped: list[bool] = []
 
-        class Waiting:
-            kv_bytes_per_token = model.core.kv_bytes_per_token
-
-            def forward(self, caches: Any, tokens: Any, counts: Any, stop: Any) -> Any:
+        class Waiting(CountingCore):
+            def forward(self, caches: Any, tokens: Any, counts: Any, **options: Any) -> Any:
+                stop = options["stop"]
                 if max(map(len, tokens)) > 100 and not stopped:
                     other = threading.Thread(target=engine.cancel, args=(ticket,))
                     other.start()
@@ -237,7 +238,7 @@ class TestCancel:
                     stopped.append(stop.is_set)
                 return model.core.forward(caches, tokens, counts, stop=stop)
 
-        core: Any = Waiting()
+        core: Any = Waiting(model.core)
         engine = Engine(core)
         from gptbigcode_cpu import _core
 
@@ -257,13 +258,11 @@ class TestCancel:
         """Every second call of the core is stopped: drafts and beams must survive that."""
         from gptbigcode_cpu import _core
 
-        class Stopped:
-            kv_bytes_per_token = model.core.kv_bytes_per_token
-            calls = 0
-
-            def forward(self, caches: Any, tokens: Any, counts: Any, stop: Any) -> Any:
-                self.calls += 1
-                if self.calls % 2:
+        class Stopped(CountingCore):
+            def forward(self, caches: Any, tokens: Any, counts: Any, **options: Any) -> Any:
+                stop = options["stop"]
+                self.calls.append([])
+                if len(self.calls) % 2:
                     stop.set()
                 try:
                     return model.core.forward(caches, tokens, counts, stop=stop)
@@ -273,13 +272,13 @@ class TestCancel:
         arguments = GenerateArguments(assistant_model=model) if options.get("assistant") else None
         chosen = {name: value for name, value in options.items() if name != "assistant"}
         prompt = [7, 8, 9] * 5
-        core: Any = Stopped()
+        core: Any = Stopped(model.core)
         engine, make = Engine(core), _core.KVCache
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(_core, "KVCache", lambda core: make(model.core if core is engine.core else core))
             ticket = engine.submit(asked(model, prompt, arguments=arguments, **chosen), collects=True)
             steps = list(engine.finish(ticket))
-        assert core.calls > 4
+        assert len(core.calls) > 4
         expected = Engine(model.core)
         other = expected.submit(asked(model, prompt, arguments=arguments, **chosen), collects=True)
         tokens = [token for step in steps for token in step.get(0, [])]
@@ -316,16 +315,61 @@ class TestThreads:
         for number, written in found.items():
             assert [written] == alone(model, asked(model, [number + 1] * 3, max_new_tokens=200))
 
-    def test_one_thread_steps(self, model: Any) -> None:
+    def test_a_step_does_not_wait_for_itself(self, model: Any) -> None:
         engine = Engine(model.core)
+
+        other = engine.submit(asked(model, [9]), collects=True)
+        refused: list[str] = []
 
         class Nosy(LogitsProcessor):
             def __call__(self, input_ids: Any, scores: Any) -> Any:
-                with pytest.raises(RuntimeError, match="another thread is stepping"):
-                    engine.step()
+                for call in () if refused else (engine.step, lambda: list(engine.steps(other))):
+                    with pytest.raises(RuntimeError) as error:
+                        call()
+                    refused.append(str(error.value))
                 return scores
 
         engine.run([asked(model, GREEDY, arguments=GenerateArguments(logits_processor=[Nosy()]))])
+        assert len(refused) == 2
+        assert "a step cannot wait for a step" in refused[0]
+
+    def test_a_loop_that_steps_and_callers_of_generate_get_what_is_theirs(self, model: Any) -> None:
+        engine = Engine(model.core)
+        ticket = engine.submit(asked(model, GREEDY, max_new_tokens=60))
+        written: list[int] = []
+
+        def serve() -> None:
+            while not ticket.done or engine._outputs:
+                for output in engine.step():
+                    assert output.ticket is ticket
+                    written.extend(output.tokens[0])
+
+        loop = threading.Thread(target=serve)
+        loop.start()
+        for n in (5, 20, 9):
+            assert engine.run([asked(model, [n], max_new_tokens=n)]) == [alone(model, asked(model, [n], max_new_tokens=n))]
+        loop.join()
+        assert [written] == alone(model, asked(model, GREEDY, max_new_tokens=60))
+
+    def test_an_interrupted_leader_does_not_block_the_others(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        engine, core = counting(model, monkeypatch)
+        first = engine.submit(asked(model, GREEDY), collects=True)
+        second = engine.submit(asked(model, [1, 2]), collects=True)
+        inner = core.forward
+
+        def interrupted(*arguments: Any, **options: Any) -> Any:
+            """Ctrl-C, which Python hears when the call of the core has ended: the logits are lost, the caches have grown."""
+            result = inner(*arguments, **options)
+            if len(core.calls) == 3:
+                raise KeyboardInterrupt
+            return result
+
+        monkeypatch.setattr(core, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(engine.steps(first))
+        assert first.done
+        written = [token for step in engine.steps(second) for token in step[0]]
+        assert [written] == alone(model, asked(model, [1, 2]))
 
     def test_a_processor_may_generate(self, model: Any) -> None:
         class Asking(LogitsProcessor):
