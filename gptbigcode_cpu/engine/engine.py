@@ -170,6 +170,7 @@ class Engine:
             RuntimeError: A step asks for a step, in a function of the caller.
             GPTBigCodeError: The core cannot compute, for whichever request.
         """
+        self._refuse_inside_step()
         try:
             if self._lead(lambda: bool(self._outputs)):
                 self._step()
@@ -244,12 +245,20 @@ class Engine:
         def reached() -> bool:
             return ticket.done or bool(ticket._steps and not until_done)
 
+        self._refuse_inside_step()
         try:
             if self._lead(reached):
                 while not (ticket.done or (ticket._steps and not until_done)):
                     self._step()
         finally:
             self._lead_no_more()
+
+    def _refuse_inside_step(self) -> None:
+        """Raises:
+        RuntimeError: This thread is in a step.
+        """
+        if self._leader == threading.get_ident():
+            raise RuntimeError("a step cannot wait for a step: this was called by a function that the engine called in a step")
 
     def _lead(self, reached: Callable[[], bool]) -> bool:
         """Become the thread that steps, unless another one does what is wanted first.
@@ -259,12 +268,7 @@ class Engine:
 
         Returns:
             Whether this thread leads; `_lead_no_more` ends that.
-
-        Raises:
-            RuntimeError: This thread leads already.
         """
-        if self._leader == threading.get_ident():
-            raise RuntimeError("a step cannot wait for a step: this was called by a function that the engine called in a step")
         with self._changed:
             while not reached():
                 if self._leader is None:

@@ -155,13 +155,14 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
         """Open a model, see `PreTrainedModel.from_pretrained`.
 
         Args:
-            pretrained_model_name_or_path: See there.
+            pretrained_model_name_or_path: A directory, a GGUF file, an id on the Hub, a short name, or ``"demo"``.
             generation_config: Takes the place of the checkpoint's generation options: a `GenerationConfig`, of this package or
                 of transformers.
-            **options: See there.
+            **options: The other arguments of `PreTrainedModel.from_pretrained`.
 
         Raises:
-            InputError: `generation_config` is something else; and see there.
+            InputError: `generation_config` is something else.
+            GPTBigCodeError: As of `PreTrainedModel.from_pretrained`.
         """
         given = given_config(generation_config)
         model = super().from_pretrained(pretrained_model_name_or_path, **options)
@@ -206,22 +207,22 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
 
         Args:
             input_ids: As in `GPTBigCodeModel.forward`, like all arguments but `labels` and `logits_to_keep`.
-            past_key_values: See there.
-            attention_mask: See there.
-            token_type_ids: See there.
-            position_ids: See there.
-            inputs_embeds: See there.
+            past_key_values: What the rows have seen before; it grows by the tokens of the call.
+            attention_mask: ``[batch, past + tokens]``, 0 for padding.
+            token_type_ids: ``[batch, tokens]``: token ids whose embeddings are added to those of the tokens.
+            position_ids: ``[batch, tokens]`` or ``[1, tokens]``: rows of the position embedding.
+            inputs_embeds: float ``[batch, tokens, n_embd]`` in place of `input_ids`.
             labels: Token ids ``[batch, tokens]``, usually `input_ids`, for the loss: every token's logits are compared with the
                 label one place later, and -100 does not count. Nor does padding: what is masked is neither predicted nor
                 predicts. (transformers counts it unless its label is -100, and predicts a row's first token from the padding on
                 its left.)
             logits_to_keep: Compute the logits of so many last columns only, 0 = all; or a vector of columns. For padding on the
                 right, that of a shorter row's last columns is zero.
-            use_cache: See there.
-            output_attentions: See there.
-            output_hidden_states: See there.
-            return_dict: See there.
-            **unknown: See there.
+            use_cache: Return the cache; default: ``config.use_cache``.
+            output_attentions: Return the probabilities of attention; default: ``config.output_attentions``.
+            output_hidden_states: Return the output of every block; default: ``config.output_hidden_states``.
+            return_dict: False: return a tuple; default: ``config.return_dict``.
+            **unknown: Arguments of transformers that have no meaning here; only None.
 
         Returns:
             The logits, and what else is asked for.

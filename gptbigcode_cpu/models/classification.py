@@ -99,20 +99,20 @@ class GPTBigCodeForSequenceClassification(_Classifier):
 
         Args:
             input_ids: As in `GPTBigCodeModel.forward`, like all arguments but `labels`.
-            past_key_values: See there.
-            attention_mask: See there.
-            token_type_ids: See there.
-            position_ids: See there.
-            inputs_embeds: See there.
+            past_key_values: What the rows have seen before; it grows by the tokens of the call.
+            attention_mask: ``[batch, past + tokens]``, 0 for padding.
+            token_type_ids: ``[batch, tokens]``: token ids whose embeddings are added to those of the tokens.
+            position_ids: ``[batch, tokens]`` or ``[1, tokens]``: rows of the position embedding.
+            inputs_embeds: float ``[batch, tokens, n_embd]`` in place of `input_ids`.
             labels: What the texts are, for the loss: ``[batch]`` classes; for regression floats like the logits or, with one
                 label, ``[batch]``; for several labels at once floats 0..1 like the logits. ``config.problem_type`` says which;
                 if it is None it is set by the first labels, as in transformers: one label means regression, integers single
                 labels.
-            use_cache: See there.
-            output_attentions: See there.
-            output_hidden_states: See there.
-            return_dict: See there.
-            **unknown: See there.
+            use_cache: Return the cache; default: ``config.use_cache``.
+            output_attentions: Return the probabilities of attention; default: ``config.output_attentions``.
+            output_hidden_states: Return the output of every block; default: ``config.output_hidden_states``.
+            return_dict: False: return a tuple; default: ``config.return_dict``.
+            **unknown: Arguments of transformers that have no meaning here; only None.
 
         Returns:
             The scores, and what else is asked for.
@@ -198,17 +198,17 @@ class GPTBigCodeForTokenClassification(_Classifier):
 
         Args:
             input_ids: As in `GPTBigCodeModel.forward`, like all arguments but `labels`.
-            past_key_values: See there.
-            attention_mask: See there.
-            token_type_ids: See there.
-            position_ids: See there.
-            inputs_embeds: See there.
+            past_key_values: What the rows have seen before; it grows by the tokens of the call.
+            attention_mask: ``[batch, past + tokens]``, 0 for padding.
+            token_type_ids: ``[batch, tokens]``: token ids whose embeddings are added to those of the tokens.
+            position_ids: ``[batch, tokens]`` or ``[1, tokens]``: rows of the position embedding.
+            inputs_embeds: float ``[batch, tokens, n_embd]`` in place of `input_ids`.
             labels: Classes ``[batch, tokens]`` for the loss; -100, and what is padding, does not count.
-            use_cache: See there. The output has no cache; one that is passed grows.
-            output_attentions: See there.
-            output_hidden_states: See there.
-            return_dict: See there.
-            **unknown: See there.
+            use_cache: Changes nothing: the output has no cache. One that is passed grows.
+            output_attentions: Return the probabilities of attention; default: ``config.output_attentions``.
+            output_hidden_states: Return the output of every block; default: ``config.output_hidden_states``.
+            return_dict: False: return a tuple; default: ``config.return_dict``.
+            **unknown: Arguments of transformers that have no meaning here; only None.
 
         Returns:
             The scores, and what else is asked for.

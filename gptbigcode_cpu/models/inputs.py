@@ -107,10 +107,10 @@ def read_batch(
         core: The model, which looks up embeddings.
         past: What the rows have seen before.
         input_ids: As in `GPTBigCodeModel.forward`, like all that follows.
-        inputs_embeds: See there.
-        attention_mask: See there.
-        token_type_ids: See there.
-        position_ids: See there.
+        inputs_embeds: float ``[batch, tokens, n_embd]`` in place of `input_ids`.
+        attention_mask: ``[batch, past + tokens]``, 0 for padding.
+        token_type_ids: ``[batch, tokens]``: token ids whose embeddings are added to those of the tokens.
+        position_ids: ``[batch, tokens]`` or ``[1, tokens]``: rows of the position embedding.
 
     Raises:
         InputError: Wrong shapes, types or values.

@@ -41,9 +41,9 @@ class CausalLMOutputWithCrossAttentions(ModelOutput):
         loss: float32 scalar, the mean cross entropy of the next tokens; if `labels` are given.
         logits: float32 ``[batch, tokens, vocab_size]``, of the tokens that `logits_to_keep` names; zero where the mask is 0.
         past_key_values: As in `BaseModelOutputWithPastAndCrossAttentions`, like all that follows.
-        hidden_states: See there.
-        attentions: See there.
-        cross_attentions: See there.
+        hidden_states: ``n_layer + 1`` arrays ``[batch, tokens, n_embd]``: the embeddings, then the output of every block.
+        attentions: For every layer float32 ``[batch, n_head, tokens, past + tokens]``.
+        cross_attentions: Empty where `attentions` are asked for.
     """
 
     loss: Any = None
@@ -62,8 +62,8 @@ class SequenceClassifierOutputWithPast(ModelOutput):
         loss: float32 scalar; if `labels` are given.
         logits: float32 ``[batch, num_labels]``.
         past_key_values: As in `BaseModelOutputWithPastAndCrossAttentions`, like all that follows.
-        hidden_states: See there.
-        attentions: See there.
+        hidden_states: ``n_layer + 1`` arrays ``[batch, tokens, n_embd]``: the embeddings, then the output of every block.
+        attentions: For every layer float32 ``[batch, n_head, tokens, past + tokens]``.
     """
 
     loss: Any = None
@@ -81,7 +81,7 @@ class TokenClassifierOutput(ModelOutput):
         loss: float32 scalar; if `labels` are given.
         logits: float32 ``[batch, tokens, num_labels]``, zero where the mask is 0.
         hidden_states: As in `BaseModelOutputWithPastAndCrossAttentions`.
-        attentions: See there.
+        attentions: For every layer float32 ``[batch, n_head, tokens, past + tokens]``.
     """
 
     loss: Any = None

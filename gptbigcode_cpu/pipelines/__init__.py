@@ -77,14 +77,14 @@ def pipeline(
         task: ``"text-generation"`` (the default), ``"text-classification"`` (also ``"sentiment-analysis"``),
             ``"token-classification"`` (also ``"ner"``) or ``"feature-extraction"``.
         model: A model of the kind that the task needs, or what `from_pretrained` takes; default: ``"demo"``.
-        config: As in `from_pretrained`, like the arguments from `revision` to `kv_dtype`.
+        config: A configuration that takes the place of the model's, or its name.
         tokenizer: A tokenizer, also one of transformers, or what `from_pretrained` takes; default: the model's own.
-        revision: See there.
-        token: See there.
-        dtype: See there.
-        num_threads: See there.
-        prefill_threads: See there.
-        kv_dtype: See there.
+        revision: Branch, tag or commit on the Hub.
+        token: Access token for the Hub; True: the stored one.
+        dtype: Storage type of the weights, such as ``"int4"``.
+        num_threads: Threads that compute.
+        prefill_threads: Threads for prompts; default: `num_threads`.
+        kv_dtype: Storage type of keys and values.
         model_kwargs: More arguments for `from_pretrained` of the model.
         pipeline_class: A class derived from that of the task, to be used in its place.
         **options: Options for all calls of the pipeline; further arguments of `from_pretrained`, such as ``torch_dtype``,
