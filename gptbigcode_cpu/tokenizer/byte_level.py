@@ -59,8 +59,8 @@ def from_vocabulary(vocabulary: Path, merges: Path, merge_lines: bytes, *, digit
         vocabulary: The ``vocab.json``.
         merges: The ``merges.txt``, which errors name.
         merge_lines: Its content.
-        digits: Every digit is a token of its own, as in `byte_level_tokenizer`.
-        add_prefix_space: A text that begins with no space is encoded as if it did.
+        digits: Make each digit a word by itself, as BigCode does.
+        add_prefix_space: Encode a text as if a space stood before it.
 
     Raises:
         TokenizerError: One of them is damaged, or they do not fit each other.
