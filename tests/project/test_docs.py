@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -85,6 +87,9 @@ def test_the_site_builds(tmp_path: Path) -> None:
     assert not [
         (path.name, text) for path, page in pages.items() for text in page.paragraphs if re.search(r"\n(?:[-*]|1\.) ", text)
     ]
+    index = json.loads((tmp_path / "search" / "search_index.json").read_text(encoding="utf-8"))["docs"]
+    for wanted, page in (("vs code", "faq.html"), ("offline", "offline.html"), ("memory", "models.html")):
+        assert any(entry["location"].startswith(page) and wanted in entry["title"].lower() for entry in index), wanted
 
 
 class _Page(HTMLParser):
@@ -120,3 +125,36 @@ def _leads_somewhere(path: Path, link: str, pages: dict[Path, _Page]) -> bool:
     if parts.scheme or parts.netloc:
         return True
     return target.exists() and (not parts.fragment or target not in pages or unquote(parts.fragment) in pages[target].anchors)
+
+
+def test_the_picture_shows_what_the_commands_print() -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    with tempfile.TemporaryDirectory() as directory:
+        picture = Path(directory) / "demo.svg"
+        command = [sys.executable, str(ROOT / "bench" / "recording.py"), str(picture)]
+        subprocess.run(command, cwd=directory, env=environment, capture_output=True, check=True)
+        assert picture.read_bytes() == (ROOT / "docs" / "demo.svg").read_bytes(), "python bench/recording.py docs/demo.svg"
+
+
+def test_every_environment_variable_is_on_its_page() -> None:
+    """Those of this package, of the Hub and of the system that the code reads or speaks of."""
+    found = set()
+    sources = [ROOT / "CMakeLists.txt"]
+    for folder, pattern in (("gptbigcode_cpu", "*.py"), ("convert", "*.py"), ("csrc", "*.cpp")):
+        sources += sorted((ROOT / folder).rglob(pattern))
+    for source in sources:
+        text = source.read_text(encoding="utf-8")
+        found |= set(re.findall(r"(?<![A-Z_])(?:GPTBIGCODE_CPU|HF|XDG)_[A-Z_]*[A-Z]\b", text))
+        found |= set(re.findall(r'environ\.get\("([A-Z_]+)"', text))
+    internal = {name for name in found if name.startswith("GPTBIGCODE_CPU_X86")} | {"GPTBIGCODE_CPU_X"}
+    page = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
+    assert len(found - internal) >= 10
+    assert not {name for name in found - internal if f"`{name}`" not in page}
+
+
+def test_exit_codes_on_the_page_are_those_of_the_command() -> None:
+    from gptbigcode_cpu.cli import exit_codes
+
+    section = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").partition("## Exit codes")[2]
+    documented = {int(code) for code in re.findall(r"\| (\d+) \|", section)}
+    assert documented == {0, exit_codes.UNEXPECTED, exit_codes.INTERRUPTED, 143, *(code for _, code in exit_codes._CODES)}
