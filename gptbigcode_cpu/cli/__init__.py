@@ -105,7 +105,7 @@ def cli() -> None:
 )
 @click.pass_context
 def show_help(ctx: click.Context, command: str | None) -> None:
-    """Show what there is, or how a COMMAND is used; the same as COMMAND --help.
+    """List the commands, or show how a COMMAND is used, like COMMAND --help.
 
     \b
     Examples:

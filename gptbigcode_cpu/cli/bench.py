@@ -55,10 +55,10 @@ class _Counts(click.ParamType[tuple[int, ...]]):
     type=_Counts(0),
     default="0",
     show_default=True,
-    help="Measure prefill and decode on top of so many cached tokens each.",
+    help="Measure prefill and decode behind so many tokens of context.",
 )
-@click.option("--rows", type=_Counts(1), default=(), help="Measure a decode step of so many sequences each, too.")
-@click.option("--limits", is_flag=True, help="Measure the machine too, and set each speed beside what it allows.")
+@click.option("--rows", type=_Counts(1), default=(), help="Also measure the slowdown of a decode step with so many sequences.")
+@click.option("--limits", is_flag=True, help="Also measure the limits of the machine, and each speed as a share of them.")
 @click.option("--phases", is_flag=True, help="Print where the time goes, phase by phase, and how long threads waited in each.")
 @plot_option("--depths, --rows and --limits")
 @click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds; medians are printed.")
@@ -86,21 +86,24 @@ def bench(
 ) -> None:
     """Measure prefill and decode speed of MODEL (default: the packaged demo model).
 
-    Prompts are random tokens. Prefill is one call with all prompt tokens, decode is one call per token, both on top of the
-    cached tokens that --depths names. Time to first token runs from opening the files to the first sampled token of a prompt,
-    the first time. What is measured takes turns for --repeat rounds, and medians are printed.
+    Prompts are random tokens. Prefill is one call with all tokens of the prompt, decode is one call per token. Both run behind
+    the tokens of context that --depths names. Time to first token runs from opening the files to the first sampled token of a
+    prompt. The measurements take turns for --repeat rounds, and their medians are printed.
 
-    --rows 1,2,4,8 measures what a step of several sequences costs, one token each, relative to a step of one.
+    --rows 1,2,4,8 measures the slowdown with several sequences: the time of a decode step for so many sequences, relative to a
+    step for one.
 
-    --limits measures two bounds of the machine: how fast the weights can be read, which bounds decode, since every token reads
-    every weight and the whole cache, and how many int8 multiply-adds per second it computes, which bound prefill. Both are
-    measured after every call of every round, and the best counts.
+    --limits measures two limits of the machine: how fast it reads the weights, and how many int8 multiply-adds per second it
+    computes. The first limits decode, because each token reads all weights and the whole KV cache. The second limits prefill.
+    Both are measured after every call of every round, and the best measurement counts.
 
-    --phases profiles a prefill and a step at each of --depths, and a token of generate: the time of each kind of phase, summed
-    over the layers, its share of the call, and the imbalance: the part of that time in which threads had no work.
+    --phases shows where the time goes in a prefill and a step at each of --depths, and in a token of generate: the time of each
+    kind of phase, summed over the layers; its share of the call; and the imbalance, the part of that time in which threads had
+    no work.
 
-    --plot draws cost against context (two or more --depths), the cost of --rows, and, with --limits, the roofline: what
-    bandwidth and int8 peak allow for calls of every kind, and what was reached. It needs pip install "gptbigcode-cpu[bench]".
+    --plot draws the time per token against the context (two or more --depths), the slowdown with --rows, and with --limits the
+    roofline: what the machine allows for calls of every kind, and what was reached. It needs the extra bench:
+    pip install "gptbigcode-cpu[bench]".
 
     \b
     Examples:
@@ -199,7 +202,7 @@ def _as_text(result: BenchResult) -> str:
             ]
             for row in result.rows
         ]
-        lines += ["", *_table(["sequences", "step ms", "cost", "tokens/s", "of the limit"], steps)]
+        lines += ["", *_table(["sequences", "step ms", "slowdown", "tokens/s", "of the limit"], steps)]
     for call in result.phases:
         table = [
             [phase.name, f"{1e3 * phase.seconds:.3f}", f"{phase.share:.1%}", f"{phase.imbalance:.0%}"] for phase in call.phases

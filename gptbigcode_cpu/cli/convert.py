@@ -55,26 +55,28 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
 @click.argument("source", metavar="SRC", type=ModelName())
 @click.argument("out", type=click.Path(file_okay=False))
 @click.argument("more_text", nargs=-1, metavar="[OPTIONS]")
-@click.option("--dtype", type=click.Choice(DTYPES), help="Storage type of the weights.  [default: int8]")
+@click.option("--dtype", type=click.Choice(DTYPES), help="How the weights are stored.  [default: int8]")
 @click.option(
     "--keep",
     multiple=True,
     metavar="PATTERN=DTYPE",
     callback=_patterns,
-    help="Store tensors whose name matches in another type, such as '*.mlp.c_proj.weight=int8'; may be given several times.",
+    help="Store tensors whose names match PATTERN in another dtype, such as '*.mlp.c_proj.weight=int8'; may be "
+    "given several times.",
 )
 @click.option(
     "--target-size",
     metavar="SIZE",
     callback=_size,
     help="Choose int4, int6 or int8 for each part of the model, so that the weights file has at most this size (620MB, 1.2GB) "
-    "and loses least; what each part loses is measured first.",
+    "and as little as possible is lost. This is measured on sample text.",
 )
 @click.option(
     "--target-kld",
     type=click.FloatRange(min=0, min_open=True),
     metavar="NATS",
-    help="Choose them so that the file is smallest and the KL divergence from int8, measured on sample text, is at most this.",
+    help="Choose int4, int6 or int8 for each part of the model, so that the file is as small as possible and the KL divergence "
+    "from int8 is at most NATS. This is measured on sample text.",
 )
 @click.option(
     "--calibrate",
@@ -84,13 +86,17 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
     "text per line); builtin = code that comes with this package.",
 )
 @click.option(
-    "--calibration-tokens", type=click.IntRange(min=1), default=8192, show_default=True, help="How much of the text is used."
+    "--calibration-tokens",
+    type=click.IntRange(min=1),
+    default=8192,
+    show_default=True,
+    help="How many tokens of the text are used.",
 )
 @click.option(
     "--adapter",
     multiple=True,
     metavar="ADAPTER",
-    help="Merge a LoRA adapter of PEFT into the weights: a directory or Hub id; several are merged in the order given.",
+    help="Merge a LoRA adapter of PEFT into the weights: a directory or Hub id; may be given several times.",
 )
 @click.option("--dry-run", is_flag=True, help="Check SRC (from the Hub: download it) and print the bytes needed; write no OUT.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists; it stays intact until the new one is complete.")
@@ -129,9 +135,9 @@ def convert(
     bfloat16  as most checkpoints are stored
     float32   for comparisons
 
-    --calibrate chooses the codes of int4 and int6 on sample text, block by block, so that later columns make up for the
-    rounding errors of earlier ones (GPTQ). It removes about 40 % of what int4 loses, and takes some minutes. If it is stopped
-    or killed, the same command goes on from there; until then, what is done is in .OUT.calibration beside OUT.
+    --calibrate chooses the codes of int4 and int6 such that the layers' outputs change least on a sample text (GPTQ). It
+    removes about 40 % of what int4 loses, and takes some minutes. If it is stopped, the same command goes on where it was.
+    Until it is complete, the finished layers are in .OUT.calibration beside OUT.
 
     \b
     Examples:

@@ -72,20 +72,23 @@ class _Subject:
 @click.command(options_metavar="", short_help="Measure how well a model predicts a text.")
 @click.argument("model", type=ModelName())
 @click.argument("more_text", nargs=-1, type=_TEXT_FILE, metavar="--text FILE... [OPTIONS]")
-@click.option("--text", required=True, multiple=True, type=_TEXT_FILE, metavar="FILE...", help="What MODEL has to predict.")
-@click.option("--reference", type=ModelName(), help="Measure how far MODEL's predictions are from those of this one.")
+@click.option(
+    "--text", required=True, multiple=True, type=_TEXT_FILE, metavar="FILE...", help="The text that MODEL has to predict."
+)
+@click.option("--reference", type=ModelName(), help="Measure how far MODEL's predictions are from those of this model.")
 @load_dtype_option
 @kv_dtype_option
 @click.option(
     "--reference-dtype",
     type=click.Choice(["auto", *DTYPES]),
-    help="Storage type of the reference's weights; auto = as they are stored: bfloat16, or float32 for any other plain "
+    help="How the reference's weights are stored; auto = as in its files: bfloat16, or float32 for any other plain "
     "checkpoint.  [default: auto]",
 )
 @click.option(
     "--reference-kv-dtype",
     type=click.Choice(["auto", *KV_DTYPES]),
-    help="KV cache of the reference; auto = float32 for a plain checkpoint as it is stored, else as of MODEL.  [default: auto]",
+    help="How the reference's KV cache is stored; auto = float32 for a plain checkpoint as it is, otherwise as for MODEL.  "
+    "[default: auto]",
 )
 @click.option(
     "--context",
@@ -97,7 +100,7 @@ class _Subject:
     "--stride",
     type=click.IntRange(min=1),
     metavar="TOKENS",
-    help="Advance of the windows; each scores so many tokens, its last ones.  [default: half of --context]",
+    help="How far the windows advance. Each window scores so many tokens, its last ones.  [default: half of --context]",
 )
 @click.option(
     "--max-tokens",
@@ -137,25 +140,25 @@ def evaluate(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Measure how well MODEL predicts a text; with --reference, what quantisation costs it.
+    """Measure how well MODEL predicts a text; with --reference, what quantisation changed.
 
     The files of --text are plain text, or .jsonl with a "text" per line. An end-of-text token is put before each text. Windows
     of --context tokens advance by --stride, and each scores its last --stride tokens. So every token is scored once, with text
     before it.
 
     \b
-    perplexity        exp of the mean loss; the number of equally likely tokens
-                      that would be as hard to choose from. Less is better.
+    perplexity        exp of the mean loss. At 8, the next token is as hard to
+                      predict as one of 8 equally likely ones. Less is better.
     change            how much higher the perplexity is than the reference's
     KL divergence     how far the next-token distributions are from the
-                      reference's, in nats; 0 = the same. It sees every change,
-                      where perplexity sees the sum of gains and losses.
+                      reference's, in nats; 0 = the same. It sees every change;
+                      in the perplexity, gains and losses cancel.
     top-1 agreement   how often both find the same token the likeliest
     error by layer    how far the hidden states are from the reference's
 
     The figure after ± is one standard error, with windows as independent samples.
 
-    --fim hides lines of the text one by one, and lets MODEL fill each in greedily from the text before and after it. It counts
+    --fim hides lines of the text one by one, and MODEL fills each gap greedily, from the text before and after it. It counts
     the lines that are exactly right, for both orders of the prompt (PSM: prefix, suffix, middle; SPM: suffix, prefix, middle).
     The text around a line is cut to whole lines that fit into --context.
 

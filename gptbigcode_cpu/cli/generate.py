@@ -206,30 +206,39 @@ class _WithPrompt(click.Command):
     show_default=True,
     help="Directory (converted or not), GGUF file, Hub id, short name, or demo.",
 )
-@click.option("--fill", is_flag=True, help="Fill in the middle: write what belongs in the place of <cursor> in PROMPT.")
-@click.option("--cursor", metavar="TEXT", help="With --fill: the mark where to write, instead of <cursor>.")
+@click.option("--fill", is_flag=True, help="Fill a gap: write what belongs in the place of <cursor> in PROMPT.")
+@click.option("--cursor", metavar="TEXT", help="With --fill: the mark of the gap, instead of <cursor>.")
 @click.option(
     "--mode",
     type=click.Choice(["auto", "psm", "spm"]),
-    help="With --fill: the order of the parts in the prompt.  [default: auto, the one that suits the model]",
+    help="With --fill: the order of prefix (p), suffix (s) and middle (m) in the prompt.  [default: auto, as the model's "
+    "config.json says, or else psm]",
 )
 @click.option(
     "--extra-file",
     "extra_files",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False),
-    help="With --fill: another file to learn from, the most relevant last; may be given several times.",
+    help="With --fill: another file of the project, as context for the model; may be given several times, the most "
+    "relevant last.",
 )
-@click.option("--repo-name", metavar="OWNER/NAME", help="With --extra-file: the repository of the files.")
+@click.option("--repo-name", metavar="OWNER/NAME", help="With --extra-file: the name of their repository.")
 @click.option("--new-only", is_flag=True, help="Print only the new text, not the prompt around it.")
 @click.option(
     "-n", "--max-new-tokens", type=click.IntRange(min=1), help=f"Tokens to write at most.  [default: {_DEFAULT_NEW_TOKENS}]"
 )
 @click.option(
-    "--temperature", type=click.FloatRange(min=0), help="0 takes the likeliest token.  [default: 0, or 1 with a flag below]"
+    "--temperature",
+    type=click.FloatRange(min=0),
+    help="0 always takes the likeliest token; higher values draw more freely.  [default: 0, or 1 with --top-k, --top-p, "
+    "--min-p or --seed]",
 )
 @click.option("--top-k", type=click.IntRange(min=0), help="Draw from the k likeliest tokens; 0 = all.  [default: 50]")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Draw from the likeliest tokens that add up to p.")
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Draw from the likeliest tokens whose probabilities add up to p.",
+)
 @click.option("--min-p", type=click.FloatRange(0, 1), help="Draw from tokens at least p times as likely as the likeliest.")
 @click.option("--seed", type=click.IntRange(min=0, max=2**64 - 1), help="The same seed draws the same text.  [default: random]")
 @click.option("--repetition-penalty", type=click.FloatRange(min=0, min_open=True), help="Above 1: repeat less.")

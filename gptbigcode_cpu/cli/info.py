@@ -94,7 +94,7 @@ def info(ctx: click.Context, model: str | None, context: int | None, as_json: bo
 
     Of a model on the Hub only the configuration is downloaded, unless it is converted.
 
-    GPTBIGCODE_CPU_ISA=NAME forces a kernel set, GPTBIGCODE_CPU_NUM_THREADS=N the number of threads.
+    The variable GPTBIGCODE_CPU_ISA forces a kernel set, GPTBIGCODE_CPU_NUM_THREADS sets the number of threads.
 
     \b
     Examples:

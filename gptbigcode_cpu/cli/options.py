@@ -37,7 +37,7 @@ load_dtype_option = click.option(
     type=click.Choice(["auto", *DTYPES]),
     default="auto",
     show_default=True,
-    help="Storage type of the weights; auto = as converted, or int8 for a plain checkpoint.",
+    help="How the weights are stored; auto = as converted, or int8 for a plain checkpoint.",
 )
 
 kv_dtype_option = click.option(
@@ -45,7 +45,7 @@ kv_dtype_option = click.option(
     type=click.Choice(["auto", *KV_DTYPES]),
     default="auto",
     show_default=True,
-    help="Storage type of the KV cache; auto = int8 for integer weights, else that of the weights.",
+    help="How the KV cache is stored; auto = int8 for int8, int6 and int4 weights, otherwise like the weights.",
 )
 
 
