@@ -88,6 +88,35 @@ def test_opening_is_cheap_and_processes_share_the_weights(
         assert answer["shared"] > 0.95 * size
 
 
+BEAMS = """
+    import sys
+    from gptbigcode_cpu import AutoModelForCausalLM
+
+    def resident():
+        return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+    model = AutoModelForCausalLM.from_pretrained(sys.argv[1], num_threads=1, kv_dtype="float32")
+    prompt = [[5] * 1000]
+    options = {"eos_token_id": [], "max_new_tokens": 4, "return_dict_in_generate": True}
+    first = model.generate(prompt, num_beams=2, **options)  # what is needed in any case is there now
+    before = resident()
+    beams = model.generate(prompt, num_beams=16, **options)
+    print(resident() - before, beams.past_key_values.nbytes)
+"""
+
+
+def test_beams_share_keys_and_values(
+    tmp_path: Path, make_checkpoint: Callable[..., Path], converted: Callable[..., Path]
+) -> None:
+    """The prompt's keys and values are in memory once, whatever the number of beams; `nbytes` counts them for every row."""
+    source = make_checkpoint(tmp_path, n_embd=256, n_head=1, n_inner=64, n_layer=8, n_positions=1100, vocab_size=300)
+    command = [sys.executable, "-c", textwrap.dedent(BEAMS), str(converted("int8", source))]
+    grown, counted = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    of_a_row = 1000 * 8 * 2 * 256 * 4
+    assert counted >= 16 * of_a_row
+    assert grown < 5 * of_a_row
+
+
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the kernel has no huge pages")
 def test_weights_are_to_be_read_in_huge_pages(converted: Callable[..., Path]) -> None:
     directory = converted("int8")
