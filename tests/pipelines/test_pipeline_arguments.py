@@ -89,6 +89,44 @@ def test_a_generation_config_for_all_calls(pipe: TextGenerationPipeline) -> None
     assert own("a", max_new_tokens=2) == pipe("a", do_sample=False, max_new_tokens=2)
 
 
+def test_the_length_of_a_criterion_holds_on_every_way(pipe: TextGenerationPipeline) -> None:
+    """As in `generate`, it takes the place of what the options say."""
+    prompt = "def f(x):"
+    ids = pipe.tokenizer.encode(prompt)
+    options: dict[str, Any] = {"do_sample": False, "eos_token_id": [], "max_new_tokens": 40}
+    criteria = gptbigcode_cpu.StoppingCriteriaList([gptbigcode_cpu.MaxLengthCriteria(len(ids) + 10)])
+    expected = list(pipe.model.stream(ids, stopping_criteria=criteria, **options))
+    assert len(expected) == 10
+    (result,) = pipe(prompt, stopping_criteria=criteria, return_tensors=True, **options)
+    assert result["generated_token_ids"] == ids + expected
+    results = pipe([prompt] * 2, stopping_criteria=criteria, return_tensors=True, batch_size=2, **options)
+    assert [row[0]["generated_token_ids"] for row in results] == [ids + expected] * 2
+    assert "".join(pipe.stream(prompt, stopping_criteria=criteria, **options)) == pipe.tokenizer.decode(expected)
+    fills = [gptbigcode_cpu.MaxLengthCriteria(9)]
+    assert len(pipe.tokenizer.encode(pipe.fill("a = ", "\n", stopping_criteria=fills, max_new_tokens=40))) <= 9
+
+
+@pytest.mark.parametrize("assistant", [object(), "demo", None])
+def test_an_assistant_that_does_not_fit_is_refused_on_every_way(
+    pipe: TextGenerationPipeline, assistant: Any, make_checkpoint: Callable[..., Path], converted: Callable[..., Path],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    if assistant is None:  # another vocabulary
+        source = make_checkpoint(tmp_path, vocab_size=300)
+        assistant = gptbigcode_cpu.AutoModelForCausalLM.from_pretrained(converted("int8", source))
+    calls: list[Callable[[], Any]] = [
+        lambda: pipe("x", assistant_model=assistant),
+        lambda: pipe.stream("x", assistant_model=assistant),
+        lambda: pipe.fill("x", "y", assistant_model=assistant),
+        lambda: pipe.model.generate([[1]], assistant_model=assistant),
+        lambda: pipe.model.stream([1], assistant_model=assistant),
+        lambda: pipeline("text-generation", model=pipe.model, tokenizer=pipe.tokenizer, assistant_model=assistant),
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match="assistant_model"):
+            call()
+
+
 def test_a_class_of_the_caller(model: GPTBigCodeForCausalLM, tokenizer: GPTBigCodeTokenizer) -> None:
     class Own(TextGenerationPipeline):
         pass
