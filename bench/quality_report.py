@@ -25,14 +25,14 @@ class Row(Divergence):
 
 def draw(rows: Sequence[Row], file: Path) -> None:
     """KL divergence against bits per weight of the whole file."""
-    from gptbigcode_cpu.cli import plots
+    from gptbigcode_cpu.measure import plots
 
     plots.draw_panels([partial(_divergence_against_bits, rows=rows)], "What quantisation costs", file, inches=(8, 5.2))
 
 
 def _divergence_against_bits(axes: Any, rows: Sequence[Row]) -> None:
-    from gptbigcode_cpu.cli.plot_labels import place_labels
-    from gptbigcode_cpu.cli.plots import BLUE, GREEN, ORANGE
+    from gptbigcode_cpu.measure.plot_labels import place_labels
+    from gptbigcode_cpu.measure.plots import BLUE, GREEN, ORANGE
 
     labels = []
     shown = [row for row in rows if row.bits_per_weight < 12]

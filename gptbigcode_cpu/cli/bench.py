@@ -121,7 +121,7 @@ def bench(
     from gptbigcode_cpu.models.converted import packed_dir
 
     if plot:
-        from gptbigcode_cpu.cli import plots
+        from gptbigcode_cpu.measure import plots
 
         plots.require_matplotlib()
     with progress_bar() as progress:

@@ -183,7 +183,7 @@ def evaluate(
     from gptbigcode_cpu.measure import hidden_lines as match
 
     if plot:
-        from gptbigcode_cpu.cli import plots
+        from gptbigcode_cpu.measure import plots
 
         plots.require_matplotlib()
     files = [*text, *more_text]
@@ -214,7 +214,7 @@ def evaluate(
         with progress_bar() as progress:
             filled = match.exact_match(subject.model, subject.tokenizer, gaps, context=result.context, progress=progress)
     if plot:
-        from gptbigcode_cpu.cli import evaluation_plots
+        from gptbigcode_cpu.measure import evaluation_plots
 
         evaluation_plots.draw(result, f"{subject} against {other}" if other else str(subject), plot)
     found: dict[str, Any] = {

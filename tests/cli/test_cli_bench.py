@@ -246,7 +246,7 @@ def test_plot(suffix: str, tmp_path: Path) -> None:
 
 def test_a_plot_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figure = pytest.importorskip("matplotlib.figure")
-    from gptbigcode_cpu.cli import plots
+    from gptbigcode_cpu.measure import plots
 
     result = benchmark.measure(hub.resolve("demo"), depths=(0, 8), prompt_tokens=4, new_tokens=2, repeat=1, threads=1)
     file = tmp_path / "plot.png"
@@ -266,7 +266,7 @@ def test_a_plot_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("options", [{"depths": (0, 8)}, {"rows": (3,)}, {"rows": (1, 5)}, {"limits": True}])
 def test_each_part_can_be_drawn_alone(options: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from gptbigcode_cpu.cli import plots
+    from gptbigcode_cpu.measure import plots
 
     result = benchmark.measure(hub.resolve("demo"), prompt_tokens=4, new_tokens=2, repeat=1, threads=1, **options)
     plots.draw(result, tmp_path / "plot.svg")

@@ -15,8 +15,8 @@ pytest.importorskip("matplotlib")
 
 from matplotlib.figure import Figure
 
-from gptbigcode_cpu.cli import plots
-from gptbigcode_cpu.cli.plot_labels import place_labels
+from gptbigcode_cpu.measure import plots
+from gptbigcode_cpu.measure.plot_labels import place_labels
 
 
 def test_labels_cover_neither_points_nor_each_other() -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gptbigcode_cpu.cli.plots import BLUE, GREY, ORANGE, draw_panels
 from gptbigcode_cpu.measure.evaluation import layer_names, mean_and_stderr
+from gptbigcode_cpu.measure.plots import BLUE, GREY, ORANGE, draw_panels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

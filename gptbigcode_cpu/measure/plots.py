@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptbigcode_cpu.cli.plot_labels import FONT_SIZE, place_labels
 from gptbigcode_cpu.common.files import replacing
 from gptbigcode_cpu.errors import MissingDependencyError
+from gptbigcode_cpu.measure.plot_labels import FONT_SIZE, place_labels
 
 if TYPE_CHECKING:
     from gptbigcode_cpu.measure.benchmark import AtDepth, BenchResult, Timing
