@@ -51,7 +51,7 @@ __all__ = ["Calibrate", "ConversionReport", "convert", "exact_dtype"]
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion did, or with ``dry_run`` would do.
+    """The result of a conversion; with ``dry_run``, of the one that would run.
 
     Attributes:
         source: Directory of the checkpoint, or its GGUF file.
@@ -269,7 +269,8 @@ def _is_model(directory: Path) -> bool:
 
 
 def _fingerprint(paths: Sequence[Path], work: Plan, scheme: Scheme, texts: Sequence[str], n_tokens: int) -> str:
-    """Says what a calibrated conversion is made from and how, so that only the same one goes on where it was interrupted."""
+    """A digest of the sources and options of a calibrated conversion. Only a conversion with the same digest resumes an
+    interrupted one."""
     files = [file for path in paths for file in ([path] if path.is_file() else sorted(filter(Path.is_file, path.iterdir())))]
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     parts = (FORMAT_VERSION, stats, work.config.to_dict(), scheme.dtype, sorted(scheme.overrides.items()), n_tokens)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a conversion starts from.
+    """The input of a conversion.
 
     Attributes:
         path: Its directory or GGUF file.

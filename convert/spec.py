@@ -43,7 +43,7 @@ _COMPARE_ROWS = 1024
 
 @dataclass(frozen=True)
 class Plan:
-    """What a conversion will do: the configuration of the result, and source and target of every tensor in file order."""
+    """The plan of a conversion: the configuration of the result, and source and target of every tensor in file order."""
 
     config: GPTBigCodeConfig
     tensors: tuple[tuple[TensorSpec, SourceTensor], ...]
@@ -75,7 +75,7 @@ class Plan:
         return "bfloat16" if all(source.dtype in _WITHIN_BFLOAT16 for source in matrices) else "float32"
 
     def stored(self, scheme: Scheme) -> Iterator[tuple[StoredTensor, SourceTensor]]:
-        """What is written, in the order of the file, and from what."""
+        """The tensors that are written, in the order of the file, each with its source."""
         for spec, source in self.tensors:
             for stored in scheme.stored(self.config, spec):
                 yield stored, source

@@ -1,4 +1,5 @@
-"""What a calibration has done so far, beside its output, so that the same conversion goes on after a kill."""
+"""The progress of a calibration, on disk beside the output: the same conversion resumes from it after the process was
+killed."""
 
 from __future__ import annotations
 
@@ -42,10 +43,10 @@ class Journal:
         """
         Args:
             out: Where the model will be.
-            fingerprint: Says what is converted how. What another one left behind is removed.
+            fingerprint: A digest of sources and options. A journal with another digest is emptied.
 
         Raises:
-            InputError: Another process is at it.
+            InputError: Another process is converting to `out`.
         """
         self._directory = directory(out)
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -78,7 +79,7 @@ class Journal:
                 path.unlink()
 
     def close(self) -> None:
-        """Let others have it. What can be gone on from stays."""
+        """Release the lock. A journal that a conversion can resume from stays on disk."""
         if read_state(self._directory) is None:
             shutil.rmtree(self._directory, ignore_errors=True)
         self._lock.release()
@@ -106,7 +107,7 @@ def opened(out: Path, fingerprint: str) -> Iterator[Journal]:
 
 
 def discard(out: Path) -> None:
-    """Remove what is left of a journal, unless a process is at it: the model is complete."""
+    """Remove the journal of a model that is complete, unless a process uses it."""
     files.remove_unused(directory(out))
 
 

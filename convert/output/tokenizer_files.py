@@ -89,7 +89,7 @@ def check_generation(source: Path, files: Mapping[str, bytes], config: GPTBigCod
 def with_tokenizer_of(
     directory: Path, files: dict[str, bytes], notes: tuple[str, ...]
 ) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """What `side_files` found, with the tokenizer of a directory in place of the one that it found, if there is one.
+    """The result of `side_files`, with its tokenizer replaced by that of a directory, if the directory has one.
 
     Raises:
         CheckpointError: The directory's tokenizer is damaged.

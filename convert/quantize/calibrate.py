@@ -1,4 +1,5 @@
-"""Calibration: the inputs of every linear layer on sample text, and how the others make up for one column's rounding error.
+"""Calibration: collects the inputs of every linear layer on sample text, and computes how the remaining columns compensate the
+rounding error of one column.
 
 GPTQ (Frantar et al., arXiv:2210.17323), with the blocks' inputs taken from the blocks as they are already quantised: the sample
 text runs through the converted model by the core's own kernels, one linear layer behind the one that is being packed, so that
@@ -64,7 +65,8 @@ class Calibration:
         return stored.dtype is not None and ".h." in stored.name
 
     def feedback(self, stored: StoredTensor) -> NDArray[np.float32] | None:
-        """What `pack_weight` makes of the errors of this matrix; None for a type that it has nothing to do for."""
+        """The matrix with which `pack_weight` passes errors on to later columns; None for types that calibration does not
+        change."""
         stage = stored.name.removesuffix(".weight").removesuffix(".query").removesuffix(".key_value")
         if stage != self._stage:
             self._advance(stage)

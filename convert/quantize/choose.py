@@ -27,7 +27,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen.
+    """A storage type for every part of a model.
 
     Attributes:
         dtypes: Name of a part -> storage type.

@@ -58,7 +58,7 @@ def packed_chunks(
 
 
 def column_scales(config: GPTBigCodeConfig, sources: Mapping[str, SourceTensor]) -> dict[str, NDArray[np.float32]]:
-    """The scales of the columns of token embedding and LM head, by name: what quantised weights are divided by.
+    """The scales of the columns of token embedding and LM head, by name. Weights are divided by them before they are quantised.
 
     The input of the head is a LayerNorm's output, whose column k has about the magnitude ``sqrt(gain_k^2 + bias_k^2)``. The
     error that rounding makes there grows with this magnitude, and with that of the weights in the column, which sets the step.

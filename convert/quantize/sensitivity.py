@@ -1,4 +1,4 @@
-"""What the parts of a model lose in each storage type, measured, and the types that meet a target.
+"""Measures the loss of each part of a model in each storage type, and chooses the types that meet a target.
 
 What a part loses in int4 is the KL divergence of the int8 model's next-token distributions when this part alone is in int4, on
 sample text. In a finer type it is taken to lose as much less as the squared error of its weights is smaller, since a divergence
@@ -42,7 +42,7 @@ _TRIES = 8
 
 
 class Sensitivity:
-    """What the parts of a model lose in each storage type."""
+    """The loss of each part of a model in each storage type."""
 
     def __init__(self, checkpoint: Checkpoint, scheme: Scheme, keep: Iterable[str]) -> None:
         """
@@ -78,7 +78,7 @@ class Sensitivity:
 
     @property
     def reference(self) -> Scheme:
-        """The scheme of the model that the others are compared with: what is chosen for in the finest type."""
+        """The scheme of the reference model, in which every part that has a choice has the finest type."""
         return self._scheme({part.name: CHOICES[-1] for part in self.parts})
 
     def check(self, target_size: int | None) -> None:
@@ -103,7 +103,7 @@ class Sensitivity:
         num_threads: int,
         progress: Progress | None = None,
     ) -> tuple[Scheme, str]:
-        """The scheme that meets a target, and what was chosen in words.
+        """The scheme that meets a target, and a sentence about it for the report.
 
         Args:
             reference: A model of the scheme `reference`.
@@ -158,7 +158,7 @@ class Sensitivity:
         return packed
 
     def _least_bytes(self, losses: Mapping[str, Mapping[str, float]], target_kld: float, meter: _Meter) -> tuple[Choice, float]:
-        """The smallest choice found that loses no more than `target_kld`, and what it loses.
+        """The smallest choice found whose loss is at most `target_kld`, and its loss.
 
         What is predicted is out by a factor that changes little from one choice to the next, so it is corrected by it, and the
         interval halved where that leads out of what is known.
@@ -194,7 +194,7 @@ class Sensitivity:
         return choice
 
     def _losses(self, part: Part, measured: float) -> dict[str, float]:
-        """What a part loses in every type, from what it loses in the coarsest."""
+        """The loss of a part in every type, predicted from its measured loss in the coarsest."""
         errors = {dtype: sum(self._error(name, dtype) for name in part.tensors) for dtype in CHOICES}
         return {dtype: measured * error / errors[CHOICES[0]] if errors[CHOICES[0]] else 0.0 for dtype, error in errors.items()}
 
@@ -217,7 +217,7 @@ class Sensitivity:
 
 
 class _Meter:
-    """Measures what choices lose."""
+    """Measures the loss of choices of storage types."""
 
     def __init__(self, sensitivity: Sensitivity, reference: PackedModel, windows: NDArray[np.int32], num_threads: int) -> None:
         self._sensitivity, self._reference, self._windows, self._num_threads = sensitivity, reference, windows, num_threads

@@ -1,1 +1,1 @@
-"""Reading checkpoints: every format, and what is derived from it."""
+"""Reading of checkpoints in every format."""

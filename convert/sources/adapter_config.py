@@ -1,4 +1,4 @@
-"""What the ``adapter_config.json`` of a LoRA adapter says, in PEFT's words, and what of it cannot be merged."""
+"""The ``adapter_config.json`` of a LoRA adapter of PEFT, and the check that it can be merged."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class AdapterConfig:
         return self._rank_pattern.get(_matching(self._rank_pattern, module), self._rank)
 
     def scale(self, module: str) -> float:
-        """What the product of its matrices is multiplied by: ``alpha / rank``, or rsLoRA's ``alpha / sqrt(rank)``."""
+        """The factor of the product of its matrices: ``alpha / rank``, or rsLoRA's ``alpha / sqrt(rank)``."""
         alpha, rank = self._alpha_pattern.get(_matching(self._alpha_pattern, module), self._alpha), self.rank(module)
         return alpha / (math.sqrt(rank) if self._rslora else rank)
 

@@ -15,7 +15,7 @@ FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
 def to_float32(values: NDArray[Any], source_type: str) -> NDArray[np.float32]:
-    """Numbers of one of the types `FLOATS` as float32; what is beyond its range becomes infinite."""
+    """Numbers of one of the types `FLOATS` as float32. Numbers beyond the range of float32 become infinite."""
     if source_type == "BF16":
         return (values.astype(np.uint32) << 16).view(np.float32)
     if source_type.startswith("F8"):
@@ -51,7 +51,7 @@ def finite_float32(values: NDArray[Any], source_type: str, name: str, begin: int
 
 @cache
 def _eight_bits(source_type: str) -> NDArray[np.float32]:
-    """What each of the 256 codes stands for (arXiv:2209.05433). E4M3 has no infinities, and one NaN of either sign."""
+    """The value of each of the 256 codes (arXiv:2209.05433). E4M3 has no infinities, and one NaN of either sign."""
     mantissa_bits = 3 if source_type == "F8_E4M3" else 2
     code = np.arange(256)
     mantissa, exponent = code & ((1 << mantissa_bits) - 1), (code & 127) >> mantissa_bits

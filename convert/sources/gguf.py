@@ -106,7 +106,7 @@ def _block_type(number: int, path: Path) -> _BlockType:
 
 @lru_cache
 def _package_type(number: int) -> _BlockType:
-    """What the `gguf` package knows of a type; whether it can dequantise it shows when it is asked to."""
+    """The properties of a type in the `gguf` package. A trial shows whether the package can dequantise it."""
     import gguf
 
     try:

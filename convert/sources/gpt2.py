@@ -1,4 +1,4 @@
-"""GPT-2 checkpoints and those of the original SantaCoder, whose weights GPTBigCode stores otherwise.
+"""Checkpoints of GPT-2 and of the original SantaCoder, whose weights are laid out differently from GPTBigCode's.
 
 The linear layers of a block are ``Conv1D``: ``[inputs, outputs]``, where GPTBigCode has ``[outputs, inputs]``. ``c_attn`` has
 all queries, then all keys, then all values, where GPTBigCode has them head by head, unless they share one head of keys and

@@ -1,4 +1,4 @@
-"""How GPTQ or AWQ quantised a checkpoint: what its files say about it, under the names that tools gave the same thing."""
+"""How GPTQ or AWQ quantised a checkpoint, read from its files. Tools have different names for the same setting."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NAMES = {
 _METHODS = {GPTQ_CONFIG: "gptq", AWQ_CONFIG: "awq"}
 
 Settings = tuple[str, Mapping[str, Any]]
-"""What says it, for messages, and what it says."""
+"""The name of the file or key, for messages, and its content."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Adapter:
 
     @property
     def note(self) -> str:
-        """What a report says about it."""
+        """A sentence about it for the report."""
         return f"merged the LoRA adapter {self.path}" + (f", trained on {self.config.base}" if self.config.base else "")
 
 

@@ -129,7 +129,7 @@ def _is_archive(path: Path) -> bool:
 
 
 def _type_name(tensor: Any) -> str:
-    """The safetensors type of a tensor, or what else it is."""
+    """The safetensors type of a tensor, or torch's name of it, if safetensors has no such type."""
     import torch
 
     name = str(tensor.dtype).removeprefix("torch.")

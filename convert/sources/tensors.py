@@ -39,7 +39,7 @@ class Rows:
 
 
 class Shard(ABC):
-    """One file of a checkpoint, or what is made from tensors of several."""
+    """One file of a checkpoint, or tensors that are computed from those of several files."""
 
     @abstractmethod
     def signatures(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:

@@ -129,7 +129,7 @@ cli.add_command(show_help, "help")
 
 
 class _Notes(logging.Handler):
-    """What the library has to say, as the commands say it."""
+    """Writes the log messages of the library in the form of the commands' own messages."""
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(f"{'note: ' if record.levelno >= logging.WARNING else ''}{record.getMessage()}", err=True)

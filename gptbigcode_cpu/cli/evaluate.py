@@ -31,7 +31,7 @@ _TEXT_FILE: Any = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @dataclass(frozen=True)
 class _Subject:
-    """A model that takes part, and what it is called."""
+    """A model of a comparison, with its name and tokenizer."""
 
     name: str
     model: GPTBigCodeForCausalLM
@@ -53,7 +53,7 @@ class _Subject:
 
     @classmethod
     def load_reference(cls, name: str, dtype: str, kv_dtype: str, threads: int | None) -> _Subject:
-        """The reference. With ``auto``, a plain checkpoint is not quantised: it computes in float32 what it stores."""
+        """The reference. With ``auto``, a plain checkpoint is not quantised: its weights keep their values."""
         from gptbigcode_cpu.config import read_config
         from gptbigcode_cpu.hub.paths import resolve
         from gptbigcode_cpu.store.weights import is_packed

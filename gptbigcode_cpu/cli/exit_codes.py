@@ -69,7 +69,7 @@ def exit_code(error: Exception) -> int:
 
 
 def describe(error: Exception) -> str:
-    """What the user reads after ``error:``, in one line."""
+    """The text after ``error:``, in one line."""
     if isinstance(error, click.ClickException):
         message = error.format_message()
         context = error.ctx if isinstance(error, click.UsageError) else None

@@ -39,7 +39,7 @@ _DEMO_NOTE = (
 
 @dataclass
 class _Run:
-    """One generation while it happens: what was written, and when."""
+    """One running generation: the text so far, and the times of its tokens."""
 
     tokens: list[int] = field(default_factory=list)
     stopped: bool = False
@@ -175,7 +175,7 @@ def _sampling_options(
 
 
 def _check_length(config: GPTBigCodeConfig, prompt_tokens: int, new_tokens: int | None) -> None:
-    """Refuse what exceeds the context before the model is opened, which may take minutes the first time."""
+    """Refuse a prompt that is too long for the context before the model is opened, which may take minutes the first time."""
     from gptbigcode_cpu.generation import GenerationConfig
     from gptbigcode_cpu.generation.resolving import new_token_limit
 

@@ -1,4 +1,4 @@
-"""``gptbigcode-cpu info``: what this machine offers, and what a model needs."""
+"""``gptbigcode-cpu info``: the kernels and threads of this machine, and the memory that a model needs."""
 
 from __future__ import annotations
 

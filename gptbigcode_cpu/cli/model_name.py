@@ -1,4 +1,4 @@
-"""Names of models on the command line, and what TAB makes of their beginnings."""
+"""Names of models on the command line, and their completion by TAB."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 @dataclass
 class Settings:
-    """What holds for the whole command line; commands find it as ``ctx.obj``."""
+    """Settings of the whole command line; commands find them as ``ctx.obj``."""
 
     debug: bool = field(default_factory=lambda: os.environ.get("GPTBIGCODE_CPU_DEBUG", "") not in ("", "0"))
 
@@ -68,7 +68,7 @@ def prefill_threads_option(function: _F) -> _F:
 
 
 def _plot_path(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
-    """Refuse before anything is measured what could not be written afterwards."""
+    """Refuse a file that could not be written, before anything is measured."""
     if path is None:
         return None
     if path.suffix.lower() not in PLOT_SUFFIXES:

@@ -1,1 +1,1 @@
-"""What every other folder uses: arrays, error texts, progress, and careful reading of files."""
+"""Helpers for every other folder: arrays, error texts, progress, locks, and careful reading of files."""

@@ -65,7 +65,8 @@ def to_float_array(values: object, what: str) -> NDArray[np.float32]:
 
 
 def plain(value: Any, depth: int = 8) -> Any:
-    """Numbers and arrays of numpy and torch, also inside lists, tuples and dicts, as those of Python; anything else as it is.
+    """Turn numbers and arrays of numpy and torch, also inside lists, tuples and dicts, into Python's; anything else stays as it
+    is.
 
     Args:
         value: The value.

@@ -1,4 +1,4 @@
-"""What a file is that is not what its name says, known by its first bytes."""
+"""Recognises by its first bytes a file that has the wrong name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading of GGUF files as what they are: input from strangers.
+"""Reading of GGUF files. They come from strangers, so everything in the header is checked.
 
 A GGUF file is a header (counts, key-value pairs, tensor descriptions) and the tensors' data
 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Every count and length is checked against the bytes that are

@@ -1,4 +1,4 @@
-"""What strangers' files and calls say, as a part of an error message: on one line, printable, and short."""
+"""Content of strangers' files and calls as a part of an error message: on one line, printable, and short."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of what takes long: one line on a terminal that is redrawn every second, or a line in the log now and then."""
+"""Progress of long tasks: one line on a terminal that is redrawn every second, or a line in the log now and then."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def status_line() -> Iterator[Callable[[str], None] | None]:
 
 
 def _handlers() -> list[logging.Handler]:
-    """What messages of the package go to."""
+    """The log handlers that get messages of the package."""
     found = [] if logging.lastResort is None else [logging.lastResort]
     source: logging.Logger | None = logging.getLogger("gptbigcode_cpu")
     while source is not None:

@@ -1,4 +1,4 @@
-"""Refusing what is not known, with the known name that was probably meant."""
+"""Refusal of unknown names, with the known name that was probably meant."""
 
 from __future__ import annotations
 

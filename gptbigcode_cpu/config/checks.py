@@ -1,4 +1,4 @@
-"""What a value of a GPTBigCode configuration may be. Every check returns the value in the form in which it is kept.
+"""Checks of the values of a GPTBigCode configuration. Every check returns the value in the form in which it is kept.
 
 Raises of all of them: `ConfigError`, whose message names the key.
 """

@@ -42,7 +42,7 @@ class GGUFModel:
 
     @property
     def architecture(self) -> str:
-        """llama.cpp's name of it; it begins the names of what describes the model."""
+        """llama.cpp's name of the architecture. The keys that describe the model begin with it."""
         return str(self.get("general.architecture"))
 
     @property
@@ -139,7 +139,7 @@ def config_content(model: GGUFModel) -> dict[str, Any]:
 
 
 class AttentionShape(Protocol):
-    """What a configuration says about attention."""
+    """The values of a configuration that describe attention."""
 
     @property
     def n_embd(self) -> int: ...

@@ -28,7 +28,7 @@ _DROPPED = ("attention_head_type", "auto_map", "reorder_and_upcast_attn", "scale
 
 
 def gpt_bigcode_content(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of GPT-2's ``config.json`` as that of the same GPTBigCode model.
+    """The content of a ``config.json`` of GPT-2, translated to the keys of the same GPTBigCode model.
 
     Raises:
         ConfigError: A key that only GPT-2 has holds a wrong value.

@@ -1,4 +1,5 @@
-"""The content of a ``config.json`` as transformers reads it, where an argument of a call would be refused."""
+"""Reads the content of a ``config.json`` as leniently as transformers does. The same values as arguments of a call are
+refused."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ _SAYS_NOTHING: dict[str, tuple[Any, ...]] = {
 
 
 def as_read(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of the file without what changes nothing.
+    """The content of the file without the keys that change nothing.
 
     Of ``dtype`` and ``torch_dtype`` the first counts, of ``id2label`` and ``num_labels`` the second. A ``problem_type`` counts
     if the model classifies.

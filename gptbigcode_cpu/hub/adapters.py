@@ -1,4 +1,4 @@
-"""LoRA adapters of PEFT: which files they are, and what one is that somebody opens as a model."""
+"""LoRA adapters of PEFT: their files, and the refusal to open one as a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def refuse_adapter(directory: Path, name: str) -> None:
-    """Say what an adapter is, to those who want to open it as a model.
+    """Refuse an adapter that somebody opens as a model, and say how to merge it.
 
     Args:
         directory: Where it may be.

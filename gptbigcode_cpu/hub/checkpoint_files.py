@@ -28,7 +28,7 @@ _NO_WEIGHTS = ("adapter_", "optimizer", "scheduler", "scaler", "training_args", 
 
 
 def find_weights(directory: Path) -> Path:
-    """The file with the weights of a checkpoint, or the index of those that they are split into.
+    """The file with the weights of a checkpoint, or the index, if they are split into several files.
 
     Of transformers' names the first one counts, in the order in which transformers looks for them. Without any, the only
     weights that are there count, whatever their name, such as ``gptq_model-4bit-128g.safetensors`` of AutoGPTQ.
@@ -64,7 +64,7 @@ def find_weights(directory: Path) -> Path:
 
 
 def weights_files(directory: Path) -> list[Path]:
-    """The files with the weights of a checkpoint: the one, or those that the index names, in the order of their names.
+    """The files with the weights of a checkpoint, in the order of their names.
 
     As in transformers, a tensor that the index names and no file holds is missed only if the model needs it: tools that drop
     the second name of a tied head from the files leave it in the index.
@@ -91,7 +91,7 @@ def weights_files(directory: Path) -> list[Path]:
 
 
 def _name_of_autogptq(directory: Path) -> str | None:
-    """What AutoGPTQ called the weights, such as ``gptq_model-4bit-128g``, if its ``quantize_config.json`` says."""
+    """AutoGPTQ's name of the weights, such as ``gptq_model-4bit-128g``, if its ``quantize_config.json`` has it."""
     content = read_object(directory / GPTQ_CONFIG, CheckpointError) or {}
     name = content.get("model_file_base_name")
     return name if isinstance(name, str) else None

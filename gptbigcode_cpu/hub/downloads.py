@@ -1,4 +1,4 @@
-"""Files from the Hugging Face Hub, and what to say where there are none."""
+"""Downloads from the Hugging Face Hub, and error messages that say why there is no file."""
 
 from __future__ import annotations
 

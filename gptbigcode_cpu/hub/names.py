@@ -1,4 +1,4 @@
-"""Short names of well-known models, and what to say where a name leads nowhere."""
+"""Short names of well-known models, and the error message for a name that leads nowhere."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def _in_directory(directory: Path, subfolder: str, gguf_file: str | None) -> Pat
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a path is that of a GGUF file: by its name, or by its first bytes, as Ollama's ``blobs/sha256-...`` have none."""
+    """Whether a file is GGUF, by its suffix or by its first bytes: Ollama's ``blobs/sha256-...`` have no suffix."""
     return not path.is_dir() and (path.suffix == _GGUF or _begins_as_gguf(path))
 
 

@@ -18,7 +18,7 @@ def upload(
     revision: str | None,
     create_pr: bool,
 ) -> str:
-    """Upload what `save` writes into a directory.
+    """Upload the files that `save` writes into a directory.
 
     Args:
         save: Writes the files into the directory that it is given.

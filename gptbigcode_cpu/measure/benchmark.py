@@ -1,4 +1,4 @@
-"""How fast this machine runs a model, and how near that is to what the machine allows.
+"""Measures how fast this machine runs a model, and how near that is to the limits of the machine.
 
 Everything measured is a call of the one operation: so many new tokens of each of so many sequences, on top of so many cached
 ones. Calls take turns, round after round, so that a change of the machine's speed hits all of them; ratios are medians of the
@@ -67,7 +67,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the machine can do at best.
+    """The limits of the machine.
 
     Attributes:
         read_bytes_per_s: What the threads that decode reach together when they read the weights and do nothing with them.
@@ -143,7 +143,7 @@ class StepOfRows:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What was measured; the keys of ``bench --json``. Speeds are medians over `repeat` rounds."""
+    """The results of a benchmark; the keys of ``bench --json``. Speeds are medians over `repeat` rounds."""
 
     model: str
     dtype: str
@@ -190,7 +190,7 @@ def weights_of_a_step(packed: PackedModel) -> list[NDArray[Any]]:
 
 
 def least_work(packed: PackedModel, kv_bytes_per_token: int, call: TimedCall) -> Work:
-    """What a call costs at least."""
+    """The least work that a call can do."""
     config = packed.config
     weights = sum(array.nbytes for array in weights_of_a_step(packed))
     attention = config.n_embd * (2 * config.n_embd + 2 * config.n_kv_head * config.head_dim)
@@ -357,7 +357,7 @@ def _filled(
     loaded: GPTBigCodeForCausalLM,
     report: Report,
 ) -> dict[int, KVCache]:
-    """A cache of random tokens for each depth; they share what they have in common."""
+    """A cache of random tokens for each depth; deeper ones share the blocks of the others."""
     caches = {}
     for depth in sorted(depths):
         while len(cache) < depth:

@@ -32,7 +32,7 @@ _CHUNK_TOKENS = 128
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What a reference says about the same tokens.
+    """The predictions of a reference for the same tokens.
 
     Attributes:
         losses: Its negative log-likelihoods, float64 ``[windows, stride]``, in nats.
@@ -118,7 +118,7 @@ def _compared(losses: NDArray[np.float64], comparison: Comparison) -> dict[str, 
 
 
 def layer_names(count: int) -> list[str]:
-    """What each of `count` hidden states comes after."""
+    """For each of `count` hidden states, the layer that it comes after."""
     return ["embeddings", *(f"block {layer}" for layer in range(count - 2)), "ln_f"]
 
 

@@ -1,4 +1,4 @@
-"""What all model classes share: opening and saving a model, and one run of its core."""
+"""The base class of all models: opening, saving, and the properties of a model."""
 
 from __future__ import annotations
 
@@ -324,7 +324,7 @@ class PreTrainedModel:
         safe_serialization: bool = True,
         **options: Any,
     ) -> None:
-        """Copy the converted model: weights, ``config.json`` with what was set since, and the generation options.
+        """Copy the converted model: weights, ``config.json`` with the changes made since loading, and the generation options.
 
         Every file appears complete or not at all; weights are hard-linked where the file system allows it, which takes no room.
         `from_pretrained` opens the copy with equal results. The tokenizer has a `save_pretrained` of its own.
@@ -392,7 +392,7 @@ class PreTrainedModel:
         )
 
     def _generation_options(self) -> Mapping[str, Any] | None:
-        """What ``generation_config.json`` is to say, for models that generate."""
+        """The content of the ``generation_config.json`` that is saved; None for models that do not generate."""
         return None
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The cache of conversions: what was made of plain checkpoints when they were first used. `converted` makes and opens them.
+"""The cache of conversions, which are made when plain checkpoints are first used. `converted` makes and opens them.
 
 A conversion is a directory ``DTYPE-KEY``, where the key is a digest of the content of the checkpoint. A process that uses one
 holds a shared lock on its directory until it ends, so that another process that makes room knows it is in use. The time of
@@ -99,7 +99,7 @@ def conversions() -> list[Conversion]:
 
 
 def names() -> list[str]:
-    """What was converted, each once."""
+    """The names of the converted checkpoints, each once."""
     return list(dict.fromkeys(each.name for each in conversions()))
 
 

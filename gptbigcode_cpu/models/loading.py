@@ -94,8 +94,8 @@ class Loading:
         kv_dtype: Storage type of keys and values, or ``"auto"``.
         num_threads: 0 = the core decides.
         prefill_threads: 0 = `num_threads`.
-        config: What takes the place of the checkpoint's configuration.
-        values: What replaces single values of it.
+        config: Takes the place of the checkpoint's configuration.
+        values: Replace single values of the configuration.
     """
 
     dtype: str
@@ -203,7 +203,7 @@ def _replaced(stored: GPTBigCodeConfig, loading: Loading) -> GPTBigCodeConfig:
 
 
 def own_config(config: Any) -> GPTBigCodeConfig | None:
-    """A configuration, or the one that a path, a Hub id or one of transformers stands for.
+    """The configuration that an argument stands for: itself, or a path, a Hub id, or an object of transformers.
 
     Raises:
         InputError: It is none of these.

@@ -1,4 +1,4 @@
-"""What a call of a model returns, under the names of transformers."""
+"""The outputs of models, under the names of transformers."""
 
 from __future__ import annotations
 

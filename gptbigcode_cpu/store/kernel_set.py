@@ -1,4 +1,4 @@
-"""The kernel set that this process computes with, and what to expect of it."""
+"""The kernel set that this process computes with, and a warning if it is slow."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def storage_dtype(dtype: Any, others: Mapping[str, Any]) -> str:
 
 
 def _wish(config: Any) -> tuple[Any, Any]:
-    """What a `quantization_config`, one of transformers included, says of 8 and 4 bits."""
+    """Whether a `quantization_config`, also one of transformers, asks for 8 or for 4 bits."""
     content = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
     # transformers' class keeps the two in attributes with an underscore.
     wish = tuple(content.get(name, content.get(f"_{name}")) for name in ("load_in_8bit", "load_in_4bit"))

@@ -1,4 +1,4 @@
-"""Reading of safetensors files as what they are: input from strangers.
+"""Reading of safetensors files. They come from strangers, so everything in the header is checked.
 
 The header is parsed and checked completely before anything is mapped: a capped length, known types, plain sizes, and data
 ranges that follow each other without overlap or hole up to the exact end of the file.

@@ -31,7 +31,7 @@ CLASSIFIERS = {
 
 
 class Role(enum.Enum):
-    """What a tensor is for, which decides how it is stored."""
+    """The role of a tensor. It decides how the tensor is stored."""
 
     LINEAR = "linear"
     """A matrix of a block, packed."""
@@ -136,7 +136,7 @@ class Scheme:
         return self.overrides.get(name, self.dtype)
 
     def stored(self, config: GPTBigCodeConfig, spec: TensorSpec) -> Iterator[StoredTensor]:
-        """What becomes of a tensor of a checkpoint.
+        """The stored tensors that a tensor of a checkpoint becomes.
 
         The rows of ``c_attn`` are stored in two parts, ``c_attn.query`` and ``c_attn.key_value``.
         """

@@ -158,7 +158,7 @@ def _problems(config: GPTBigCodeConfig, scheme: Scheme, entries: Mapping[str, Te
 
 
 def resolve_kv_dtype(kv_dtype: str, dtype: str) -> str:
-    """The storage type of keys and values that `kv_dtype` means for a model stored in `dtype`.
+    """The storage type of keys and values for a model that is stored in `dtype`.
 
     Raises:
         InputError: `kv_dtype` is neither ``"auto"`` nor one of `KV_DTYPES`.

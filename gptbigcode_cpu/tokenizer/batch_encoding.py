@@ -1,4 +1,4 @@
-"""What calling a tokenizer returns."""
+"""The result of calling a tokenizer."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def _read_vocabulary(directory: Path, settings: dict[str, Any]) -> Tokenizer:
 
 
 def _merge_special_tokens_map(settings: dict[str, Any], named: dict[str, Any]) -> None:
-    """Add what a ``special_tokens_map.json`` says, whose dicts are special tokens without saying so."""
+    """Add the content of a ``special_tokens_map.json``. Its dicts are special tokens, even without ``"special": true``."""
 
     def special(value: Any, name: str) -> Any:
         return added_token(value, name, special=True) if isinstance(value, Mapping) and "content" in value else value

@@ -34,7 +34,7 @@ def own_tokenizer(tokenizer: Any) -> GPTBigCodeTokenizer:
 
 
 def backend_of(tokenizer: Any) -> Tokenizer:
-    """What does the work in a tokenizer of this package or a fast one of transformers: an object of the tokenizers library.
+    """The object of the tokenizers library inside a tokenizer of this package, or inside a fast one of transformers.
 
     Raises:
         InputError: It is neither.

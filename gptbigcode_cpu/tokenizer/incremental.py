@@ -45,7 +45,7 @@ class IncrementalDecoder:
         return self._utf8.decode(token_bytes(token))
 
     def flush(self) -> str:
-        """What is left at the end: U+FFFD if the last character is incomplete. The decoder can then start anew."""
+        """The rest of the text: U+FFFD if the last character is incomplete. The decoder can then start anew."""
         return self._utf8.decode(b"", final=True)
 
 

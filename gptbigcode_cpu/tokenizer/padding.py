@@ -35,7 +35,7 @@ def pad_encodings(encodings: list[Encoding], padding: Padding, pad_id: int, pad_
 
 
 def pad_values(inputs: Mapping[str, Any], padding: Padding | None, pad_id: int, attention_mask: bool) -> dict[str, Any]:
-    """Pad lists of token ids and what belongs to them.
+    """Pad lists of token ids and the lists that belong to them.
 
     Args:
         inputs: ``input_ids`` and more, of one row or of several; lists or tensors.

@@ -1,4 +1,4 @@
-"""What the settings of a ``tokenizer_config.json`` may be."""
+"""Checks of the settings of a ``tokenizer_config.json``."""
 
 from __future__ import annotations
 

@@ -276,7 +276,7 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
 
     @property
     def add_bos_token(self) -> bool:
-        """Whether calls were told to put `bos_token` in front. What ``tokenizer.json`` says by itself does not show here."""
+        """Whether a setting tells calls to put `bos_token` in front. A ``tokenizer.json`` may do so without this setting."""
         return bool(self.settings.get("add_bos_token", False))
 
     @add_bos_token.setter
