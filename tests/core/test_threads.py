@@ -80,9 +80,9 @@ def test_every_item_is_done_once_whoever_comes_late() -> None:
 
 
 def test_a_pool_has_no_races(tmp_path: Path) -> None:
-    csrc, program = Path(__file__).parents[2] / "csrc", tmp_path / "stress"
+    csrc, program = Path(__file__).parents[2] / "csrc", tmp_path / "races"
     sources = [
-        Path(__file__).parent / "thread_pool_stress.cpp",
+        Path(__file__).parent / "thread_pool_races.cpp",
         csrc / "base" / "fork.cpp",
         csrc / "base" / "thread_pool.cpp",
     ]

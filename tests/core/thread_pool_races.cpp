@@ -1,12 +1,16 @@
-// Many short runs of a pool, with every phase checking that the one before is complete. Built with ThreadSanitizer by
-// tests/test_threads.py: the data are plain integers, so an item that is done twice, early, or unseen by others is a race, too.
+// The work queue, and many short runs of a pool, with every phase checking that the one before is complete. Built with
+// ThreadSanitizer by tests/core/test_threads.py. The data are plain integers, so an item that is done twice, early, or unseen by
+// others is a race, too.
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "base/work_queue.h"
 
 namespace {
 
@@ -43,9 +47,49 @@ void run_once(gptbigcode::ThreadPool& pool, std::mt19937& random) {
   for (const auto& items : done) check(items);
 }
 
+// Threads that take items of whatever phase is open. The one that finishes a phase checks it and opens the next.
+void run_queue(int threads) {
+  constexpr int kPhases = 2000;
+  gptbigcode::WorkQueue queue;
+  std::atomic<bool> finished{false};
+  int phase = 0;
+  std::vector<int> done;
+  const auto open = [&] {
+    done.assign(static_cast<size_t>(1 + phase % 7), 0);
+    queue.open(static_cast<int64_t>(done.size()));
+  };
+  const auto take_items = [&] {
+    while (!finished) {
+      const gptbigcode::WorkQueue::Item item = queue.take();
+      if (!item) {
+        std::this_thread::yield();
+        continue;
+      }
+      if (item.count != 1 + phase % 7) fail("an item of another phase");
+      ++done[static_cast<size_t>(item.index)];
+      if (!queue.finish(item)) continue;
+      for (const int times : done) {
+        if (times != 1) fail("an item was not handed out once");
+      }
+      if (queue.has_items()) fail("an item is left of a phase that is finished");
+      if (++phase == kPhases) {
+        finished = true;
+      } else {
+        open();
+      }
+    }
+  };
+  open();
+  std::vector<std::thread> others;
+  for (int t = 1; t < threads; ++t) others.emplace_back(take_items);
+  take_items();
+  for (std::thread& other : others) other.join();
+}
+
 }  // namespace
 
 int main() {
+  for (const int threads : {1, 2, 5}) run_queue(threads);
   for (const int size : {1, 2, 3, 8}) {
     gptbigcode::ThreadPool pool(size, 2);
     std::mt19937 random(static_cast<unsigned>(size));
