@@ -1,4 +1,4 @@
-// Scratch memory on 64-byte boundaries. Grows, never shrinks; contents are lost when it grows.
+// Scratch memory on 64-byte boundaries. It grows and never shrinks; when it grows, the contents are lost.
 #pragma once
 
 #include <cstddef>

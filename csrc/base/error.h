@@ -1,5 +1,4 @@
-// What the core throws; bindings/errors.cpp says which class of gptbigcode_cpu.errors each becomes. It never prints and never
-// aborts.
+// What the core throws. It never prints and never aborts. bindings/errors.cpp maps each type to a class of gptbigcode_cpu.errors.
 #pragma once
 
 #include <concepts>
@@ -12,7 +11,8 @@ namespace gptbigcode {
 inline std::string_view message_part(std::string_view text) { return text; }
 inline std::string message_part(std::integral auto number) { return std::to_string(number); }
 
-// Bad input is std::invalid_argument. The parts of its message, texts and integers, are put together only when it is thrown.
+// Throws std::invalid_argument unless the condition holds. The message is given in parts, texts and integers, which are put
+// together only if it is thrown.
 template <class... Parts>
 void require(bool condition, const Parts&... message) {
   if (condition) return;

@@ -1,5 +1,5 @@
-// bfloat16 and float16 as bit patterns, converted in plain integer arithmetic: the same on every CPU. The functions are static
-// because kernel files, each compiled for its own CPU, include them.
+// Conversion of bfloat16 and float16, given as bit patterns, in integer arithmetic, so that it is the same on every CPU. The
+// functions are static because kernel files include them, and each of those is compiled for its own CPU.
 #pragma once
 
 #include <bit>

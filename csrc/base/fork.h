@@ -1,12 +1,12 @@
-// Whether this process is still the one that made something.
+// Lets an object find out whether the process was forked since the object was made.
 #pragma once
 
 #include <cstdint>
 
 namespace gptbigcode {
 
-// How often this process and those that it comes from were forked since the first call. A process id would not do: it may be the
-// same in a child that has a process namespace of its own.
+// The number of forks since the first call, along the line of processes that leads to this one. A process id would not do: a child
+// in a process namespace of its own may have the same.
 uint64_t fork_count();
 
 }  // namespace gptbigcode

@@ -1,6 +1,6 @@
-// The floating-point state that everything here is written for: rounding to nearest, denormal numbers kept. Libraries compiled with
-// -ffast-math, torch.set_flush_denormal and fesetround change that of the thread they run in, and threads started from it inherit
-// it; results would depend on them, and on which thread computes what.
+// The floating-point state that all kernels expect: rounding to nearest, and denormal numbers are kept. Libraries compiled with
+// -ffast-math, torch.set_flush_denormal and fesetround change this state for the thread they run in, and new threads inherit it.
+// Without PlainFloats, results would depend on such calls and on which thread computes what.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Kernels on arrays of the caller, run as the model runs them: for tests and for timings. All that a run needs is made before it,
-// so that it can be repeated.
+// Runs kernels on arrays of the caller, in the same way as the model does, for tests and timings. What a run needs is made before,
+// so that the run can be repeated.
 #pragma once
 
 #include <string>
@@ -46,7 +46,7 @@ class LinearRun {
   ThreadPool pool_;
 };
 
-// Attention of the last tokens of a sequence whose keys and values, the same in every layer, are in a cache.
+// Attention of the last tokens of a sequence. Its keys and values are in a cache, the same in every layer.
 class AttentionRun {
  public:
   struct Input {

@@ -15,15 +15,15 @@ namespace {
 
 #if defined(__x86_64__)
 
-// Register state that the operating system saves on a context switch (XCR0); a feature without it faults.
+// Which register state the operating system saves on a context switch (XCR0). Instructions that use other state fault.
 uint64_t xcr0() {
   uint32_t low, high;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
-// Whether the operating system lets this process use the tile registers, of which it saves 8 KiB for each thread: Linux wants to be
-// asked once (Documentation/arch/x86/xstate.rst), and threads inherit the permission.
+// Whether the operating system lets this process use the tile registers, which take 8 KiB per thread to save. Linux grants it to a
+// process that asks once (Documentation/arch/x86/xstate.rst), and to its threads.
 bool may_use_tiles() {
 #if defined(__linux__)
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA

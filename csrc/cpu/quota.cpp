@@ -1,5 +1,5 @@
-// Control groups as cgroups(7) describes them: /proc/self/cgroup names the process's group in each hierarchy, and
-// /proc/self/mountinfo, see proc_pid_mountinfo(5), where a hierarchy is mounted and from which of its groups on.
+// Control groups, as in cgroups(7). /proc/self/cgroup names the group of the process in each hierarchy. /proc/self/mountinfo, see
+// proc_pid_mountinfo(5), tells where a hierarchy is mounted, and which of its groups the mount begins with.
 #include "cpu/quota.h"
 
 #include <algorithm>
@@ -29,7 +29,7 @@ struct Mount {
   std::string point;  // a directory
 };
 
-// Paths of mountinfo have spaces and the like as a backslash and three octal digits.
+// In paths of mountinfo, a space or the like is written as a backslash and three octal digits.
 std::string unescaped(const std::string& text) {
   std::string result;
   for (size_t i = 0; i < text.size(); ++i) {
@@ -44,7 +44,7 @@ std::string unescaped(const std::string& text) {
 }
 
 std::vector<Mount> mounts(const std::string& root) {
-  // Where they are by convention, and where tools put them that hide what was mounted there before.
+  // By convention they are here. Some tools mount them here as well, over what was there before.
   std::vector<Mount> found = {{true, "/", "/sys/fs/cgroup"}, {false, "/", "/sys/fs/cgroup/cpu"}};
   std::ifstream file(root + "/proc/self/mountinfo");
   for (std::string line; std::getline(file, line);) {
@@ -77,7 +77,7 @@ double quota_v1(const std::string& directory) {  // -1: no limit
 std::string path_in(const std::string& group, const std::string& root) {
   const std::string prefix = root == "/" ? "" : root;
   const bool inside = group.starts_with(prefix) && (group.size() == prefix.size() || group[prefix.size()] == '/');
-  // A group that the mount does not show, as from within another namespace: what the mount begins with is all there is to see.
+  // From within another namespace, the mount may not show the group. Then the group it begins with is all there is to see.
   if (!inside || group.find("/..") != std::string::npos) return "";
   return group == "/" ? "" : group.substr(prefix.size());
 }
@@ -87,7 +87,7 @@ std::vector<std::string> groups(const std::string& root) {
   std::vector<std::string> lines;
   std::ifstream file(root + "/proc/self/cgroup");
   for (std::string line; std::getline(file, line);) lines.push_back(line);
-  if (lines.empty()) lines = {"0::/", "1:cpu:/"};  // without /proc, what is mounted tells of some group at least
+  if (lines.empty()) lines = {"0::/", "1:cpu:/"};  // without /proc: the groups at the top of what is mounted
   return lines;
 }
 

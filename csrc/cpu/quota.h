@@ -5,8 +5,8 @@
 
 namespace gptbigcode {
 
-// CPUs' worth of time, the least that the process's own group or one above it allows; infinity: no limit. Versions 1 and 2 of
-// control groups, also side by side. root: comes before every path that is read; for tests.
+// How many CPUs' worth of time the process may use: the smallest limit of its own group and those above it; infinity if there is
+// none. Reads versions 1 and 2 of control groups, which may exist side by side. root: is put before every path, for tests.
 double cpu_quota(const std::string& root = "");
 
 }  // namespace gptbigcode

@@ -20,10 +20,12 @@ struct alignas(64) ActivationBlock {  // no load of codes crosses a cache line
 };
 static_assert(sizeof(ActivationBlock) == 192);
 
-// out[m][n] = bias[n] + sum over k of x[m][k] * weight[n][k], added to out if accumulate is set; for n in the given tiles.
-// int8: float accumulator, starting at the bias; block after block, fma(float(integer sum), row scale * activation scale, .).
-// int4, int6: starting at zero; block after block, fma(float(integer sum), activation scale, .); then fma(., row scale, bias).
-// Float: starting at the bias; fma after fma in the order of k.
+// out[m][n] = bias[n] + sum over k of x[m][k] * weight[n][k], for n in the given tiles; added to out if accumulate is set. The
+// order of the float operations on the sum:
+//   int8:        it starts at the bias; block after block, sum = fma(float(integer sum), row scale * activation scale, sum)
+//   int4, int6:  it starts at zero; block after block, sum = fma(float(integer sum), activation scale, sum); at the end
+//                fma(sum, row scale, bias)
+//   float:       it starts at the bias; fma after fma in the order of k
 struct LinearTask {
   const std::byte* weights;  // tiles as in docs/format.md
   int64_t n, k;

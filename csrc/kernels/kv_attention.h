@@ -14,8 +14,8 @@ inline constexpr int kKvDTypes = 4;
 
 static inline int64_t padded_head_dim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
 
-// Where the part of a KV block that belongs to one layer and KV head keeps what; keys come first. Offsets are bytes, multiples
-// of 64.
+// A KV block has one part per layer and KV head. This says what lies where in a part: keys come first. Offsets are in bytes, and
+// multiples of 64.
 //   float: keys [64/16][head_dim][16 tokens], values [ceil(head_dim/16)][64 tokens][16 dims]
 //   int8:  keys [64/16][ceil(head_dim/4)][16 tokens][4 dims], code + 128; values [ceil(head_dim/16)][64/4][16 dims][4 tokens];
 //          and for both a float scale per token, the absolute maximum of its elements / 127
@@ -30,7 +30,7 @@ static inline KvPart kv_part(KvDType dtype, int64_t head_dim) {
   return {narrow * item, narrow * item + scales, (narrow + wide) * item + scales, (narrow + wide) * item + 2 * scales};
 }
 
-// Keys and values of one token, less what the biases say (null: no bias), into slot 0..63 of a part of a KV block.
+// Writes keys and values of one token, less their biases (null: none), into slot 0..63 of a part of a KV block.
 struct KvWrite {
   std::byte* part;
   int64_t slot;

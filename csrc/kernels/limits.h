@@ -1,4 +1,4 @@
-// What the machine can do at best, measured: the yardsticks of a decode step and of a prefill.
+// Measures what the machine can do at best. A decode step is compared with the one, a prefill with the other.
 #pragma once
 
 #include <vector>
@@ -14,7 +14,7 @@ struct Memory {
   size_t nbytes;
 };
 
-// Bytes per second that the threads read together, each taking piece after piece. Best of several ways to read, one pass each.
+// Bytes per second that the threads read together. Tries several ways to read, with one pass each, and returns the best.
 double read_bandwidth(const Kernels& kernels, ThreadPool& pool, const std::vector<Memory>& memory);
 
 // int8 multiply-adds per second of the threads together. Best of several passes.

@@ -15,7 +15,7 @@ constexpr int64_t kPartHeads = 4;   // fewer heads would waste the registers of 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t chunks_seen(int64_t position) { return position / kKvChunk + 1; }
 
-// Elements d..d+count-1 of the keys of sixteen tokens of a part of a KV block, as kernels.h lays them out.
+// Element d of the keys of sixteen tokens, those of a tile, from a part of a KV block (kernels/kv_attention.h).
 void load_keys(const std::byte* part, KvDType dtype, int64_t head_dim, int64_t tile, int64_t d, float* out) {
   constexpr int64_t kTokens = 16;
   const int64_t element = (tile * head_dim + d) * kTokens;
@@ -77,8 +77,8 @@ void Attention::plan(const std::vector<Row>& rows) {
     row += tokens;
   }
 
-  // Few tokens: every chunk is an item, and if these are too few, so is every part of the heads. Many tokens: the items are groups
-  // of tokens, which walk the whole cache.
+  // If there are few tokens, every chunk of a cache is an item of its own; if that makes too few items, heads are divided as well.
+  // If there are many tokens, the items are groups of tokens, which walk the whole cache.
   const bool split = m <= kSplitRows;
   chunks_ = split ? most_chunks : 1;
   int64_t max_tokens = std::max<int64_t>(1, kItemRows / group()), parts = ceil_div(group(), kItemRows);

@@ -1,4 +1,4 @@
-// Attention of a micro-batch: which part of the work is an item that one thread does, and where partial results lie.
+// Attention of a micro-batch. Cuts the work into items, each done by one thread, and keeps their partial results.
 //
 // For every layer, after c_attn: `write` every row, then `attend` every item, then `finish` every row. Rows are the new tokens
 // of the micro-batch, those of one sequence together and in order.
@@ -22,7 +22,7 @@ class Attention {
   // scale: on the scores
   Attention(const Kernels& kernels, const KVLayout& layout, int64_t n_head, float scale, int num_threads);
 
-  // Shares out the work of these rows, whose caches have room for them. May throw std::bad_alloc.
+  // Cuts the work of these rows into items. Their caches must have room for them. May throw std::bad_alloc.
   void plan(const std::vector<Row>& rows);
 
   // qkv: what c_attn computed for the row, as in QkvLayout; bias: c_attn's, in the same order, or null. Keys and values are stored
@@ -34,8 +34,9 @@ class Attention {
   void attend(int64_t layer, const float* qkv, int64_t index, int thread) const;
   // out: [n_embd]
   void finish(int64_t row, const float* bias, float* out) const;
-  // The softmax of a row's scores over `keys` tokens, 0 for those after it; head h at out + h * stride. Not what `attend` computes
-  // with, which never has all of it, but computed again from the same queries and stored keys. The queries are not rounded.
+  // The softmax of a row's scores over `keys` tokens, with 0 for tokens after the row; that of head h goes to out + h * stride. It
+  // is computed anew, from the same queries and stored keys, because `attend` never has all of it at once. The queries are not
+  // rounded.
   void probabilities(int64_t layer, int64_t row, const float* q, int64_t keys, float* out, int64_t stride) const;
 
  private:

@@ -27,7 +27,7 @@ std::string kv_overflow(KvDType dtype) {
 std::shared_ptr<KVCache::Block> KVCache::new_block() const {
   auto block = std::make_shared<Block>();
   block->reserve(layout_.block_size());
-  // Kernels load whole tiles, and select away what lies beyond the last token.
+  // Zeros, because kernels load whole tiles; what lies beyond the last token is not used.
   std::memset(block->data(), 0, layout_.block_size());
   return block;
 }

@@ -1,5 +1,6 @@
-// Keys and values of one sequence in reference-counted blocks of 64 tokens. Fork shares blocks, truncate drops them; a shared
-// block is copied when one side writes to it. Prefix reuse, parallel samples and speculative rollback come from these two.
+// Keys and values of one sequence, in reference-counted blocks of 64 tokens. `fork` shares blocks, and a shared block is copied
+// when one side writes to it. `truncate` drops blocks. Reuse of prefixes, parallel samples and undoing of speculation are made of
+// these.
 #pragma once
 
 #include <memory>
@@ -13,9 +14,9 @@ namespace gptbigcode {
 
 KvDType parse_kv_dtype(const std::string& name);  // throws std::invalid_argument
 const char* kv_dtype_name(KvDType dtype);
-std::string kv_overflow(KvDType dtype);  // what to tell of a key or value that is beyond the type
+std::string kv_overflow(KvDType dtype);  // the message about a key or value that the type cannot hold
 
-// A block holds one part per layer and KV head, as kernels.h lays it out.
+// A block holds one part per layer and KV head (kernels/kv_attention.h).
 struct KVLayout {
   int64_t n_layer, n_kv_head, head_dim;
   KvDType dtype;
@@ -33,7 +34,7 @@ class KVCache {
   KVCache fork() const { return *this; }
   void truncate(int64_t n_tokens);  // 0 <= n_tokens <= size()
 
-  // Makes room for n_tokens more that nobody else sees. May throw std::bad_alloc; then nothing has changed.
+  // Makes room for n_tokens more, in blocks that no other cache shares. May throw std::bad_alloc; then nothing has changed.
   void reserve(int64_t n_tokens);
   void grow(int64_t n_tokens) { size_ += n_tokens; }  // after reserve
   const KVLayout& layout() const { return layout_; }

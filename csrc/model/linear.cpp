@@ -7,9 +7,10 @@
 namespace gptbigcode {
 namespace {
 
-// Consecutive outputs that make an item: eight items a thread, small enough to even out unequal threads, long enough to be one
-// stream of weights; of many rows four, since each item reads the activations of all rows. Where the output is quantised, an item
-// is whole blocks of it, and so few that what waits for that stays in the second-level cache.
+// How many consecutive outputs make an item. Eight items per thread are small enough to even out unequal threads, and long enough
+// to be one stream of weights. For many rows it is four per thread, since each item reads the activations of all rows. If the
+// output is quantised, an item is some whole blocks of it; they are few, so that the floats before quantising stay in the
+// second-level cache.
 int64_t item_outputs(const Linear& layer, const LinearCall& call, int team) {
   constexpr int64_t kStreams = 4;  // tiles that the kernels like to read side by side
   constexpr int64_t kManyRows = 64, kMostBlocks = 4;
@@ -37,7 +38,7 @@ int64_t linear_scratch(const Linear& layer, const LinearCall& call, int team) {
 
 void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& call, int team, int64_t item, float* scratch) {
   const int64_t outputs = item_outputs(layer, call, team), begin = item * outputs, end = std::min(layer.n, begin + outputs);
-  // What is quantised at once waits in the thread's own memory, which is the same for every item and layer.
+  // Outputs that are quantised right away are kept in the thread's scratch memory, which is the same for every item and layer.
   const bool own = call.out_blocks != nullptr;
   const int64_t stride = own ? outputs : call.out_stride != 0 ? call.out_stride : layer.n;
   float* out = own ? scratch + kLinearScratch : call.out + begin;

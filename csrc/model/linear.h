@@ -1,4 +1,4 @@
-// A linear layer on a batch of rows: quantise its input if its weights are integers, then its outputs, cut into items.
+// A linear layer on a batch of rows. If its weights are integers, its input is quantised first. Its outputs are cut into items.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -17,15 +17,15 @@ struct LinearCall {
   int64_t out_stride = 0;  // 0: n
   bool accumulate = false;
   const Activation* activation = nullptr;  // applied to the output
-  ActivationBlock* out_blocks = nullptr;   // if set, the output quantised, [ceil(n/128)][m]
-  float* halves_sum = nullptr;             // if set, [m/2][n]: rows r and m/2 + r of out, added
+  ActivationBlock* out_blocks = nullptr;   // if set, the quantised output goes here, [ceil(n/128)][m]
+  float* halves_sum = nullptr;             // if set, [m/2][n]: the sums of rows r and m/2 + r of out
 };
 
 // How many items a call is cut into for a team of threads.
 int64_t linear_items(const Linear& layer, const LinearCall& call, int team);
-// Floats of scratch that a thread needs for it.
+// How many floats of scratch a thread needs for a call.
 int64_t linear_scratch(const Linear& layer, const LinearCall& call, int team);
-// Does one of them. scratch: of this thread, 64-byte aligned.
+// Does one item. scratch: of this thread, 64-byte aligned.
 void run_linear(const Kernels& kernels, const Linear& layer, const LinearCall& call, int team, int64_t item, float* scratch);
 
 }  // namespace gptbigcode

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kMicroBatch = 512;  // rows that share one pass over the weights; bounds the scratch memory
 
-// A layer whose c_proj of the MLP has quantised weights, or one whose c_proj has not. Null: there is none.
+// The first layer whose c_proj of the MLP has quantised weights, or the first whose c_proj has float weights; null: there is none.
 const Layer* find_layer(const Weights& weights, bool quantized) {
   for (const Layer& layer : weights.layers) {
     if (is_quantized(layer.mlp_c_proj.dtype) == quantized) return &layer;

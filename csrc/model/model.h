@@ -1,4 +1,4 @@
-// A model: weights, a kernel set, a team of threads, and the one operation "run these new tokens of these sequences".
+// A model: weights, a kernel set, threads, and one operation, which runs new tokens of some sequences.
 #pragma once
 
 #include <functional>
@@ -25,12 +25,12 @@ struct Run {
   int64_t n_tokens = 0;
   int64_t logits_to_keep = 0;             // of its last new tokens
   const float* embeddings = nullptr;      // [n_tokens][n_embd]: in place of rows of the token embedding
-  const int32_t* position_ids = nullptr;  // [n_tokens]: rows of the position embedding; null: those that the cache's size says
-  // [n_layer][n_head][n_tokens][size of the cache + n_tokens]: what the softmax of attention gives; null: not asked for.
+  const int32_t* position_ids = nullptr;  // [n_tokens]: rows of the position embedding; null: from the cache's size on
+  // [n_layer][n_head][n_tokens][size of the cache + n_tokens]: the attention probabilities; null: not asked for.
   float* attentions = nullptr;
 };
 
-// What a call computes. A null pointer is not computed and costs nothing.
+// Where the results of a call go. What has a null pointer is not computed and costs nothing.
 struct Outputs {
   float* logits = nullptr;  // [sum of logits_to_keep][vocab_size]
   // [n_layer + 1][sum of n_tokens][n_embd]: the residual stream before the first block and after each, the last one normalised
@@ -39,9 +39,9 @@ struct Outputs {
   float* last_hidden_state = nullptr;  // [sum of n_tokens][n_embd]: the last of these
 };
 
-// How a call can be asked to end early. Nothing is asked of what is null.
+// Two ways to end a call early; null: not used.
 struct StopRequests {
-  // Looked at before every phase, of which a layer has nine. Other threads may set it at any time.
+  // Looked at before every phase, such as a linear layer. Other threads may set it at any time.
   const StopFlag* flag = nullptr;
   // Called by the calling thread once per layer of a prefill; true ends the call.
   std::function<bool()> ask;
@@ -49,7 +49,7 @@ struct StopRequests {
 
 class Model {
  public:
-  // prefill_threads: for calls of more than 16 new tokens. adaptive: use fewer of them while other processes leave no room for all.
+  // prefill_threads: for calls of more than 16 new tokens. adaptive: use fewer threads while other processes want the CPUs, too.
   Model(const ModelConfig& config, const FindTensor& find, const Kernels& kernels, int num_threads, int prefill_threads,
         bool adaptive);
 
@@ -103,7 +103,7 @@ class Model {
   static constexpr int64_t kDecodeRows = 16;  // more new tokens than this are a prefill
   static constexpr int64_t kHeadRows = 8;     // so many rows go through the head in one pass with what their quantisation lost
 
-  std::mutex& lockable();  // mutex_; throws ForkError where nobody may ever unlock it
+  std::mutex& lockable();  // mutex_; throws ForkError in a forked child, where a thread that holds it may not exist
   void validate(const std::vector<Run>& runs) const;
   void run(const std::vector<Run>& runs, const Outputs& outputs, int team, const StopRequests& stop);
   void reserve(int64_t rows);
@@ -111,7 +111,7 @@ class Model {
 
   const ModelConfig config_;
   const Weights weights_;
-  // All layers have the same sizes, so one of those whose c_fc quantises its outputs stands for all; null: there is none.
+  // A layer whose c_fc quantises its outputs; null: there is none. Since all layers have the same sizes, one stands for all.
   const Layer* const quantizing_layer_;
   const bool has_float_inner_;  // a c_proj has float weights, so c_fc's outputs stay floats
   const Kernels& kernels_;

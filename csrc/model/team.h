@@ -1,6 +1,6 @@
-// How many of its threads a model uses while other processes want the same CPUs. Beside them a thread is put aside again and
-// again, and now and then with an item in its hands, which all others then wait for. Whether one more thread still pays depends on
-// the machine, the model and what else runs; so it is tried out. Results do not depend on it.
+// Decides how many of its threads a model uses while other processes want the same CPUs. The operating system then puts a thread
+// aside again and again. Sometimes the thread holds an item, and all others wait for it. Whether one more thread still pays depends
+// on the machine, the model and the other processes, so it is tried out. Results do not depend on it.
 #pragma once
 
 #include <array>
@@ -15,10 +15,10 @@ class TeamSize {
   // For the next call.
   int threads() const { return current_; }
 
-  // After a call: how much work it was, in any unit, how long it took, and how often threads of the process lost a CPU to others
-  // meanwhile.
-  // A few calls make a trial. While threads lose their CPUs, trials with one thread more or fewer take turns with the best number
-  // so far, then the best is kept for a while; when they no longer do, all threads are used.
+  // Reports a call: how much work it was, in any unit, how long it took, and how often threads of the process lost a CPU meanwhile.
+  //
+  // Some calls together are a trial. While threads lose CPUs, the best number of threads so far is tried in turn with one more and
+  // one fewer; then the best of them is kept for a while. When no CPUs are lost any more, all threads are used.
   void report(int64_t work, double seconds, int64_t switches);
 
  private:
@@ -27,11 +27,11 @@ class TeamSize {
   double& speed_with(int threads);
 
   static constexpr double kTrialSeconds = 0.03;  // several time slices of the operating system
-  static constexpr int kTrialCalls = 4;          // calls that a trial takes at least, unless they are long:
-  static constexpr double kLongTrial = 0.3;      // seconds after which a trial ends with the call
-  static constexpr int kKeep = 32;               // trials' time between two comparisons
-  // Lost CPUs per second and thread that tell of other work: the kernel's own threads take each some 20 times a second, and a busy
-  // process takes one 100 to 200 times.
+  static constexpr int kTrialCalls = 4;          // the fewest calls of a trial
+  static constexpr double kLongTrial = 0.3;      // seconds after which a trial ends even with fewer calls
+  static constexpr int kKeep = 32;               // trials from one comparison to the next
+  // From so many lost CPUs per second and thread on, other processes are at work. The kernel's own threads take each CPU some 20
+  // times a second, a busy process takes it 100 to 200 times.
   static constexpr double kBusyRate = 40;
 
   const int most_;

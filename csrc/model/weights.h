@@ -50,7 +50,7 @@ struct LayerNorm {
 
 struct Layer {
   LayerNorm ln_1, ln_2;
-  Linear query, key_value;  // c_attn's rows in two parts; their biases follow each other
+  Linear query, key_value;  // the rows of c_attn in two parts, in the order of QkvLayout; the biases of both lie together
   Linear attn_c_proj, c_fc, mlp_c_proj;
 };
 
@@ -59,9 +59,9 @@ struct Weights {
 
   Linear wte;  // [vocab, n_embd]; rows are looked up
   Linear lm_head;
-  // [n_embd], null for float weights: factors of the columns, which quantised weights do not contain.
+  // [n_embd]: factors of the columns, by which quantised weights have to be multiplied; null for float weights.
   const float *wte_scale = nullptr, *lm_head_scale = nullptr;
-  Linear wpe;  // [n_positions, n_embd]; rows are looked up, and follow each other if they are not packed
+  Linear wpe;  // [n_positions, n_embd]; rows are looked up; one plain row after another if it is not packed
   PositionType wpe_type = PositionType::kFloat32;
   std::vector<Layer> layers;
   LayerNorm ln_f;

@@ -43,7 +43,8 @@ int64_t Sampler::sample(const float* logits, int64_t vocab_size, const int32_t* 
   return ids_.empty() ? index : ids_[static_cast<size_t>(index)];
 }
 
-// The scores to choose from: the logits, if nothing changes them and they need not be filled up to draw.
+// The scores to choose from. These are the logits themselves if nothing changes them and nothing is drawn, since only drawing needs
+// the last group filled up.
 const float* Sampler::process(const float* logits, int64_t vocab_size, const int32_t* context, int64_t n_context) {
   n_groups_ = groups_of(vocab_size);
   const bool penalises = options_.repetition_penalty != 1.0;
@@ -82,11 +83,11 @@ float Sampler::find_maxima(const float* candidates, int64_t count) {
   return *std::max_element(maxima_.data(), maxima_.data() + n_groups_);
 }
 
-// Reduces the candidates to the top_k best; of equals the first.
+// Reduces the candidates to the top_k best. Of equal scores, the first tokens are kept.
 void Sampler::keep_top_k() {
   const float* scores = scores_.data();
   const auto wanted = static_cast<std::ptrdiff_t>(options_.top_k);
-  // As many groups as there are tokens wanted have a maximum of at least this, so the wanted ones have that, too.
+  // top_k groups have a maximum of at least this, so each of the top_k best tokens has at least this score.
   float threshold = std::numeric_limits<float>::lowest();
   if (wanted <= n_groups_) {
     weights_.reserve(static_cast<size_t>(n_groups_));
@@ -113,9 +114,9 @@ void Sampler::keep_top_k() {
   find_maxima(scores_.data(), std::ssize(ids_));
 }
 
-// The index of the chosen candidate. Candidates propose themselves by their weight; if the proposed one is excluded by top_p or
-// min_p, so are those behind it, and those before it propose again. So accepted ones have the right probabilities, and nothing
-// is sorted.
+// Returns the index of the chosen candidate. A candidate is proposed with a probability that follows its weight. If top_p or min_p
+// excludes it, they exclude all less likely ones as well, and the next proposal comes from the others. So each candidate is
+// accepted with the right probability, and nothing has to be sorted.
 int64_t Sampler::draw(float best) {
   const double total = weigh(best);
   for (double proposals = total;;) {
@@ -138,7 +139,8 @@ double Sampler::weigh(float best) {
   return kernels_.weigh(candidates(), best, scale);
 }
 
-// The first candidate up to which the weights exceed target, or the last one, if rounding has put the target behind it.
+// The first candidate at which the sum of the weights up to it exceeds target, or the last one if rounding let target exceed them
+// all.
 int64_t Sampler::pick(double target) const {
   const auto find = [&](const float* weights, int64_t begin, int64_t end) {
     int64_t last = begin;

@@ -1,5 +1,5 @@
-// Chooses the next token. Same seed, logits and context: same tokens on every CPU, so nothing here uses the C library's
-// transcendental functions, whose last bit differs between machines, and sums have an order that no vector width changes.
+// Chooses the next token. The same seed, logits and context give the same tokens on every CPU. So nothing here uses functions such
+// as exp of the C library, whose last bit differs between machines, and the order of sums does not depend on the width of vectors.
 #pragma once
 
 #include <cstdint>

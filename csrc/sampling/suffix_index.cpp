@@ -49,7 +49,7 @@ void SuffixIndex::append(int32_t token) {
     state(added).link = to;
     return;
   }
-  // Shorter ends of `to` now occur in a place where the longer ones do not: they get a state of their own.
+  // The shorter strings of `to` now also end in a place where its longer ones do not end, so they get a state of their own.
   const auto split = static_cast<int64_t>(states_.size());
   State copy = state(to);
   copy.length = state(from).length + 1;

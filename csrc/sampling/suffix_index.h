@@ -1,4 +1,4 @@
-// Finds the longest end of a token sequence that occurred before in it: a suffix automaton, built while the sequence grows.
+// Finds the longest end of a token sequence that also occurred earlier in it, with a suffix automaton that grows with the sequence.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Attention as kernels.h describes it, for every type of KV cache.
+// Attention as kernels/kv_attention.h describes it, for every type of KV cache.
 #pragma once
 
 #include "kernels/generic/softmax.h"
@@ -6,7 +6,7 @@
 namespace gptbigcode {
 namespace {
 
-// run<n>(row) for all rows from `row` on, n at a time, n = kMax as long as there are so many; kMax is a power of two.
+// Calls run<n>(row) for all rows from `row` on, n rows at a time: n is kMax, a power of two, and smaller powers for the rest.
 template <int kCount, class Run>
 inline void at_most_once(int64_t row, int64_t rows, Run run) {
   if (row + kCount <= rows) {
@@ -22,8 +22,8 @@ inline void in_groups(int64_t row, int64_t rows, Run run) {
   if constexpr (kMax > 1) at_most_once<kMax / 2>(row, rows, run);
 }
 
-// Kv: the queries as this type of cache wants them, and
-//   rows_of_block<rows, masked>(view, state, row): one KV block for `rows` rows from `row` on
+// Kv(task, scratch) prepares the queries for its type of cache. kv.rows_of_block<rows, masked>(view, state, row) computes one KV
+// block for `rows` rows from `row` on.
 template <class Kv>
 void attention(const AttentionTask& task) {
   using V = Kv::Floats;

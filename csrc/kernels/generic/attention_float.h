@@ -1,5 +1,5 @@
-// Attention over keys and values in float32, bfloat16 or float16. Scores: fma after fma in the order of the dimensions. Values: the
-// sum so far times its rescaling, then fma after fma in the order of the tokens.
+// Attention over keys and values in float32, bfloat16 or float16. A score is computed fma after fma in the order of the dimensions.
+// For the values, the sum so far is rescaled, and then follows fma after fma in the order of the tokens.
 #pragma once
 
 #include "base/float_bits.h"

@@ -1,5 +1,5 @@
-// Attention over keys and values in int8. Queries and the softmax's numerators are quantised too, so that both products are integer
-// sums, exact in any order:
+// Attention over keys and values in int8. The queries and the numerators of the softmax are quantised, too. So both products are
+// sums of integers, which are exact in any order:
 //
 //   score  = float(sum of q * k) * (scale of the key * (scale of the query * scale of attention * log2(e)))
 //   p      = 2^(score - maximum); numerator = p * scale of the value, as 0..255 with one scale per row and KV block
@@ -33,7 +33,7 @@ concept AttentionProducts =
 constexpr int64_t kValueTile = kKvBlock * 16;  // bytes
 constexpr float kLeastMaximum = 1e-30f;        // below it a row is zero: its inverse would overflow
 
-// Sixteen elements at a time: put(begin, codes -127..127). Returns the scale.
+// Calls put(begin, codes) with codes -127..127 of sixteen elements at a time. Returns the scale.
 template <Lanes V, class Put>
 inline float quantize_head(const float* x, const float* bias, int64_t head_dim, Put put) {
   V largest = V::set1(0.0f);

@@ -32,7 +32,7 @@ inline V initial(const LinearTask& task, int64_t tile) {
   return count >= kTileRows ? V::load(task.bias + tile * kTileRows) : load_first<V>(task.bias + tile * kTileRows, count);
 }
 
-// Several rows and tiles at a time, for independent chains of fma and for reuse of loaded weights.
+// Some rows and tiles at a time: their chains of fma are independent, and a loaded weight serves all rows.
 template <Lanes V, class Weight, int kRows, int kTiles>
 inline void linear_float_part(const LinearTask& task, int64_t row, int64_t tile) {
   const auto* weights = reinterpret_cast<const Weight*>(task.weights);

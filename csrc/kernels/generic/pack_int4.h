@@ -1,4 +1,4 @@
-// Quantising a tile's sixteen rows to int4, a lane each: no sum runs across lanes.
+// Quantises the sixteen rows of a tile to int4. Each row has a lane, so no sum runs across lanes.
 // How a group's multiplier and offset are chosen, and why: docs/quantization.md.
 #pragma once
 
@@ -14,7 +14,8 @@ inline V inverse_or_zero(V x) {
   return select_less(zero, magnitude(x), div(V::set1(1.0f), x), zero);
 }
 
-// The code of x, in units of the codebook, or the entry that it stands for: code c from the middle between entries c - 1 and c.
+// value(code) for the code that is nearest to x, which is given in units of the codebook. Code c begins in the middle between the
+// entries of c - 1 and c.
 template <Lanes V, class Value>
 inline V nearest(V x, Value value) {
   V result = V::set1(value(0));
@@ -26,7 +27,7 @@ inline V nearest(V x, Value value) {
   return result;
 }
 
-// Sums over a group coded with a scale and an offset, v = entry + offset, errors weighted with w.
+// Sums over a group that is coded with a scale and an offset: v = entry + offset, and w is the weight of an error.
 template <Lanes V>
 struct Int4Fit {
   V wxv, wvv;
@@ -46,7 +47,8 @@ inline Int4Fit<V> fit_int4(const float* x, const float* w, V inverse_scale, floa
   return sums;
 }
 
-// The weight of an error at x is x^2 + mean(x^2) of the group; where errors are fed back, times the column's own.
+// The weight of an error at x is x^2 plus the group's mean of x^2. Where errors are fed back, this is multiplied with the weight of
+// the column.
 template <int kSize, Lanes V>
 inline void weigh_int4(const float* x, const ErrorFeedback& feedback, int64_t column, float* w) {
   V sum = V::set1(0.0f);
@@ -58,8 +60,8 @@ inline void weigh_int4(const float* x, const ErrorFeedback& feedback, int64_t co
   }
 }
 
-// A group's scale, of either sign: the weight of largest magnitude goes to about an end of the codebook, the scale is refitted by
-// least squares, and the best of four such candidates for each end and offset is taken.
+// Finds a group's scale, which may have either sign. A candidate puts the weight of largest magnitude near an end of the codebook;
+// its scale is then refitted by least squares. There are four candidates for each end and offset, of which the best is taken.
 template <int kSize, Lanes V>
 inline V search_int4_scale(const float* x, const float* w) {
   V extreme = V::set1(0.0f);
@@ -88,7 +90,8 @@ struct Int4Choice {
   V multiplier, offset;
   Int4Fit<V> sums;
 };
-// For given row scales, the best of the multipliers within `reach` of the wanted scale, both signs and all offsets.
+// For given row scales: the best multiplier and offset, trying both signs, all offsets, and the multipliers within `reach` of the
+// wanted scale.
 template <int kSize, Lanes V>
 inline Int4Choice<V> choose_int4(const float* x, const float* w, V row_scale, V wanted, int reach) {
   const V zero = V::set1(0.0f);
@@ -116,7 +119,7 @@ inline Int4Choice<V> choose_int4(const float* x, const float* w, V row_scale, V 
   return best;
 }
 
-// Column after column of a group, the first of them at x: what quantising it loses is made up for by the columns after it.
+// Goes through the columns of a group, of which x is the first. What quantising a column loses is added to the columns after it.
 template <int kSize, Lanes V, class Quantise>
 inline void feed_back(float* x, const ErrorFeedback& feedback, int64_t column, Quantise quantise) {
   for (int i = 0; i < kSize; ++i) {
@@ -130,7 +133,7 @@ inline void feed_back(float* x, const ErrorFeedback& feedback, int64_t column, Q
   }
 }
 
-// The codes and the byte of columns that share it, at their places in a block: codes of 16 columns after those of the 16 before.
+// Writes the codes and the byte of a group into its block. The codes of sixteen columns follow those of the sixteen before.
 template <int kSize, Lanes V>
 inline void put_int4(const float* x, V row_scale, const Int4Choice<V>& choice, std::byte* codes, std::byte* bytes) {
   alignas(64) float lanes[kGroup][kTileRows];

@@ -1,4 +1,4 @@
-// Quantising a tile's sixteen rows to int6, a lane each: no sum runs across lanes.
+// Quantises the sixteen rows of a tile to int6. Each row has a lane, so no sum runs across lanes.
 // In the same steps as pack_int4.h: first scales of the groups, then a row scale, then multipliers.
 #pragma once
 
@@ -13,7 +13,7 @@ inline V nearest_int6(V x) {
   return sub(add(clamped, V::set1(kMagic)), V::set1(kMagic));
 }
 
-// Sums over a group coded with a scale, errors weighted with w.
+// Sums over a group that is coded with a scale; w is the weight of an error.
 template <Lanes V>
 struct Int6Fit {
   V wxv, wvv;
@@ -37,8 +37,8 @@ inline V mean_square_int6(const float* x) {
   return mul(sum, V::set1(1.0f / kInt6Group));
 }
 
-// A group's scale, of either sign: the weight of largest magnitude goes to about an end of the codes, the scale is refitted by
-// least squares, and the best of these candidates is taken.
+// Finds a group's scale, which may have either sign. A candidate puts the weight of largest magnitude near an end of the codes; its
+// scale is then refitted by least squares. The best candidate is taken.
 template <Lanes V>
 inline V search_int6_scale(const float* x, V mean) {
   V extreme = V::set1(0.0f);
@@ -65,7 +65,7 @@ struct Int6Choice {
   V multiplier;
   Int6Fit<V> sums;
 };
-// For given row scales, the best of the multipliers within `reach` of the wanted scale, with both signs.
+// For given row scales: the best multiplier, trying both signs and those within `reach` of the wanted scale.
 template <Lanes V>
 inline Int6Choice<V> choose_int6(const float* x, V mean, V row_scale, V wanted, int reach) {
   const V zero = V::set1(0.0f), largest = V::set1(kInt6MaxMultiplier);
@@ -89,7 +89,7 @@ inline Int6Choice<V> choose_int6(const float* x, V mean, V row_scale, V wanted, 
   return best;
 }
 
-// Codes and multipliers of group g of a block, at their places.
+// Writes the codes and multipliers of group g into a block.
 template <Lanes V>
 inline void put_int6(const float* x, V scale, V multiplier, int64_t g, std::byte* block) {
   alignas(64) float lanes[kGroup][kTileRows];

@@ -35,7 +35,7 @@ concept PackedCodes = (C::kBlockBytes > 0) &&
                         C::template add_expanded<1, 1>(&expanded, rows, sums);  // blocks of adjacent tiles
                       };
 
-// int8, of which a block has its own scales.
+// int8: each block has its own scales.
 template <LinearProducts P>
 struct Int8Weights {
   using Products = P;
@@ -65,7 +65,7 @@ struct Int8Weights {
     add<kRows, 1>(block, 0, ahead, rows, sums);
   }
 
-  // Consecutive blocks of adjacent tiles, copied to where no load of codes crosses a cache line.
+  // Consecutive blocks of adjacent tiles, copied such that no load of codes crosses a cache line.
   template <int kTiles>
   struct Panel {
     static constexpr size_t kStride = (kBlockBytes + 63) / 64 * 64;
@@ -97,7 +97,7 @@ struct ExpandedPanel {
   }
 };
 
-// int6 and int4, of which a block has integer multipliers, and a row has a scale.
+// int6 and int4: a block has integer multipliers, and a row has a scale.
 template <LinearProducts P, PackedCodes<P> Codes>
 struct RowScaled {
   using Products = P;
@@ -132,14 +132,15 @@ size_t tile_bytes_of(const LinearTask& task) {
 
 // ---------------------------------------------------------------- few rows: as fast as the weights come from memory
 
-// Tiles that are read side by side: the memory delivers several streams faster than one. Many rows are bound by multiplications.
+// How many tiles are read side by side. The memory delivers several streams faster than one, but many rows are bound by
+// multiplications.
 template <LinearProducts P>
 constexpr int streams_of(int rows) {
   return rows <= P::kManyStreamsRows ? 4 : 1;
 }
 
-// What a stream prefetches while it is at block b of a tile, in bytes from that tile on. After the last block of a tile comes the
-// first of the tile that this stream reads next.
+// What a stream prefetches while it works on block b of a tile, in bytes from the beginning of the tile. The last block of a tile
+// is followed by the first block of the tile that this stream reads next.
 template <class Weights, int kStreams>
 size_t ahead_of(int64_t b, int64_t blocks, size_t tile_bytes) {
   constexpr auto kAhead =
@@ -149,7 +150,7 @@ size_t ahead_of(int64_t b, int64_t blocks, size_t tile_bytes) {
   return static_cast<size_t>(next) * Weights::kBlockBytes + jump;
 }
 
-// kStreams tiles from `block` on, each block after block; all rows at once, so that a block is unpacked once.
+// Computes kStreams tiles, each block after block, for all rows at once, so that a block is unpacked once.
 template <class Weights, int kRows, int kStreams>
 void stream_tiles(const LinearTask& task, int64_t first_row, int64_t tile, const std::byte* first) {
   const int64_t blocks = (task.k + kBlock - 1) / kBlock;
@@ -183,7 +184,7 @@ void stream_rows(const LinearTask& task, int64_t first_row, int64_t tile_begin, 
   }
   for (; tile < tile_end; ++tile, first += tile_bytes) stream_tiles<Weights, kRows, 1>(task, first_row, tile, first);
 }
-// `rows` rows from first_row on, kRows at most.
+// Computes `rows` rows from first_row on; there are kRows at most.
 template <class Weights, int kRows = Weights::Products::kStreamedRows>
 void stream(const LinearTask& task, int64_t first_row, int64_t rows, int64_t tile_begin, int64_t tile_end) {
   if constexpr (kRows > 0) {
@@ -191,7 +192,8 @@ void stream(const LinearTask& task, int64_t first_row, int64_t rows, int64_t til
     stream<Weights, kRows - 1>(task, first_row, rows, tile_begin, tile_end);
   }
 }
-// The rows from first_row on, in passes over some tiles at a time, which come from the cache again after the first.
+// Computes the rows from first_row on, in several passes over a few tiles at a time. After the first pass, the tiles are in the
+// cache.
 template <class Weights>
 void stream_in_passes(const LinearTask& task, int64_t first_row, int64_t tile_begin, int64_t tile_end) {
   constexpr int kAtOnce = Weights::Products::kStreamedRows;
@@ -229,7 +231,7 @@ void add_panel(const Panel& panel, const ActivationBlock* activations, int64_t m
   }
 }
 
-// A panel for all of some rows: as above, or in its own way.
+// Adds a panel for some rows: as above, or in the panel's own way if it has one.
 template <LinearProducts P, int kTiles, class Panel>
 void add_rows_of_panel(const Panel& panel, const ActivationBlock* activations, int64_t m, int64_t blocks, int64_t rows,
                        float* sums) {
@@ -240,7 +242,7 @@ void add_rows_of_panel(const Panel& panel, const ActivationBlock* activations, i
   }
 }
 
-// Some tiles for `rows` rows from first_row on.
+// Computes some tiles for `rows` rows from first_row on.
 template <class Weights>
 void run_panel(const LinearTask& task, int64_t first_row, int64_t rows, int64_t tile_begin, int64_t tile_end) {
   using P = Weights::Products;
@@ -267,7 +269,7 @@ void run_panel(const LinearTask& task, int64_t first_row, int64_t rows, int64_t 
       add_rows_of_panel<P, 1>(panel, activations, task.m, count, rows, sums_of(tile));
     }
   }
-  // Row by row: the outputs of a row lie together, those of a tile at a distance that fits no cache.
+  // Written row by row: the outputs of a row lie together, while those of a tile lie far apart.
   for (int64_t r = 0; r < rows; ++r) {
     const std::byte* tail = weights + tile_bytes - Weights::kTileTail;
     for (int64_t tile = tile_begin; tile < tile_end; ++tile, tail += tile_bytes) {

@@ -1,4 +1,4 @@
-// Reading memory as fast as it goes: a yardstick.
+// Reads memory as fast as it goes, to measure what a decode step is compared with.
 #pragma once
 
 #include "kernels/generic/lanes.h"
@@ -6,8 +6,8 @@
 namespace gptbigcode {
 namespace {
 
-// One part after another would leave most of what can be under way at a time unused: the hardware follows a stream at a time for
-// each page, so several parts are read side by side.
+// Several parts are read side by side: the hardware prefetcher follows one stream per page, and one stream alone keeps too few
+// loads under way.
 template <Lanes V, int kStreams>
 inline float read_streams(const float* data, int64_t count) {
   constexpr int64_t kStep = 64, kAhead = 256;  // floats; four lines of 64 bytes at a time, prefetched 1 KiB before

@@ -6,9 +6,9 @@
 namespace gptbigcode {
 namespace {
 
-// 2^x for x <= 0, exactly 1 at 0, relative error below 3e-6. Below -80 it stays at 2^-80: every softmax has a 1 in its sum, which
-// no longer notices. x = n + r, |r| <= 1/2, and the polynomial is the best of its degree for 2^r with a constant of 1. Attention
-// works in powers of two, not of e: scores are multiplied with log2(e) once, with their scale.
+// 2^x for x <= 0, exactly 1 at 0, relative error below 3e-6. Below -80 it stays at 2^-80, which is too small to change the sum of a
+// softmax, since that contains a 1. x = n + r with |r| <= 1/2, and the polynomial is the best of its degree for 2^r with a constant
+// of 1. Attention works in powers of two instead of e: log2(e) is a factor of the scores' scale.
 template <Lanes V>
 inline V exp2_of_negative(V x) {
   const V clamped = max(V::set1(-80.0f), x);
@@ -33,7 +33,7 @@ inline V load_head(const float* x, const float* bias, int64_t begin, int64_t hea
   return sub(v, count >= 16 ? V::load(bias + begin) : load_first<V>(bias + begin, count));
 }
 
-// A row's state in a chunk.
+// The state of the rows in a chunk.
 struct RowStates {
   float* values;  // [rows][width]
   float* sums;    // [rows][16]
@@ -46,23 +46,24 @@ struct RowStates {
 struct View {
   const std::byte* part;
   int tiles;             // of 16 tokens
-  const float* visible;  // tokens per row, if a row sees only some
-  int64_t ahead;         // bytes from here to the next block, to be asked for while this one is worked on; or 0
+  const float* visible;  // how many tokens each row sees, if one sees only some of them
+  int64_t ahead;         // bytes from here to the next block, which is prefetched meanwhile; 0: it is not
 
-  // The first tokens, all of which row r sees.
+  // How many tokens row r sees: always the first ones.
   template <bool kMasked>
   int seen_by(int r) const {
     return kMasked && visible[r] < kKvBlock ? static_cast<int>(visible[r]) : kKvBlock;
   }
-  // x where row r sees the token of its lane of a tile, else `unseen`
+  // Lane by lane x, or `unseen` where row r does not see the token of the lane.
   template <bool kMasked, Lanes V>
   V seen(int r, int tile, V x, float unseen) const {
     return kMasked ? select_less(lane_numbers<V>(), V::set1(visible[r] - static_cast<float>(tile * 16)), x, V::set1(unseen)) : x;
   }
 };
 
-// Softmax of some rows from `row` on over their scores[64], unnormalised: keep(r, tile, p) gets p = 2^(s - maximum), sixteen
-// tokens at a time. Updates maxima and sums; rescale[r] brings what was summed before to the new maximum.
+// The softmax of some rows from `row` on, over their scores of one KV block and not yet divided by the sum. keep(r, tile, p) gets
+// p = 2^(score - maximum) for sixteen tokens at a time. Updates the rows' maxima and sums. rescale[r] is the factor that brings
+// what was summed before to the new maximum.
 template <Lanes V, int kRows, bool kMasked, class Keep>
 inline void online_softmax(const float (*scores)[kKvBlock], const View& view, const RowStates& state, int64_t row, float* rescale,
                            Keep keep) {
@@ -72,7 +73,7 @@ inline void online_softmax(const float (*scores)[kKvBlock], const View& view, co
   static_assert(kRows <= 16);
   alignas(64) float maxima[16], factors[16] = {};
   V largest[kRows];
-  for (int r = 0; r < kRows; ++r) {  // row by row in three loops: the latencies of one row hide behind the others
+  for (int r = 0; r < kRows; ++r) {  // three loops over the rows: the latency of one row hides behind the work on others
     largest[r] = seen(r, 0, V::load(scores[r]), lowest);
     for (int tile = 1; tile < tiles; ++tile) largest[r] = max(largest[r], seen(r, tile, V::load(scores[r] + tile * 16), lowest));
   }
@@ -96,7 +97,7 @@ inline void online_softmax(const float (*scores)[kKvBlock], const View& view, co
   }
 }
 
-// total = total and one more chunk
+// Merges one more chunk into the total.
 template <Lanes V>
 inline void merge_partial(float* total, const float* values, float maximum, float sum, int64_t width) {
   const float new_maximum = total[width] > maximum ? total[width] : maximum;

@@ -11,7 +11,7 @@ namespace {
 struct AttentionByAmx : AttentionOf512 {
   static constexpr int kDotRows = 16, kDotTiles = 4;
 
-  // Sixteen rows of codes, 64 columns at a time: multiply<sum, tile> adds the products of the rows in register 4 and a tile.
+  // For sixteen rows of codes, 64 columns at a time. multiply<sum, tile> adds the products of the rows, in register 4, and a tile.
   template <int kTiles, class Multiply>
   static void dot_on_tiles(const std::byte* tile, int64_t tile_stride, const Quad* quads, int64_t stride, int64_t count,
                            int64_t ahead, i32x16* sum, Multiply multiply) {
@@ -27,7 +27,7 @@ struct AttentionByAmx : AttentionOf512 {
     }
     for_each_tile<kTiles>([&]<int kTile> { store_tile<kTile>(sum + kTile * 16, 64); });
   }
-  // On tile registers as far as there are sixteen rows, and whole tiles of 64 columns.
+  // Uses tile registers if there are sixteen rows, for as many columns as fill whole tiles of 64.
   template <int kRows, int kTiles, class Multiply, class Product>
   static void dot_codes_or_tiles(const std::byte* tile, int64_t tile_stride, const Quad* quads, int64_t stride, int64_t count,
                                  int64_t ahead, i32x16* sum, Multiply multiply, Product product) {

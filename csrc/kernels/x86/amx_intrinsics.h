@@ -1,4 +1,5 @@
-// The tile registers of AMX: the instructions, or what they do in plain C++, lane by lane as Intel's Intrinsics Guide describes it.
+// The instructions on the tile registers of AMX, or what they do in plain C++, lane by lane as Intel's Intrinsics Guide describes
+// it.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +11,7 @@
 namespace gptbigcode {
 namespace {
 
-// Of the eight tile registers: rows, and bytes per row (LDTILECFG, palette 1).
+// How many rows, and bytes per row, each of the eight tile registers has (the operand of LDTILECFG, palette 1).
 struct alignas(64) TileShapes {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
   uint16_t row_bytes[16] = {};
@@ -83,7 +84,7 @@ inline void add_u8_s8() {
 
 constexpr uint32_t kRequiredForAmx = kAmxTile | kAmxInt8;
 
-// As instructions: the intrinsics want the number of a register as a literal. The compiler uses no tile registers itself.
+// In assembly, because the intrinsics need the number of a register as a literal. The compiler uses no tile registers itself.
 inline void configure_tiles(const TileShapes& shapes) { asm volatile("ldtilecfg %0" : : "m"(shapes)); }
 inline void release_tiles() { asm volatile("tilerelease"); }
 template <int kTile>
@@ -114,8 +115,8 @@ inline void add_u8_s8() {
 
 #endif
 
-// The registers, which are set up while this exists: 0 to 3 for the sums of two times sixteen rows with two tiles of weights, 4 and
-// 5 for the rows, 6 and 7 for the weights.
+// While it exists, the tile registers are set up: 0 to 3 for the sums of two times sixteen rows with two tiles of weights, 4 and 5
+// for the rows, 6 and 7 for the weights.
 class TileRegisters {
  public:
   TileRegisters() = default;

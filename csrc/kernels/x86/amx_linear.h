@@ -10,7 +10,7 @@
 namespace gptbigcode {
 namespace {
 
-// Blocks with codes as signed bytes, and what their dot products are multiplied with.
+// Weights whose blocks are expanded to signed bytes, with factors for their dot products.
 template <LinearProducts P>
 struct TiledInt8 : Int8Weights<P> {
   static void expand(const std::byte* block, Expanded& out, const std::byte* ahead = nullptr) {
@@ -46,8 +46,8 @@ constexpr int kFewestTiledRows = 9;  // fewer are done sooner by vpdpbusd
 constexpr int kGroupRows = 32;
 constexpr int kTurns = 3;  // buffers used in turn: what a tile register stored cannot be loaded soon without waiting
 
-// A few rows and kStreams tiles from `block` on, each block after block. Three things run side by side: a block is unpacked, the
-// one before is multiplied, and the products of the one before that are added to the sums.
+// Computes a few rows and kStreams tiles, each block after block. Three things overlap: a block is unpacked, the block before it is
+// multiplied, and the products of the block before that are added to the sums.
 template <class Weights, int kStreams>
 void stream_on_tiles(const LinearTask& task, int64_t first_row, int64_t tile, const std::byte* first, TileRegisters& registers) {
   const int64_t blocks = (task.k + kBlock - 1) / kBlock, rows = task.m - first_row;

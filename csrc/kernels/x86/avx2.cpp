@@ -6,12 +6,13 @@
 //   vpsignb, vpabsb          int8 x int8 through vpmaddubsw: |w| * sign(a, w)
 //   vfmadd231ps              float accumulation
 //
-// int4, for one row and 32 columns: u = codebook entry (+ offset) + 16, activations q in -127..127, pairs of k that vpmaddubsw
-// adds. Each of a row's two 16-bit lanes starts at -16 times its share of sum q, wraps freely, and ends as the sum of
-// (entry + offset) * q over sixteen k: |.| <= 16 * 16 * 127 = 32512 < 2^15. vpmaddwd with the multiplier in both lanes then
-// gives multiplier * dot in 32 bit. From packed codes, the offset is left out and multiplied with the block's sum of q instead.
-// int6: the same with u = code + 32 and sixteen columns, whose lanes start at -32 times their sums: |.| <= 8 * 32 * 127 = 32512.
-// int8: |w| * |a| <= 127 * 127 and a pair is <= 32258 < 2^15, so vpmaddubsw cannot saturate.
+// int4: take one row and 32 columns. u = codebook entry + offset + 16 is an unsigned byte, and the activations q are -127..127.
+// vpmaddubsw adds the products of two columns each, so a row has two 16-bit lanes, with sixteen columns each. A lane starts at -16
+// times its share of sum q. It may wrap on the way, and ends as the sum of (entry + offset) * q over sixteen columns, which fits:
+// |.| <= 16 * 16 * 127 = 32512 < 2^15. Then vpmaddwd, with the multiplier in both lanes, gives multiplier * dot in 32 bits. Where
+// codes are not expanded first, the offset is left out of u, and the block's sum of q is multiplied with it instead. int6: the same
+// for sixteen columns, with u = code + 32 and lanes that start at -32 times their sums: |.| <= 8 * 32 * 127 = 32512. int8: |w| *
+// |a| <= 127 * 127, and two of these are <= 32258 < 2^15, so vpmaddubsw cannot saturate.
 
 #include <immintrin.h>
 
@@ -29,7 +30,7 @@ namespace {
 
 constexpr int kRowsAtOnce = 3;  // sixteen registers: 6 sums of a group, 6 of the block, 2 weights, an activation, a product
 
-// in both 16-bit halves of a lane
+// The multiplier in both 16-bit halves of a lane.
 inline __m256i as_factor(__m256i multipliers_i32x8) {
   const __m256i twice =
       _mm256_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13, 0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13);
@@ -37,7 +38,7 @@ inline __m256i as_factor(__m256i multipliers_i32x8) {
 }
 // ---------------------------------------------------------------- int8
 
-// sum + w * a in 32-bit lanes. One piece: left to itself, GCC computes products far ahead and spills them.
+// sum + w * a in 32-bit lanes. In assembly, because GCC would compute products far ahead and spill them.
 inline __m256i multiply_add_signed(__m256i sum_i32x8, __m256i w_i8x32, __m256i abs_w, __m256i a_i8x32, __m256i ones_i16x16) {
   __m256i product;
   asm("vpsignb %[w], %[a], %[product]\n\t"
@@ -88,7 +89,7 @@ struct Products {
 
 // ---------------------------------------------------------------- int4 and int6
 
-// sum + w * a, added in pairs; one piece, as above
+// sum + w * a, added in pairs; in assembly for the same reason
 inline __m256i multiply_add(__m256i sum_i16x16, __m256i w_u8x32, __m256i a_i8x32) {
   __m256i product;
   asm("vpmaddubsw %[a], %[w], %[product]\n\tvpaddw %[product], %[sum], %[sum]"

@@ -21,7 +21,7 @@ struct i32x16 {
   __m256i lo, hi;
 };
 
-// Keeps GCC from computing addresses ahead of a loop, or from peeling and rotating it, which costs it registers for the sums.
+// Keeps GCC from computing addresses ahead of a loop, and from peeling and rotating it; both would take registers from the sums.
 template <class T>
 inline T* in_register(T* p) {
   asm("" : "+r"(p));
@@ -38,7 +38,7 @@ inline void for_quads(const std::byte* codes, int quads, const int8_t* q, Functi
     for (int i = 0; i < 4; ++i) function(codes + i * 64, q + i * 4);
   }
 }
-// The same codes of the r-th activations after these.
+// The same columns' codes, of the activations that come r rows later.
 inline const int8_t* of_row(const int8_t* q, int r) { return q + static_cast<size_t>(r) * sizeof(ActivationBlock); }
 // Rows 0..7 or 8..15, which are 0 or 32 bytes into a quad of codes.
 template <int kHalf>
@@ -54,15 +54,15 @@ inline void add_scaled(const i32x16 (*dots)[1], const ActivationBlock* activatio
   for (int r = 0; r < kRows; ++r) sums[r][0] = fma(to_float(dots[r][0]), f32x16::set1(activations[r].scale), sums[r][0]);
 }
 
-// Prefetches, while group g of a block is worked on, its share of the block at ahead. All at once would hold up the loads behind
-// them.
+// Prefetches one share of the block at ahead. The shares are spread over the work on a block, because all prefetches at once would
+// hold up the loads that follow them.
 template <size_t kBlockBytes, int kShares>
 inline void prefetch_share(const std::byte* ahead, int share) {
   constexpr size_t kBytes = kBlockBytes / static_cast<size_t>(kShares);
   prefetch(ahead + static_cast<size_t>(share) * kBytes, kBytes);
 }
 
-// Codes with `add` made of dot<rows>(block, ahead, activations, sums), which gives integer sums and prefetches the block at ahead.
+// Adds `add` to codes that have dot<rows>(block, ahead, activations, sums), which computes integer sums and prefetches.
 template <class Codes>
 struct WithAdd : Codes {
   template <int kRows>
@@ -101,7 +101,7 @@ inline __m256i int4_multiplier(__m256i row_bytes) { return _mm256_srai_epi32(row
 
 struct Expanded {
   alignas(64) std::byte codes[kTileRows * kBlock];  // [32 quads][16 rows][4]
-  // as_factor; int4 has the first ones only
+  // the results of as_factor; int4 has only the first row of them
   alignas(64) int32_t multipliers[kBlock / kInt6Group][kTileRows];
 };
 inline i32x16 load_factors(const int32_t* p) {

@@ -51,7 +51,7 @@ inline f32x16 magnitude(f32x16 a) {
   const __m256 all_but_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
   return {_mm256_and_ps(a.lo, all_but_sign), _mm256_and_ps(a.hi, all_but_sign)};
 }
-// As integers: of numbers without a sign the order is the same, and NaN is above all.
+// Compared as integers: the order of numbers without a sign is the same, and NaN is above all of them.
 inline __m256 max_or_nan8(__m256 a, __m256 b) {
   return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
 }

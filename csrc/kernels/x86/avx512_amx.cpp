@@ -5,9 +5,9 @@
 //   tdpbssd                  sums of s8 x s8 products: linear layers
 //   tdpbsud, tdpbusd         with one side unsigned: keys, and the numerators of the softmax
 //
-// The integer sums are exact, so they equal those of vpdpbusd; what follows them is the same. The weights' tiles are already in the
-// layout that the instructions want, [k/4][16 rows][4]. What has fewer rows than a tile is worth, and int6, is done as in
-// x86/avx512_vnni.cpp.
+// The integer sums are exact, so they equal those of vpdpbusd, and the float operations after them are the same. The tiles of the
+// weights already have the layout that the instructions need, [k/4][16 rows][4]. A few rows are done sooner without tile registers;
+// these, and int6, are computed as in x86/avx512_vnni.cpp.
 
 #include "base/float_bits.h"
 #include "cpu/features.h"

@@ -11,7 +11,7 @@ namespace {
 using i32x16 = __m512i;
 
 inline __m512i load_i8x64(const std::byte* p) { return _mm512_loadu_si512(p); }
-// For two uses: GCC would rather load twice, and most loads of packed codes cross a cache line.
+// For codes that are used twice. GCC would load them twice, and most loads of packed codes cross a cache line.
 inline __m512i load_once(const std::byte* p) { return in_register(load_i8x64(p)); }
 
 inline __m512i broadcast_i32(const void* p) {
@@ -20,14 +20,14 @@ inline __m512i broadcast_i32(const void* p) {
   return _mm512_set1_epi32(value);
 }
 
-// The same of the r-th activations after these, at a constant distance: pointers to all would not fit the registers.
+// The same field of the activations that come r rows later. It lies at a constant distance, so one register addresses all rows.
 template <class T>
 inline const T* of_row(const T* p, int64_t r) {
   return reinterpret_cast<const T*>(reinterpret_cast<const std::byte*>(p) + static_cast<size_t>(r) * sizeof(ActivationBlock));
 }
 
-// Bytes [quads][16 rows][4] of adjacent tiles against the activations from column k on; prefetches as many bytes at ahead, if that
-// is not null, some at a time: all at once would hold up the loads behind them.
+// Multiplies bytes [quads][16 rows][4] of adjacent tiles with the activations from column k on. Prefetches as many bytes at ahead,
+// if that is not null. It does so a little at a time, because all at once would hold up the loads that follow.
 template <int kRows, int kTiles>
 inline void add_bytes(const std::byte* codes, size_t tile_bytes, const std::byte* ahead, int quads,
                       const ActivationBlock* activations, int k, i32x16 (*sum)[kTiles]) {
@@ -90,7 +90,7 @@ struct Expanded {
     alignas(64) int32_t int6_multipliers[kBlock / kInt6Group][kTileRows];
   };
 };
-// sums[r][t] += dot products times what is left to multiply them with
+// sums[r][t] += dot products times the scales of the activations
 template <int kRows, int kTiles>
 inline void add_scaled(const i32x16 (*dots)[kTiles], const ActivationBlock* activations, f32x16 (*sums)[kTiles]) {
   for (int r = 0; r < kRows; ++r) {
@@ -189,7 +189,8 @@ inline void load_int6_pair(const std::byte* block, int g, int j, __m512i w[2]) {
 struct Int6 {
   static constexpr size_t kBlockBytes = kInt6BlockBytes;
 
-  // Over the block's groups of 32 columns: factors(g, t) times what add(g, dot) adds to dot; g counts sixteens.
+  // For each group of 32 columns of the block: add(g, dot) adds dot products to dot, which are multiplied with factors(g, t). g
+  // counts sixteen columns each.
   template <int kRows, int kTiles, class Factors, class Add>
   static void add_groups(const ActivationBlock* activations, Factors factors, Add add, f32x16 (*sums)[kTiles]) {
     i32x16 sum[kRows][kTiles];

@@ -37,7 +37,7 @@ namespace {
 
 constexpr uint32_t kRequiredForAvx512Vnni = kAvx512f | kAvx512bw | kAvx512dq | kAvx512vl | kAvx512Vnni | kAvx2 | kFma | kF16c;
 
-// As an instruction: from the intrinsic GCC copies every accumulator before and after, and spills some.
+// In assembly: with the intrinsic, GCC copies every accumulator before and after, and spills some.
 inline __m512i dpbusd(__m512i sum, __m512i u8, __m512i s8) {
   asm("vpdpbusd %[s8], %[u8], %[sum]" : [sum] "+v"(sum) : [u8] "v"(u8), [s8] "vm"(s8));
   return sum;

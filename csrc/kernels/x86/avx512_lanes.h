@@ -42,7 +42,7 @@ inline f32x16 half_pow2(f32x16 t) { return {_mm512_castsi512_ps(_mm512_slli_epi3
 inline f32x16 magnitude(f32x16 a) {
   return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(0x7fffffff)))};
 }
-// As integers: of numbers without a sign the order is the same, and NaN is above all.
+// Compared as integers: the order of numbers without a sign is the same, and NaN is above all of them.
 inline f32x16 max_or_nan(f32x16 a, f32x16 b) {
   return {_mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a.v), _mm512_castps_si512(b.v)))};
 }
@@ -67,7 +67,7 @@ inline float reduce_max_or_nan(f32x16 a) {
   return reduce(a, [](f32x16 x, f32x16 y) { return max_or_nan(x, y); });
 }
 
-// Eight rows at once: lanes of different rows are folded together.
+// Folds eight rows at once: one operation folds lanes of several rows.
 template <int kRows, class Fold>
 inline void reduce_rows(const f32x16* v, float* results, Fold fold) {
   if constexpr (kRows == 8) {

@@ -5,10 +5,10 @@
 //   vmulps, vpmulld          multiplier times dot product: int4, int6
 //   vfmadd231ps              float accumulation
 //
-// int4, for one row and block: the accumulator starts at (offset - 16) * sum q, takes (codebook entry + 16) * q, and ends as the
-// sum of (entry + offset) * q, which is multiplied once: |.| <= 31 * 128 * 16 * 127 < 2^24, so the product of floats is exact.
-// int6: so for each 32 columns, with code + 32; the sum of the four products may exceed 2^24, so they are integers.
-// int8: the accumulator starts at -128 * sum q over the block; codes are q + 128.
+// int4: for one row and block, the accumulator starts at (offset - 16) * sum q. (codebook entry + 16) * q are added, so it ends as
+// the sum of (entry + offset) * q. This is multiplied once, as a float: |.| <= 31 * 128 * 16 * 127 < 2^24, so the product is exact.
+// int6: the same for each 32 columns, with code + 32. The sum of a block's four products may exceed 2^24, so they are integers.
+// int8: the codes are weight + 128, so the accumulator starts at -128 * sum q over the block.
 
 #include "base/float_bits.h"
 #include "cpu/features.h"

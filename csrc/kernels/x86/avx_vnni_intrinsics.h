@@ -1,5 +1,5 @@
-// The AVX2 intrinsics, and that of AVX-VNNI: the compiler's, or, to test the kernels on a CPU without it, its definition in
-// Intel's Intrinsics Guide.
+// The intrinsics of AVX2, and the one of AVX-VNNI. To test the kernels on a CPU without AVX-VNNI, it can be compiled as plain C++,
+// as Intel's Intrinsics Guide defines it.
 #pragma once
 
 #include <immintrin.h>
@@ -35,7 +35,7 @@ namespace {
 
 constexpr uint32_t kRequiredForAvxVnni = kAvxVnni | kAvx2 | kFma | kF16c;
 
-// As an instruction: from the intrinsic GCC copies every accumulator before and after, and spills some.
+// In assembly: with the intrinsic, GCC copies every accumulator before and after, and spills some.
 inline __m256i dpbusd(__m256i sum, __m256i u8, __m256i s8) {
   asm("%{vex%} vpdpbusd %[s8], %[u8], %[sum]" : [sum] "+x"(sum) : [u8] "x"(u8), [s8] "xm"(s8));
   return sum;
