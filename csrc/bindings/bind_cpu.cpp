@@ -9,7 +9,7 @@ namespace gptbigcode {
 
 int resolve_num_threads(int requested) {
   constexpr int kMaxThreads = 1024;
-  require(requested >= 0 && requested <= kMaxThreads, "num_threads is " + std::to_string(requested) + ", outside 0..1024");
+  require(requested >= 0 && requested <= kMaxThreads, "num_threads is ", requested, ", outside 0..1024");
   return requested > 0 ? requested : default_num_threads();
 }
 

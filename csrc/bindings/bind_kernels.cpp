@@ -22,8 +22,7 @@ py::array new_packed(DType dtype, const std::vector<int64_t>& shape) {
 
 void check_sizes(int64_t n, int64_t k) {
   constexpr int64_t kLimit = 1 << 24;
-  require(n > 0 && n <= kLimit && k > 0 && k <= kLimit,
-          "a weight of [" + std::to_string(n) + ", " + std::to_string(k) + "] is not supported");
+  require(n > 0 && n <= kLimit && k > 0 && k <= kLimit, "a weight of [", n, ", ", k, "] is not supported");
 }
 
 ErrorFeedback error_feedback(const std::optional<FloatArray>& feedback, DType dtype, int64_t k) {
@@ -31,7 +30,7 @@ ErrorFeedback error_feedback(const std::optional<FloatArray>& feedback, DType dt
   const int64_t padded_k = (k + kBlock - 1) / kBlock * kBlock;
   require(dtype == DType::kInt4 || dtype == DType::kInt6, "errors are fed back in int4 and int6 only");
   require(feedback->ndim() == 2 && feedback->shape(0) == padded_k && feedback->shape(1) > 0 && feedback->shape(1) % kBlock == 0,
-          "feedback must be [" + std::to_string(padded_k) + ", a multiple of 128]");
+          "feedback must be [", padded_k, ", a multiple of 128]");
   require(std::all_of(feedback->data(), feedback->data() + feedback->size(), [](float x) { return std::isfinite(x); }),
           "feedback must be finite");
   return {feedback->data(), feedback->shape(1), padded_k};

@@ -18,11 +18,11 @@ class PyModel {
     std::unordered_map<std::string, TensorView> views;
     for (const auto& [key, value] : tensors_) {
       const auto name = key.cast<std::string>();
-      require(py::isinstance<py::array>(value), "tensor " + name + " is not an array");
+      require(py::isinstance<py::array>(value), "tensor ", name, " is not an array");
       const auto array = py::reinterpret_borrow<py::array>(value);
-      require((array.flags() & py::array::c_style) != 0, "tensor " + name + " is not contiguous");
-      require(reinterpret_cast<uintptr_t>(array.data()) % static_cast<size_t>(array.itemsize()) == 0,
-              "tensor " + name + " is not aligned");
+      require((array.flags() & py::array::c_style) != 0, "tensor ", name, " is not contiguous");
+      require(reinterpret_cast<uintptr_t>(array.data()) % static_cast<size_t>(array.itemsize()) == 0, "tensor ", name,
+              " is not aligned");
       views[name] = {static_cast<const std::byte*>(array.data()), std::vector<int64_t>(array.shape(), array.shape() + array.ndim()),
                      array.dtype().kind(), static_cast<int>(array.itemsize())};
     }

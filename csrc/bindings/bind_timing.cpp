@@ -166,8 +166,8 @@ struct RowsWork {
 };
 
 KernelTimer time_rows(const std::string& kernel, const FloatArray& x, const std::string& isa) {
-  require(kernel == "layer_norm" || kernel == "quantize" || kernel == "activate",
-          "unknown kernel '" + kernel + "'; layer_norm, quantize and activate work on rows");
+  require(kernel == "layer_norm" || kernel == "quantize" || kernel == "activate", "unknown kernel '", kernel,
+          "'; layer_norm, quantize and activate work on rows");
   require(x.ndim() == 2 && x.size() > 0, "x must be a matrix with at least one row and column");
   using Kind = RowsWork::Kind;
   const Kind kind = kernel == "layer_norm" ? Kind::kLayerNorm : kernel == "quantize" ? Kind::kQuantize : Kind::kActivate;

@@ -16,14 +16,16 @@ std::string text(const std::vector<int64_t>& shape) {
 
 const TensorView& get(const FindTensor& find, const std::string& name, const std::vector<int64_t>& shape) {
   const TensorView* tensor = find(name);
-  require(tensor != nullptr, "missing tensor " + name);
-  require(tensor->shape == shape, "tensor " + name + " has shape " + text(tensor->shape) + ", expected " + text(shape));
+  require(tensor != nullptr, "missing tensor ", name);
+  if (tensor->shape != shape) {
+    require(false, "tensor ", name, " has shape ", text(tensor->shape), ", expected ", text(shape));
+  }
   return *tensor;
 }
 
 const float* get_float(const FindTensor& find, const std::string& name, const std::vector<int64_t>& shape) {
   const TensorView& tensor = get(find, name, shape);
-  require(tensor.kind == 'f' && tensor.itemsize == 4, "tensor " + name + " must be float32");
+  require(tensor.kind == 'f' && tensor.itemsize == 4, "tensor ", name, " must be float32");
   return reinterpret_cast<const float*>(tensor.data);
 }
 
@@ -37,7 +39,7 @@ bool has_type(const TensorView& tensor, DType dtype) {
 
 Linear get_linear(const FindTensor& find, const std::string& name, DType dtype, int64_t n, int64_t k, const float* bias) {
   const TensorView& tensor = get(find, name + ".weight", tile_shape(dtype, n, k));
-  require(has_type(tensor, dtype), "tensor " + name + ".weight has the wrong type");
+  require(has_type(tensor, dtype), "tensor ", name, ".weight has the wrong type");
   return {dtype, tensor.data, bias, n, k};
 }
 
@@ -93,9 +95,8 @@ DType ModelConfig::dtype_of(const std::string& tensor) const {
 
 void ModelConfig::validate() const {
   constexpr int64_t kLimit = 1 << 24;  // no size product below overflows 64 bits
-  const auto positive = [](int64_t value, const char* name) {
-    require(value > 0 && value <= kLimit,
-            std::string(name) + " is " + std::to_string(value) + ", outside 1.." + std::to_string(kLimit));
+  const auto positive = [&](int64_t value, const char* name) {
+    require(value > 0 && value <= kLimit, name, " is ", value, ", outside 1..", kLimit);
   };
   positive(vocab_size, "vocab_size");
   positive(n_positions, "n_positions");
@@ -106,8 +107,8 @@ void ModelConfig::validate() const {
   require(n_embd % n_head == 0, "n_embd is not a multiple of n_head");
   require(n_kv_head == 1 || n_kv_head == n_head, "n_kv_head must be 1 or n_head");
   constexpr int64_t kWidestInt8Head = 1 << 16;  // sums of 65536 products of codes fit 32 bits
-  require(kv_dtype != KvDType::kInt8 || head_dim() <= kWidestInt8Head,
-          "an int8 KV cache needs heads of at most " + std::to_string(kWidestInt8Head) + " elements");
+  require(kv_dtype != KvDType::kInt8 || head_dim() <= kWidestInt8Head, "an int8 KV cache needs heads of at most ", kWidestInt8Head,
+          " elements");
   require(layer_norm_epsilon >= 0 && std::isfinite(layer_norm_epsilon), "layer_norm_epsilon must be a non-negative number");
   require(std::isfinite(attention_scale), "attention_scale must be finite");
 }
