@@ -1,10 +1,9 @@
 """Conversion of GPTBigCode checkpoints into the packed form that the core computes on (docs/format.md).
 
-`read` hands out the tensors of a checkpoint, whatever its files; `gguf_*` and `gptq` know those that are quantised already;
-`gpt2` gives GPT-2's the form of GPTBigCode's, and `lora` merges adapters into them;
-`spec` says which of them the model needs; `quantize` packs them piece by piece, with what `calibrate` found out about their
-inputs; `weights_file` puts them one after the other; `write` makes the output directory. From what `sensitivity` measures,
-`choose` finds the types that meet a target.
+`sources` reads the tensors of a checkpoint in any format, merges LoRA adapters, and gives GPT-2's tensors GPTBigCode's form.
+`spec` says which tensors the model needs. `quantize` packs them piece by piece: `calibrate` collects the inputs of layers,
+`sensitivity` measures the loss of storage types, and `choose` finds the types that meet a target. `output` writes the weights
+file and the files beside it, and puts the directory in place.
 """
 
 from __future__ import annotations
