@@ -72,7 +72,7 @@ docs: $(VENV)/.docs-tools
 	@echo "the site is in build/site; open file://$(CURDIR)/build/site/index.html"
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf gptbigcode_cpu/convert $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -91,7 +91,12 @@ $(VENV)/.python-files: FORCE | $(BIN)/python
 	@find gptbigcode_cpu convert -name '*.py' | sort > $@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
-$(VENV)/.installed: $(SOURCES) $(VENV)/.python-files | $(BIN)/python
+# mypy, import-linter and editors read sources and run nothing: they look for `convert` inside the package. The link is not in
+# git, because on Windows git would put a text file of that name in the place of the package.
+gptbigcode_cpu/convert:
+	@ln -s ../convert $@
+
+$(VENV)/.installed: $(SOURCES) $(VENV)/.python-files | $(BIN)/python gptbigcode_cpu/convert
 	@echo 'building the package (a minute or two the first time)'
 	@. ./.ci/python-headers.sh && $(BIN)/python -m pip install -v --no-build-isolation -e . \
 		-C build-dir=$(VENV)/build $(foreach define,$(CMAKE_DEFINES),-C cmake.define.$(define)) 2>&1 | $(call compiling,$(VENV)/build.log) \
