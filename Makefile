@@ -20,6 +20,10 @@ define TWO_BLANK_LINES
 
 endef
 
+# import-linter on the sources themselves: the finder of an editable installation would show it every folder beside `convert`, too.
+LINT_IMPORTS = -c 'import sys; sys.meta_path[:] = [f for f in sys.meta_path if "Redirecting" not in type(f).__name__]; \
+	sys.path.insert(0, "."); from importlinter.cli import lint_imports_command; lint_imports_command()'
+
 export PROMPT VENV TWO_BLANK_LINES
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # For CMake, one after the other, such as GPTBIGCODE_CPU_WERROR=ON.
@@ -54,7 +58,8 @@ test: $(VENV)/.test-tools
 lint: $(VENV)/.lint-tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports --no-cache --no-logo
+	@echo 'lint-imports'
+	@$(BIN)/python $(LINT_IMPORTS) --no-cache --no-logo
 	$(BIN)/mypy
 	$(BIN)/mypy $(wildcard bench/*.py)
 	$(BIN)/python csrc/check_includes.py
