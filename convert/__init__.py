@@ -62,7 +62,7 @@ class ConversionReport:
         output_bytes: Bytes that the converted model needs on disk.
         linear_bits: Bits per weight of the matrices in its blocks, scales included.
         available_bytes: Bytes that were free before.
-        notes: What was decided about doubtful points of the checkpoint.
+        notes: Decisions about doubtful points of the checkpoint.
     """
 
     source: Path
@@ -226,7 +226,7 @@ def exact_dtype(source: Path) -> str:
     """The storage type that holds the weights of a plain checkpoint as they are: ``bfloat16``, or else ``float32``.
 
     Args:
-        source: What `gptbigcode_cpu.hub.paths.resolve` found.
+        source: The directory or GGUF file that `gptbigcode_cpu.hub.paths.resolve` found.
 
     Raises:
         GPTBigCodeError: As `convert` does of the checkpoint.

@@ -52,9 +52,9 @@ def choose(
 
     Args:
         parts: The parts.
-        losses: What each loses in each type.
+        losses: The loss of each part in each type.
         max_bytes: Bytes that all parts may take; as little as possible is lost.
-        max_loss: What may be lost; as few bytes as possible are taken.
+        max_loss: The largest loss allowed; as few bytes as possible are taken.
 
     Raises:
         InputError: The smallest types take more, or the finest lose more.

@@ -38,11 +38,11 @@ def packed_chunks(
 
     Args:
         config: Of the model, for the order of the rows.
-        stored: What is written.
+        stored: The tensor that is written.
         source: Where its values are.
         num_threads: 0 = default.
         column_scale: float32 ``[columns]``; what is packed are the weights over it.
-        feedback: What is made of errors, see `_core.pack_weight`.
+        feedback: Passes rounding errors on to later columns; `_core.pack_weight` describes it.
 
     Raises:
         CheckpointError: A value is NaN or infinite, or too large for the type it is stored in.

@@ -17,7 +17,7 @@ from gptbigcode_cpu.hub.adapters import ADAPTER_CONFIG
 
 _LARGEST = 1e30  # a weight times it is still a float32
 _ADVICE = "merge it with PEFT (merge_and_unload, then save_pretrained) and convert the result"
-# What makes of an adapter something else than weights to add, and why.
+# Settings with which an adapter is more than weights to add, each with the reason why it is refused.
 _REFUSED = {
     "alora_invocation_tokens": "it is active after certain tokens only",
     "arrow_config": "it chooses between adapters while it runs",
@@ -38,7 +38,7 @@ class AdapterConfig:
 
     Attributes:
         base: Name of the model that it was trained on.
-        task: What for, such as ``CAUSAL_LM``.
+        task: The task of the model, such as ``CAUSAL_LM``.
         dora: Every output of a layer has a magnitude of its own (arXiv:2402.09353).
         token_ids: Module -> the tokens whose rows are replaced.
     """

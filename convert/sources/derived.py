@@ -21,7 +21,7 @@ def derived(
         name: Of the new tensor.
         dtype: Safetensors type of its values.
         shape: Of it.
-        parts: What it is made of.
+        parts: The tensors that it is made of.
         compute: Called with a view on each part, makes the values or their `Rows`.
     """
     return SourceTensor(name, dtype, shape, _Derived(name, dtype, shape, parts, compute))

@@ -142,7 +142,7 @@ class _Layer:
             else:
                 codes = _unpacked(np.ascontiguousarray(qweight[:, outputs].T), method.bits)
             values = np.ascontiguousarray(codes, np.float32)
-            with np.errstate(all="ignore"):  # what is not finite is refused by the converter
+            with np.errstate(all="ignore"):  # the converter refuses NaN and infinity
                 values -= np.take(zeros[outputs], group, axis=1)
                 values *= np.take(scales[outputs], group, axis=1)
                 if divisors is not None:

@@ -38,7 +38,7 @@ class Method:
         awq: AWQ and not GPTQ.
         bits: Of a code.
         group_size: Inputs of a group; -1 = all.
-        zero_offset: What is added to a stored zero.
+        zero_offset: Is added to a stored zero.
         needs_g_idx: Groups are not of neighbouring inputs.
     """
 

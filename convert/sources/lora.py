@@ -120,7 +120,7 @@ def merged(tensors: Mapping[str, SourceTensor], config: GPTBigCodeConfig, adapte
     Args:
         tensors: With linear layers as ``[outputs, inputs]``.
         config: Of the checkpoint.
-        adapter: What is merged.
+        adapter: The adapter.
 
     Raises:
         CheckpointError: The adapter does not fit the checkpoint; what does not is listed.
@@ -203,7 +203,7 @@ def _with_product(
         left, right = (b, a) if kind == _LINEAR else (a.T, b.T)
 
         def read(numbers: NDArray[np.intp]) -> NDArray[Any]:
-            with np.errstate(all="ignore"):  # what is not finite is refused by the converter
+            with np.errstate(all="ignore"):  # the converter refuses NaN and infinity
                 values = to_float32(view[numbers], weight.dtype) + (scale * left[numbers]) @ right
                 for length, part in zip(magnitude, lengths, strict=True):
                     norm = np.linalg.norm(values, axis=1, keepdims=True)

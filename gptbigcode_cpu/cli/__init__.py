@@ -152,7 +152,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; errors become one message on stderr.
 
     Args:
-        arguments: What follows the program's name.
+        arguments: The command line without the program's name.
 
     Returns:
         The exit code.

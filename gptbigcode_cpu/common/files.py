@@ -35,7 +35,7 @@ class Lock:
         Args:
             path: The file or directory.
             shared: Others may hold a shared lock at the same time; else nobody.
-            wait: Wait for who holds it.
+            wait: Wait for the process that holds it.
             create: Create the file if it is not there.
 
         Raises:

@@ -58,7 +58,7 @@ class GGUFFile:
         path: The file.
         metadata: The key-value pairs: numbers, strings, lists of strings, numpy arrays of numbers. llama.cpp asks for no
             encoding of strings; see `_Cursor.text`.
-        tensors: By name. That their data lies within the file is for those to check who know the types' sizes.
+        tensors: By name. The caller knows the sizes of the types, and checks that the data lies within the file.
         mapping: The whole file.
     """
 

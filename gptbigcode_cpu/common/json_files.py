@@ -88,7 +88,7 @@ def read_object(
         unreadable: The same for a file that is there and cannot be read; default: `error`.
 
     Raises:
-        Exception: What `error` or `unreadable` makes.
+        Exception: Made by `error` or `unreadable`.
     """
     try:
         return parse_object(read_regular(path, MAX_BYTES))

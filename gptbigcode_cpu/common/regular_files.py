@@ -87,7 +87,7 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
         max_bytes: The largest size that is read.
 
     Raises:
-        OSError: See `open_regular`, or it is larger.
+        OSError: As of `open_regular`, or the file is larger.
     """
     with open_regular(path) as file:
         content = file.read(max_bytes + 1)

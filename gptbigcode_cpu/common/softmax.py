@@ -46,7 +46,7 @@ def log_softmax(scores: Floats, dtype: type[Any] = np.float32) -> NDArray[Any]:
 def divergence(expected: Doubles, actual: Doubles) -> Doubles:
     """Kullback-Leibler divergence of `actual` from `expected`, both log-probabilities ``[tokens, vocab]``; never negative."""
     sums: Doubles = (np.exp(expected) * (expected - actual)).sum(axis=1)
-    return np.maximum(sums, 0)  # by rounding, that of nearly equal distributions can be -1e-17
+    return np.maximum(sums, 0)  # rounding can make it -1e-17 where the distributions are nearly equal
 
 
 def _shifted(scores: Floats, dtype: type[Any]) -> NDArray[Any]:

@@ -17,7 +17,7 @@ def checked_threads(value: object, name: str = "num_threads", *, least: int = 1)
 
     Args:
         value: The number.
-        name: What the message calls it.
+        name: Its name in the message.
         least: 1, or 0 where that stands for the default.
 
     Raises:

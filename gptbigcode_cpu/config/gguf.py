@@ -134,7 +134,7 @@ def config_content(model: GGUFModel) -> dict[str, Any]:
         **{name: model.token_id(key) for name, key in _TOKEN_IDS.items()},
     }
     if isinstance(epsilon := content["layer_norm_epsilon"], float):
-        content["layer_norm_epsilon"] = float(str(np.float32(epsilon)))  # 1e-05 and not what float32 makes of it
+        content["layer_norm_epsilon"] = float(str(np.float32(epsilon)))  # 1e-05, not 9.999999747378752e-06
     return content
 
 

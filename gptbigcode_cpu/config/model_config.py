@@ -93,7 +93,7 @@ class GPTBigCodeConfig:
         output_attentions: Calls return attention probabilities unless they say otherwise.
         return_dict: Calls return an object and not a tuple unless they say otherwise.
         quantization_config: How the weights of a converted model are stored.
-        name_or_path: What `from_pretrained` was asked for; not written to files.
+        name_or_path: The argument of `from_pretrained`; not written to files.
 
     Raises:
         ConfigError: A value has the wrong type, is out of range, or asks for something that is not supported.
@@ -180,7 +180,7 @@ class GPTBigCodeConfig:
         check = CHECKS.get(key)
         object.__setattr__(self, key, copy.deepcopy(value) if check is None else check(key, value))
 
-    def __getattr__(self, key: str) -> Any:  # only called for what is not there under this name
+    def __getattr__(self, key: str) -> Any:  # Python calls it only for attributes that do not exist
         if key in type(self).attribute_map:
             return getattr(self, type(self).attribute_map[key])
         raise AttributeError(f"this configuration has no {key!r}")

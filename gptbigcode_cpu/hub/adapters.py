@@ -18,7 +18,7 @@ def refuse_adapter(directory: Path, name: str) -> None:
 
     Args:
         directory: Where it may be.
-        name: What they call it.
+        name: Its name in the message.
 
     Raises:
         ModelNotFoundError: The directory holds an adapter and no model.

@@ -159,13 +159,13 @@ def evaluate(
     Args:
         model: The model.
         tokenizer: Its tokenizer.
-        texts: What is to be predicted; names of special tokens inside are plain text. An end-of-text token precedes each text.
+        texts: The texts to predict; names of special tokens inside are plain text. An end-of-text token precedes each text.
         reference: A model with the same vocabulary, such as the same checkpoint in float32.
         reference_tokenizer: Its tokenizer, to be sure that it is the same one.
         context: Tokens per window; default 512, or all that the models have room for.
         stride: Tokens by which windows advance and that each scores; default half of `context`.
         max_tokens: Score no more than so many tokens, in windows that are spread evenly over the text.
-        origin: What a message calls the texts.
+        origin: The name of the texts in messages.
         progress: Called after each window with what is being done, tokens done, and tokens in all.
 
     Returns:

@@ -26,7 +26,7 @@ def draw(result: Evaluation, title: str, path: Path) -> None:
 
     Args:
         result: The measurement.
-        title: What stands above the panels.
+        title: The text above the panels.
         path: Written at once or not at all; its ending says in which format.
     """
     panels: list[Callable[[Any], None]] = []

@@ -27,7 +27,7 @@ class Phase:
     """One kind of phase, over all layers of one call.
 
     Attributes:
-        name: What is computed.
+        name: The computation.
         seconds: From the first item to the last.
         share: Of the call.
         imbalance: Part of the threads' time in this phase that they did not work.
@@ -44,7 +44,7 @@ class CallPhases:
     """Mean times of a call.
 
     Attributes:
-        call: What was called.
+        call: The kind of call.
         seconds: Of one call, seen from Python.
         outside_share: Part of them that no phase accounts for: Python, and preparing the call.
         phases: In the order of the network; those that took no time are left out.
@@ -62,8 +62,8 @@ def profile(
     """Time a call phase by phase.
 
     Args:
-        model: What it calls.
-        name: What to call it in the result.
+        model: The model that it calls.
+        name: Its name in the result.
         call: Runs the model.
         times: How often to run it; means are returned.
         calls: Calls of the model within one, such as the tokens that `generate` writes; times are those of one of them.

@@ -76,7 +76,7 @@ def draw_panels(
 
     Args:
         panels: Each draws one set of axes of matplotlib's.
-        title: What stands above them.
+        title: The text above them.
         path: Written at once or not at all; its ending says in which format.
         inches: Width and height of one.
     """

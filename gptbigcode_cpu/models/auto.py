@@ -24,7 +24,7 @@ class AutoConfig(_Auto):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> GPTBigCodeConfig:
-        """See `GPTBigCodeConfig.from_pretrained`."""
+        """The same as `GPTBigCodeConfig.from_pretrained`, which describes the arguments."""
         return GPTBigCodeConfig.from_pretrained(pretrained_model_name_or_path, **options)
 
 
@@ -50,7 +50,7 @@ class AutoModel(_AutoModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> GPTBigCodeModel:
-        """See `PreTrainedModel.from_pretrained`."""
+        """The same as `PreTrainedModel.from_pretrained`, which describes the arguments."""
         return GPTBigCodeModel.from_pretrained(pretrained_model_name_or_path, **options)
 
 
@@ -61,7 +61,7 @@ class AutoModelForCausalLM(_AutoModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> GPTBigCodeForCausalLM:
-        """See `PreTrainedModel.from_pretrained`."""
+        """The same as `PreTrainedModel.from_pretrained`, which describes the arguments."""
         return GPTBigCodeForCausalLM.from_pretrained(pretrained_model_name_or_path, **options)
 
 
@@ -72,7 +72,7 @@ class AutoModelForSequenceClassification(_AutoModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> GPTBigCodeForSequenceClassification:
-        """See `PreTrainedModel.from_pretrained`."""
+        """The same as `PreTrainedModel.from_pretrained`, which describes the arguments."""
         return GPTBigCodeForSequenceClassification.from_pretrained(pretrained_model_name_or_path, **options)
 
 
@@ -83,5 +83,5 @@ class AutoModelForTokenClassification(_AutoModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> GPTBigCodeForTokenClassification:
-        """See `PreTrainedModel.from_pretrained`."""
+        """The same as `PreTrainedModel.from_pretrained`, which describes the arguments."""
         return GPTBigCodeForTokenClassification.from_pretrained(pretrained_model_name_or_path, **options)

@@ -48,7 +48,7 @@ class PreTrainedModel:
             the sizes are those of the weights.
         dtype: Storage type of its weights.
         core: The compiled model.
-        name_or_path: What `from_pretrained` was asked for.
+        name_or_path: The argument of `from_pretrained`.
     """
 
     config_class: ClassVar[type[GPTBigCodeConfig]] = GPTBigCodeConfig
@@ -61,7 +61,7 @@ class PreTrainedModel:
         """
         Args:
             packed: An opened converted model; models are made by `from_pretrained`.
-            core: What computes on it; default: a new one.
+            core: The compute core on its weights; default: a new one.
 
         Raises:
             UnsupportedError: A configuration is given, as transformers takes one for a model with random weights.
@@ -401,7 +401,7 @@ class PreTrainedModel:
             f"dtype={self.dtype!r}, kv_dtype={self.kv_dtype!r}, num_threads={self.num_threads})"
         )
 
-    def __getattr__(self, name: str) -> Any:  # only called for what is not there
+    def __getattr__(self, name: str) -> Any:  # Python calls it only for attributes that do not exist
         if name in _ABSENT:
             raise UnsupportedError(f"{type(self).__name__} has no {name}: {_ABSENT[name]}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

@@ -41,7 +41,7 @@ class Conversion:
 
     Attributes:
         path: Its directory.
-        name: What was converted: an id on the Hub, or a path.
+        name: The converted checkpoint: an id on the Hub, or a path.
         dtype: Storage type of the weights.
         nbytes: Bytes of its files.
         last_used: Seconds since the epoch.
@@ -176,7 +176,7 @@ def described(path: Path, dtype: str) -> Conversion:
 def lock_for_use(directory: Path) -> Lock | None:
     """A lock that says that a conversion is used; None where it is not there or cannot be locked."""
     with suppress(OSError):
-        return Lock(directory, shared=True)  # waits for who is removing it at this moment
+        return Lock(directory, shared=True)  # waits for a process that is removing it
     return None
 
 

@@ -94,7 +94,7 @@ def _convert(source: Path, target: Path, dtype: str, num_threads: int, progress:
     from gptbigcode_cpu.convert import convert
 
     name = conversions.name_of(source)
-    shutil.rmtree(target, ignore_errors=True)  # what is there cannot be opened
+    shutil.rmtree(target, ignore_errors=True)  # a damaged one
     convert(source, target, dtype=dtype, num_threads=num_threads, progress=progress)
     write_file(target / conversions.NOTE, json.dumps({"name": name}))
     size = human_bytes(conversions.described(target, dtype).nbytes)

@@ -27,7 +27,7 @@ class Embedding:
         """
         Args:
             packed: An opened converted model.
-            core: What computes on it.
+            core: The compute core on its weights.
         """
         self.num_embeddings = packed.config.vocab_size
         self.embedding_dim = packed.config.n_embd

@@ -58,7 +58,7 @@ class Parameter:
         """How many dimensions it has."""
         return len(self.shape)
 
-    def __getattr__(self, name: str) -> Any:  # only called for what is not there
+    def __getattr__(self, name: str) -> Any:  # Python calls it only for attributes that do not exist
         if name.startswith("__"):
             raise AttributeError(name)
         raise UnsupportedError(f"a weight has no {name}: its values are packed; get_input_embeddings() gives those of tokens")

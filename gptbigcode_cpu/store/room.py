@@ -41,7 +41,7 @@ def note_memory(name: str, config: GPTBigCodeConfig, dtype: str) -> None:
     """Warn of a model whose weights have no room in memory: it works, but reads the disk for every token.
 
     Args:
-        name: What the model is called.
+        name: The name of the model, for the warning.
         config: Its configuration.
         dtype: Type that its weights are stored in, or will be.
     """

@@ -21,8 +21,8 @@ def save_model(
 
     Args:
         packed: The model; its weights are hard-linked, or copied where that is not possible.
-        config: What ``config.json`` is to say.
-        generation_options: What ``generation_config.json`` is to say; None: there is none.
+        config: The content of ``config.json``.
+        generation_options: The content of ``generation_config.json``; None: no file.
         directory: Created if need be. Other files there stay.
 
     Raises:

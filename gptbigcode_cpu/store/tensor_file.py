@@ -110,7 +110,7 @@ def parse_header(header: bytes, data_begin: int, file_size: int) -> dict[str, Te
     """Parse and check the JSON header of a file whose data spans ``data_begin .. file_size``.
 
     Raises:
-        TensorFileError: See `map_tensor_file`.
+        TensorFileError: The header is not as it must be; the message names the check.
     """
     if not header.startswith(b"{"):
         raise TensorFileError("the header does not start with '{'")

@@ -27,7 +27,7 @@ def added_token(token: Any, name: str, **flags: bool) -> AddedToken:
 
     Args:
         token: The text, an AddedToken, or a dict of its ``content`` and flags.
-        name: What it is called in an error.
+        name: Its name in an error message.
         **flags: Override those of a dict.
 
     Raises:
@@ -96,7 +96,7 @@ def keep_ids(
     says of tokens that ``tokenizer.json`` knows already does not count, as in transformers.
 
     Args:
-        backend: What `content` describes.
+        backend: The tokenizer that `content` describes.
         content: A ``tokenizer.json``.
         recorded: Tokens by id of ``tokenizer_config.json`` or ``added_tokens.json``.
         where: The file or directory that errors name.

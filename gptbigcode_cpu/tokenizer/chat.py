@@ -239,7 +239,8 @@ class ChatTemplates:
             conversation: A list of messages, ``{"role": ..., "content": ...}``, or a list of such lists.
             tools: JSON schemas of functions, for templates that show them.
             documents: Dicts with ``title`` and ``text``, for templates that show them.
-            chat_template: See `get_chat_template`.
+            chat_template: A template, or the name of one of the checkpoint or this package; default: `chat_template` of the
+                tokenizer.
             add_generation_prompt: End with what begins an answer.
             continue_final_message: End inside the last message, so that the model goes on with it.
             tokenize: Return token ids; False returns the text.

@@ -60,7 +60,7 @@ def run(template: str, variables: Mapping[str, Any]) -> tuple[str, list[tuple[in
 
     Args:
         template: A Jinja template.
-        variables: What it sees: plain data, see `plain`.
+        variables: The variables of the template, as plain data from `plain`.
 
     Raises:
         InputError: The template refuses the variables, fails on them, or takes too long.
