@@ -342,10 +342,12 @@ class GenerationConfig:
         Raises:
             InputError: Options contradict each other or make others idle.
         """
+        from gptbigcode_cpu.common.files import write_file
+
         self.validate(strict=True)
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / config_file_name).write_text(self.to_json_string(), encoding="utf-8")
+        write_file(directory / config_file_name, self.to_json_string())
 
 
 def merged_options(*sources: Mapping[str, Any]) -> dict[str, Any]:
