@@ -169,7 +169,7 @@ def load_core(path: Path) -> Any:
         raise ValueError(f"{path} cannot be loaded: this process has {core.__file__} already")
     lacking = [name for name in TIMING if not hasattr(core, name)]
     if lacking:
-        how = "how to build one that has them is in docs/benchmarks.md, 'One kernel'"
+        how = "how to build one that has them is in docs/benchmarks.md, 'Measure one kernel'"
         raise ValueError(f"{path} lacks the timing functions {', '.join(lacking)}; {how}")
     return core
 

@@ -55,7 +55,7 @@ class _Counts(click.ParamType[tuple[int, ...]]):
     type=_Counts(0),
     default="0",
     show_default=True,
-    help="Measure prefill and decode behind so many tokens of context.",
+    help="Measure prefill and decode after so many tokens of context.",
 )
 @click.option("--rows", type=_Counts(1), default=(), help="Also measure the slowdown of a decode step with so many sequences.")
 @click.option("--limits", is_flag=True, help="Also measure the limits of the machine, and each speed as a share of them.")
@@ -86,7 +86,7 @@ def bench(
 ) -> None:
     """Measure prefill and decode speed of MODEL (default: the packaged demo model).
 
-    Prompts are random tokens. Prefill is one call with all tokens of the prompt, decode is one call per token. Both run behind
+    Prompts are random tokens. Prefill is one call with all tokens of the prompt, decode is one call per token. Both run after
     the tokens of context that --depths names. Time to first token runs from opening the files to the first sampled token of a
     prompt. The measurements take turns for --repeat rounds, and their medians are printed.
 
