@@ -196,6 +196,8 @@ def test_a_repository_is_downloaded_once_and_only_what_is_needed(server: Hub, tm
     assert Path(ask(server, tmp_path, "owner/tiny", local_files_only=True)) == directory
     assert Path(ask(server, tmp_path, "owner/tiny", {"HF_HUB_OFFLINE": "1"})) == directory
     assert server.requests == []
+    # And where the Hub cannot be reached.
+    assert Path(ask(server, tmp_path, "owner/tiny", {"HF_ENDPOINT": "http://127.0.0.1:9"})) == directory
 
 
 def test_a_download_draws_bars_once_and_on_a_terminal_only(server: Hub, tmp_path: Path) -> None:
