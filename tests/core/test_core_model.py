@@ -240,7 +240,7 @@ def test_cache_laws(kv_dtype: str, packed: Any, core_model: Any) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=12, stateful_step_count=14, deadline=None))
 
 
-def test_a_fork_shares_memory_and_outlives_its_parent(small: Any, run_core: Any) -> None:
+def test_a_fork_outlives_its_parent(small: Any, run_core: Any) -> None:
     tokens = random_tokens(4, 130)
     parent = _core.KVCache(small)
     run_core(small, tokens, parent, 0)

@@ -257,7 +257,7 @@ class TestOutput:
         wanted["eos_token_id"] = [*likely]
         assert len(model.generate([PROMPT], num_beams=2, logit_bias=likely, **wanted).logits) > 1
 
-    def test_beams_are_different_and_have_no_streamer(self, model: Any) -> None:
+    def test_beams_differ_and_have_no_streamer(self, model: Any) -> None:
         with pytest.raises(InputError, match="streamer"):
             model.generate([PROMPT], num_beams=2, streamer=Recorder())
         assert len({*map(tuple, model.generate([PROMPT], num_beams=4, num_return_sequences=4, **OPTIONS).tolist())}) == 4

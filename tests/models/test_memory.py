@@ -1,4 +1,4 @@
-"""What an open model costs: milliseconds, little memory, one copy of the weights for all processes, and no CPU when idle."""
+"""What an open model costs: little memory, shared weights, shared keys and values of beams, and no CPU when idle."""
 
 from __future__ import annotations
 
@@ -82,39 +82,66 @@ def test_opening_is_cheap_and_processes_share_the_weights(
                 print(file=process.stdin, flush=True)
     assert [process.returncode for process in processes] == [0, 0]
     for answer in answers:
-        assert answer["loaded"] < 10e6
+        # Pages that one process alone has read are private to it; they become shared when the other one reads them, too.
+        assert answer["loaded"] < 10e6, "opening reads no weights, and copies none"
         assert answer["read"] < 0.1 * size, "opening reads no weights"
         assert answer["used"] < 50e6, "weights were copied"
         assert answer["shared"] > 0.95 * size
 
 
-BEAMS = """
-    import sys
-    from gptbigcode_cpu import AutoModelForCausalLM
+PROMPT_TOKENS = 1984  # whole blocks of 64 tokens, so that what is copied on writing is small
+SHARING: dict[str, Any] = {"n_embd": 512, "n_head": 8, "n_inner": 64, "n_layer": 2, "n_positions": 2048, "multi_query": False}
 
-    def resident():
-        return int(open("/proc/self/statm").read().split()[1]) * 4096
+SHARING_SCRIPT = """
+    import json, sys
+    import numpy as np
+    from gptbigcode_cpu import AutoModelForCausalLM, _core
+
+    def memory(name):
+        return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name + ":"))
 
     model = AutoModelForCausalLM.from_pretrained(sys.argv[1], num_threads=1, kv_dtype="float32")
-    prompt = [[5] * 1000]
-    options = {"eos_token_id": [], "max_new_tokens": 4, "return_dict_in_generate": True}
-    first = model.generate(prompt, num_beams=2, **options)  # what is needed in any case is there now
-    before = resident()
-    beams = model.generate(prompt, num_beams=16, **options)
-    print(resident() - before, beams.past_key_values.nbytes)
+    prompt = (np.arange(int(sys.argv[2])) % 200 + 10).tolist()
+
+    core = model.core
+    parent = _core.KVCache(core)
+    core.forward([parent], [np.array(prompt, np.int32)], [0])
+    before = memory("VmRSS")  # nothing as large has been freed yet, so that what forks take is new
+    forks = [parent.fork() for _ in range(8)]
+    core.forward(forks, [np.array([i], np.int32) for i in range(8)], [1] * 8)
+    answer = {"forks": memory("VmRSS") - before, "of_forks": sum(fork.nbytes for fork in forks), "prompt": parent.nbytes}
+    del parent, forks
+
+    def peak_of_beams(count):
+        model.generate([prompt], num_beams=count, max_new_tokens=4, eos_token_id=[], pad_token_id=4)
+        return memory("VmHWM")
+
+    few, many = peak_of_beams(2), peak_of_beams(8)
+    print(json.dumps(answer | {"beams": many - few}))
 """
 
 
-def test_beams_share_keys_and_values(
-    tmp_path: Path, make_checkpoint: Callable[..., Path], converted: Callable[..., Path]
-) -> None:
-    """The prompt's keys and values are in memory once, whatever the number of beams; `nbytes` counts them for every row."""
-    source = make_checkpoint(tmp_path, n_embd=256, n_head=1, n_inner=64, n_layer=8, n_positions=1100, vocab_size=300)
-    command = [sys.executable, "-c", textwrap.dedent(BEAMS), str(converted("int8", source))]
-    grown, counted = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-    of_a_row = 1000 * 8 * 2 * 256 * 4
-    assert counted >= 16 * of_a_row
-    assert grown < 5 * of_a_row
+@pytest.fixture(scope="module")
+def sharing(
+    make_checkpoint: Callable[..., Path], converted: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, int]:
+    """Bytes that a process of its own needed for beams and forks."""
+    directory = converted("int8", make_checkpoint(tmp_path_factory.mktemp("sharing") / "checkpoint", **SHARING))
+    command = [sys.executable, "-c", textwrap.dedent(SHARING_SCRIPT), str(directory), str(PROMPT_TOKENS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    found: dict[str, int] = json.loads(done.stdout)
+    assert found["prompt"] > 15e6, "large beside what else comes and goes"
+    return found
+
+
+def test_forks_of_a_cache_share_memory(sharing: dict[str, int]) -> None:
+    assert sharing["of_forks"] > 8 * sharing["prompt"], "each says how much it refers to"
+    assert sharing["forks"] < sharing["prompt"]  # if each had its own: eight times as much
+
+
+def test_beams_share_keys_and_values(sharing: dict[str, int]) -> None:
+    """Eight beams need hardly more than two: each has a block of its own for what it writes."""
+    assert sharing["beams"] < sharing["prompt"]  # if each had its own: at least six times as much
 
 
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the kernel has no huge pages")
