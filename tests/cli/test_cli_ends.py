@@ -91,7 +91,7 @@ def test_an_ended_conversion_leaves_nothing(tmp_path: Path, checkpoint: Path, nu
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == code
-    assert len(errors.splitlines()) <= 1 and "Traceback" not in errors
+    assert errors == ("\n" if number == signal.SIGINT else "")  # what the shell says next stands on a line of its own
     assert list(tmp_path.iterdir()) == []
 
 

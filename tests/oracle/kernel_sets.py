@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from gptbigcode_cpu import _core
 
@@ -13,11 +14,16 @@ OTHERS = [name for name in SUPPORTED if name != "scalar"]
 compares_kernel_sets = pytest.mark.skipif(not OTHERS, reason="only the scalar kernels can run on this CPU: nothing to compare")
 """For tests that do nothing but compare other kernel sets with the scalar one."""
 
-every_isa = pytest.mark.parametrize(
-    "isa",
-    [
-        pytest.param(name, marks=[] if name in SUPPORTED else pytest.mark.skip(reason=f"this CPU cannot run {name}"))
-        for name in _core.kernel_names()
-    ],
-)
+
+def _parameters(names: list[str]) -> list[ParameterSet]:
+    reason = "this CPU cannot run {}"
+    return [
+        pytest.param(name, marks=[] if name in SUPPORTED else pytest.mark.skip(reason=reason.format(name))) for name in names
+    ]
+
+
+every_isa = pytest.mark.parametrize("isa", _parameters(_core.kernel_names()))
 """A test for each kernel set that was built."""
+
+every_other_isa = pytest.mark.parametrize("isa", _parameters([name for name in _core.kernel_names() if name != "scalar"]))
+"""A test for each kernel set that was built, but the scalar one."""
