@@ -245,6 +245,9 @@ class Model:
     def kv_dtype(self) -> str: ...
     @property
     def kv_bytes_per_token(self) -> int: ...
+    def kv_bytes(self, n_tokens: int) -> int:
+        """Bytes of the keys and values of so many tokens in a cache, which holds whole blocks of 64 tokens."""
+
     @overload
     def forward(
         self,

@@ -196,6 +196,12 @@ void register_model(py::module_& module) {
       .def_property_readonly("prefill_threads", [](const PyModel& model) { return model->prefill_threads(); })
       .def_property_readonly("kv_dtype", [](const PyModel& model) { return std::string(kv_dtype_name(model->config().kv_dtype)); })
       .def_property_readonly("kv_bytes_per_token", [](const PyModel& model) { return model->kv_layout().block_size() / kKvBlock; })
+      .def(
+          "kv_bytes",
+          [](const PyModel& model, int64_t n_tokens) {
+            return (n_tokens + kKvBlock - 1) / kKvBlock * model->kv_layout().block_size();
+          },
+          py::arg("n_tokens"))
       .def("forward", &forward, py::arg("caches"), py::arg("tokens"), py::arg("logits_to_keep"), py::arg("hidden_states") = false,
            py::kw_only(), py::arg("last_hidden_state") = false, py::arg("attentions") = false, py::arg("position_ids") = py::none(),
            py::arg("stop") = py::none())

@@ -153,7 +153,7 @@ class Decoding(ABC):
 
     def _nbytes(self, number: int) -> int:
         tokens = len(self.request.prompts[number]) + self.request.limits[number] - 1
-        return self.rows_per_prompt * tokens * self.core.kv_bytes_per_token
+        return self.rows_per_prompt * self.core.kv_bytes(tokens)
 
     def admit(self, rows: float, nbytes: float, alone: bool) -> bool:
         """Admit prompts as far as there is room, in their order.
@@ -234,7 +234,7 @@ class RowsDecoding(Decoding):
         return self._lockstep
 
     def _row_bytes(self) -> int:
-        return sum(len(row.ids) - row.pads - 1 for row in self._rows) * self.core.kv_bytes_per_token
+        return sum(self.core.kv_bytes(len(row.ids) - row.pads - 1) for row in self._rows)
 
     def _begin(self, ready: Sequence[Prefill]) -> None:
         from gptbigcode_cpu import _core

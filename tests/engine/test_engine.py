@@ -153,7 +153,7 @@ class TestRoom:
         assert max(map(len, core.calls)) == bound
 
     def test_a_request_beyond_the_bounds_runs_by_itself(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        engine, core = counting(model, monkeypatch, max_rows=2, max_kv_bytes=model.core.kv_bytes_per_token * 30)
+        engine, core = counting(model, monkeypatch, max_rows=2, max_kv_bytes=model.core.kv_bytes(64))
         wide = asked(model, GREEDY, num_return_sequences=4, do_sample=True, seed=1)
         long = asked(model, [5] * 60)
         expected = [alone(model, wide), alone(model, long), alone(model, asked(model, GREEDY))]
@@ -162,9 +162,14 @@ class TestRoom:
         assert {len(call) for call in core.calls} == {1, 4}
 
     def test_bytes_of_keys_and_values_are_bounded(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        per_row = model.core.kv_bytes_per_token * (len(GREEDY) + 7)
-        engine, core = counting(model, monkeypatch, max_kv_bytes=3 * per_row)
-        engine.run([asked(model, GREEDY) for _ in range(7)])
+        bound = 3 * model.core.kv_bytes(64) + 1
+        engine, core = counting(model, monkeypatch, max_kv_bytes=bound)
+        tickets = [engine.submit(asked(model, [5] * n, max_new_tokens=8)) for n in (8, 50, 70, 8, 8, 57, 8)]
+        while engine.busy:
+            engine.step()
+            decodings: list[Any] = [ticket._decoding for ticket in tickets if ticket._decoding is not None]
+            rows = [row for decoding in decodings for row in decoding._rows]
+            assert sum(row.cache.nbytes for row in rows) <= sum(decoding.nbytes for decoding in decodings) <= bound
         assert max(map(len, core.calls)) == 3
 
     def test_a_request_that_bounds_itself_is_not_in_the_way(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
