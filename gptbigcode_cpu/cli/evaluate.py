@@ -143,8 +143,8 @@ def evaluate(
     """Measure how well MODEL predicts a text; with --reference, what quantisation changed.
 
     The files of --text are plain text, or .jsonl with a "text" per line. An end-of-text token is put before each text. Windows
-    of --context tokens advance by --stride, and each scores its last --stride tokens. So every token is scored once, with text
-    before it.
+    of --context tokens advance by --stride, and each scores its last --stride tokens. So no token is scored twice, and each
+    has text before it.
 
     \b
     perplexity        exp of the mean loss. At 8, the next token is as hard to
