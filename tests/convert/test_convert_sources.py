@@ -348,6 +348,7 @@ def test_any_changed_byte_is_refused_or_harmless(
 def test_tensors_are_views_until_they_are_used(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
     tensors = read_checkpoint(make_checkpoint(tmp_path / "source", **SMALL))
     expected = random_state(full_config(**SMALL))
+    assert {*tensors} == {*expected}
     for name, tensor in tensors.items():
         for _ in range(2):
             with tensor.open() as values:

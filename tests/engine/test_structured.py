@@ -45,6 +45,7 @@ def written(model: Any, tokenizer: Any, prompt: str = "x = ", **options: Any) ->
     output = model.generate([ids], **{"tokenizer": tokenizer, **SAMPLING, **options})[:, len(ids) :]
     assert (output == tokenizer.eos_token_id).any(axis=1).all()  # all came to their end
     texts: list[str] = tokenizer.batch_decode(output, skip_special_tokens=True)
+    assert len(texts) == options.get("num_return_sequences", 1)
     return texts
 
 
@@ -101,6 +102,7 @@ def test_rows_have_prompts_of_their_own(model: Any, tokenizer: Any) -> None:
 def test_pipeline_has_the_tokenizer() -> None:
     pipe = pipeline(model="demo")
     results = pipe(["x = ", "value = "], regex="[01]{8}", batch_size=2, return_full_text=False, seed=1)
+    assert len(results) == 2
     assert all(re.fullmatch("[01]{8}", result[0]["generated_text"]) for result in results)
     assert re.fullmatch("[01]{8}", "".join(pipe.stream("x = ", regex="[01]{8}")))
 

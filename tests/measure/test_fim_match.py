@@ -16,7 +16,7 @@ from gptbigcode_cpu.hub import paths as hub
 from gptbigcode_cpu.measure import hidden_lines as match
 from gptbigcode_cpu.measure.hidden_lines import ExactMatch, Gap, choose_gaps, exact_match, wilson_interval
 
-SOURCES = [path.read_text(encoding="utf-8") for path in sorted(Path(match.__file__).parents[1].glob("*.py"))]
+SOURCES = [path.read_text(encoding="utf-8") for path in sorted(Path(match.__file__).parents[1].glob("*/*.py"))]
 
 
 @pytest.fixture(scope="module")
