@@ -1,4 +1,4 @@
-"""The face of text generation: options, arguments, stopping criteria, streamers, and the methods of models that write text."""
+"""The public part of text generation: options, arguments, and the methods that models inherit, such as `generate`."""
 
 from __future__ import annotations
 

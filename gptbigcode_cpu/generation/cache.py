@@ -1,4 +1,4 @@
-"""Keys and values of the tokens that a model has seen, to go on from there."""
+"""The kv cache of a batch: keys and values of the tokens that a model has already run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class DynamicCache:
-    """The past of a batch, as `past_key_values` of a call: read, and grown by the tokens of the call.
+    """The kv cache of a batch. Pass it as `past_key_values`: the call reads it and appends its own tokens.
 
-    A new one is empty and fits any model; the first call binds it to that call's model and batch. Copies and selections share
-    memory until one of them grows. Padding takes no room: a row holds its tokens only.
+    A new cache is empty and fits any model; the first call binds it to that call's model and batch. Copies and selections
+    share memory until one of them grows. Padding takes no memory: a row stores its tokens only.
 
     Args:
-        config: Accepted, as in transformers; every model grows its caches alike.
+        config: Ignored; accepted because transformers accepts it.
 
     Example:
         >>> cache = DynamicCache()
@@ -44,31 +44,31 @@ class DynamicCache:
 
     @property
     def batch_size(self) -> int:
-        """Rows; 0 before the first call."""
+        """Number of rows; 0 before the first call."""
         return len(self._rows)
 
     @property
     def is_initialized(self) -> bool:
-        """Whether a call has filled it."""
+        """Whether a call has filled the cache."""
         return self._core is not None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory, shared ones counted for every row."""
+        """Size in bytes. Memory that rows share is counted once for every row."""
         return sum(row.nbytes for row in self._rows)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Columns seen, padding included, as in transformers; `layer_idx` is any layer, since all have seen the same."""
+        """Number of columns seen, padding included, as in transformers. It is the same for every `layer_idx`."""
         return self._mask.shape[1]
 
     def crop(self, max_length: int) -> None:
         """Forget the last columns.
 
         Args:
-            max_length: How many columns to keep, or if negative, how many to forget.
+            max_length: How many columns to keep; if negative, how many to forget.
 
         Raises:
-            InputError: 0, which means opposite things in different versions of transformers; or not a whole number.
+            InputError: `max_length` is no whole number, or it is 0, whose meaning differs between versions of transformers.
         """
         if isinstance(max_length, bool) or not isinstance(max_length, int | np.integer):
             raise InputError(f"crop takes a whole number, not {max_length!r}")
@@ -83,14 +83,14 @@ class DynamicCache:
             row.truncate(int(count))
 
     def reset(self) -> None:
-        """Forget everything, also the model."""
+        """Forget all tokens and the model: the cache is as new."""
         self._rows, self._core, self._mask = [], None, np.ones((0, 0), dtype=np.bool_)
 
     def batch_select_indices(self, indices: Any) -> None:
         """Keep these rows, in this order; a row may be taken more than once.
 
         Raises:
-            InputError: An index outside the batch.
+            InputError: An index is outside the batch.
         """
         chosen = to_int_array(indices, "indices").reshape(-1)
         if len(outside := chosen[(chosen < 0) | (chosen >= len(self._rows))]):
@@ -99,7 +99,7 @@ class DynamicCache:
         self._mask = self._mask[chosen]
 
     def reorder_cache(self, beam_idx: Any) -> None:
-        """`batch_select_indices`, as beam search names it."""
+        """Same as `batch_select_indices`; transformers' beam search uses this name."""
         self.batch_select_indices(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -113,7 +113,7 @@ class DynamicCache:
         self.batch_select_indices(np.repeat(np.arange(len(self._rows)), repeats))
 
     def copy(self) -> DynamicCache:
-        """A second cache with the same past, which costs next to nothing."""
+        """A second cache with the same tokens. It is cheap, because both share memory until one of them grows."""
         other = DynamicCache()
         other._rows, other._core, other._mask = [row.fork() for row in self._rows], self._core, self._mask
         return other
@@ -128,10 +128,10 @@ class DynamicCache:
         return f"{type(self).__name__}(batch_size={self.batch_size}, seq_length={self.get_seq_length()})"
 
     def rows_for(self, core: _core.Model, batch: int) -> Sequence[_core.KVCache]:
-        """The cache of every row for a call of a model with so many rows.
+        """The kv cache of each row, for a call of the model `core` with `batch` rows.
 
         Raises:
-            InputError: It holds the past of another model or of another number of rows.
+            InputError: The cache belongs to another model or holds another number of rows.
         """
         from gptbigcode_cpu import _core
 
@@ -144,22 +144,22 @@ class DynamicCache:
         return self._rows
 
     def grown(self, core: _core.Model, rows: Sequence[_core.KVCache], mask: NDArray[np.bool_]) -> None:
-        """Take note of a call: its rows, as `rows_for` gave them, have grown to the tokens of `mask`, past included."""
+        """Store the result of a call: `rows` from `rows_for`, which now hold the tokens of `mask`, earlier tokens included."""
         self._core, self._rows, self._mask = core, list(rows), mask
 
     @classmethod
     def of_rows(cls, core: _core.Model, rows: Sequence[_core.KVCache], mask: NDArray[np.bool_]) -> DynamicCache:
-        """A cache of rows that a model has filled, see `grown`."""
+        """A cache made of rows that a model has filled; arguments as of `grown`."""
         cache = cls()
         cache.grown(core, rows, mask)
         return cache
 
 
 def given_cache(past_key_values: Any, cache: Any) -> DynamicCache | None:
-    """The checked cache of a call, which has two names for it.
+    """The checked cache of a call; `past_key_values` and `cache` are two names of one argument.
 
     Raises:
-        InputError: Both are given and differ, or it is no `DynamicCache` of this package.
+        InputError: Both are given and differ, or the given one is no `DynamicCache` of this package.
     """
     if cache is not None and past_key_values is not None and cache is not past_key_values:
         raise InputError("cache and past_key_values are two names of one argument; pass one")

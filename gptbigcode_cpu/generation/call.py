@@ -1,4 +1,4 @@
-"""What a call of `generate` is given besides options: objects and functions of the caller."""
+"""The arguments of `generate` that are not options: objects and functions of the caller."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from gptbigcode_cpu.generation.streamers import Streamer
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateArguments:
-    """The arguments of a call that are no options.
+    """The arguments of a call that are not options.
 
     Attributes:
-        logits_processor: The caller's processors, in order.
-        stopping_criteria: The caller's criteria.
-        prefix_allowed_tokens_fn: The tokens allowed after a prompt's number and the tokens so far.
-        assistant_model: A smaller model that guesses tokens.
-        tokenizer: For `stop_strings` and grammars.
-        negative_prompts: For `guidance_scale`, int32 ``[tokens]`` for every prompt.
-        json_schema: JSON schema that the output follows.
-        regex: Regular expression that the output matches.
-        grammar: Lark grammar of the output.
-        streamer: Sees the tokens of a pipeline's call; `generate` has an argument of its own.
-        torch: The caller's own functions are given torch tensors.
+        logits_processor: The caller's logits processors, in order.
+        stopping_criteria: The caller's stopping criteria.
+        prefix_allowed_tokens_fn: Function of a prompt's number and its tokens so far that returns the tokens allowed next.
+        assistant_model: A smaller model that drafts tokens.
+        tokenizer: Needed by `stop_strings`, `json_schema`, `regex` and `grammar`.
+        negative_prompts: Used by `guidance_scale`: one per prompt, int32 ``[tokens]``.
+        json_schema: JSON schema that the output must follow.
+        regex: Regular expression that the output must match.
+        grammar: Lark grammar that the output must follow.
+        streamer: Receives the tokens of a pipeline's call; `generate` passes its streamer separately.
+        torch: Whether the caller's own functions are given torch tensors.
 
     Raises:
-        InputError: `logits_processor` or `stopping_criteria` is no list.
+        InputError: `logits_processor` or `stopping_criteria` is not a list.
     """
 
     logits_processor: Sequence[Callable[..., Any]] | None = None
@@ -59,17 +59,17 @@ class GenerateArguments:
 
     @classmethod
     def taken_from(cls, options: Mapping[str, Any]) -> tuple[GenerateArguments, dict[str, Any]]:
-        """The arguments among `options`, and the rest."""
+        """Split `options` into these arguments and the rest."""
         names = {field.name for field in dataclasses.fields(cls)} - {"torch", "negative_prompts"}
         call = cls(**{name: value for name, value in options.items() if name in names})
         return call, {name: value for name, value in options.items() if name not in names}
 
     @property
     def max_length(self) -> int | None:
-        """That of a criterion of the caller, which replaces the option.
+        """The smallest `max_length` of the caller's `MaxLengthCriteria`, which replaces the option; None if there is none.
 
         Raises:
-            InputError: It is no number.
+            InputError: A `max_length` is not a number of tokens.
         """
         criteria: Sequence[Any] = self.stopping_criteria or ()
         lengths = [plain(it.max_length) for it in criteria if type(it).__name__ == "MaxLengthCriteria"]

@@ -1,4 +1,4 @@
-"""The logits processors that the options of a call ask for, in the order of transformers."""
+"""Build the logits processors that the options of a call ask for, in the order of transformers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def build_chain(
 
     Args:
         config: All options, defaults included.
-        prompt_length: Tokens of padding and prompt.
-        max_length: Tokens of padding, prompt and output at most.
-        custom: The caller's processors; one of the class of a built-in one takes its place.
-        guidance: What `guidance_scale` makes.
-        prefix: What ``prefix_allowed_tokens_fn`` makes.
+        prompt_length: Number of tokens of the prompt, padding included.
+        max_length: Most tokens of prompt and output together, padding included.
+        custom: The caller's processors. One that has the class name of a built-in processor replaces it.
+        guidance: The processor for `guidance_scale`.
+        prefix: The processor for ``prefix_allowed_tokens_fn``.
 
     Raises:
-        InputError: An option needs an end token and there is none.
+        InputError: An option needs an end token, but `eos_token_id` is not set.
     """
     chosen = _replaced(_processors(config, prompt_length, max_length, guidance, prefix), custom)
     warpers = _warpers(config) if config.do_sample else []
@@ -66,7 +66,7 @@ def _processors(
         chosen.append(p.EncoderNoRepeatNGramLogitsProcessor(config.encoder_no_repeat_ngram_size))
     if config.bad_words_ids is not None:
         chosen.append(p.NoBadWordsLogitsProcessor(config.bad_words_ids, eos))
-    # As in transformers, min_new_tokens takes the place of min_length.
+    # As in transformers, min_length is ignored if min_new_tokens is set.
     if config.min_length and config.min_new_tokens is None and eos:
         chosen.append(p.MinLengthLogitsProcessor(config.min_length, eos))
     if config.min_new_tokens and eos:
@@ -93,7 +93,7 @@ def _processors(
 
 
 def _warpers(config: GenerationConfig) -> list[p.LogitsProcessor]:
-    # Beams need a token besides all end tokens, to go on with.
+    # A beam search must keep one token besides the end tokens, so that a beam can go on.
     keep = max(2, len(config.eos_token_ids) + 1) if (config.num_beams or 1) > 1 else 1
     chosen: list[p.LogitsProcessor] = []
     if config.temperature not in (None, 1):
@@ -116,7 +116,7 @@ def _warpers(config: GenerationConfig) -> list[p.LogitsProcessor]:
 
 
 def _replaced(built_in: Sequence[p.LogitsProcessor], custom: Sequence[p.LogitsProcessor]) -> list[p.LogitsProcessor]:
-    """The built-in processors and then the caller's, which take the place of built-in ones of their class."""
+    """The built-in processors, then the caller's. A caller's processor replaces the built-in one with the same class name."""
     left = list(custom)
     chosen: list[p.LogitsProcessor] = []
     for processor in built_in:

@@ -21,61 +21,62 @@ logger = logging.getLogger(__name__)
 
 @dataclass(init=False)
 class GenerationConfig:
-    """Options of `generate`, `stream` and the pipeline, by the names of transformers. None means: not set here.
+    """Options of `generate`, `stream` and the pipeline, with the names of transformers. None means that an option is not set.
 
-    What is not set comes from the model's ``generation_config.json`` and then from transformers' defaults: greedy; when
-    sampling, ``temperature=1``, ``top_k=50``, ``top_p=1``; 20 new tokens. Every value is checked when it is set.
+    An option that is not set comes from the model's ``generation_config.json``, or else from transformers' defaults: greedy
+    decoding of 20 new tokens; when sampling, ``temperature=1``, ``top_k=50``, ``top_p=1``. A value is checked when it is set.
 
     Attributes:
-        max_length: Tokens of prompt (padding included) and output together.
-        max_new_tokens: Tokens to generate at most; wins over a `max_length` from the same or an earlier source.
-        min_length: No end token before prompt and output together have this many tokens.
-        min_new_tokens: No end token before this many new tokens.
-        early_stopping: For beams. True: stop at `num_beams` finished ones; False: when better ones are unlikely; ``"never"``:
-            when there cannot be better ones.
-        max_time: Seconds after which no further token is begun.
-        stop_strings: A text or texts that end a sequence; needs ``tokenizer=``. Other names: ``stop``, ``stop_sequence``.
+        max_length: Most tokens of prompt (padding included) and output together.
+        max_new_tokens: Most tokens to generate. It wins over a `max_length` from the same or an earlier source.
+        min_length: No end token is chosen before prompt and output together have this many tokens.
+        min_new_tokens: No end token is chosen before this many new tokens.
+        early_stopping: When a beam search stops. True: when `num_beams` beams are finished; False: when better beams are
+            unlikely; ``"never"``: when no better beam is possible.
+        max_time: Seconds after which generation stops; the token that is being computed is finished.
+        stop_strings: One text or several that end a sequence; needs ``tokenizer=``. Other names: ``stop``, ``stop_sequence``.
         do_sample: Draw tokens at random instead of taking the most probable one.
-        num_beams: Beams of a beam search; 1 = none.
-        length_penalty: A beam's log-probability is divided by its new tokens to this power.
-        num_return_sequences: Outputs per prompt.
-        temperature: Divides the logits when sampling, > 0.
+        num_beams: Number of beams of a beam search; 1 = no beam search.
+        length_penalty: A beam's log-probability is divided by ``n_new_tokens ** length_penalty``.
+        num_return_sequences: Number of outputs per prompt.
+        temperature: The logits are divided by this before sampling, > 0.
         top_k: Sample from the k most probable tokens; 0 = off.
         top_p: Sample from the most probable tokens that together reach p, in (0, 1].
         min_p: Sample from tokens with at least min_p times the best probability, in [0, 1].
-        top_h: Sample from the most probable tokens whose entropy is at most this share of all, in (0, 1].
+        top_h: Sample from the most probable tokens whose entropy is at most this share of that of the best 100, in (0, 1].
         typical_p: Sample from the most typical tokens that together reach p, in (0, 1].
         epsilon_cutoff: Sample from tokens with at least this probability, in [0, 1); 0 = off.
         eta_cutoff: Like `epsilon_cutoff`, but less strict where the distribution is flat.
         repetition_penalty: > 1 makes tokens of prompt and output less likely.
         encoder_repetition_penalty: > 1 makes tokens of the prompt more likely.
-        no_repeat_ngram_size: No sequence of this many tokens comes twice; 0 = off.
-        encoder_no_repeat_ngram_size: No sequence of this many tokens of the prompt comes again; 0 = off.
-        bad_words_ids: Token sequences that are not written.
-        sequence_bias: Token sequences, as tuples -> what is added to the logit of their last token.
-        logit_bias: Token id -> what is added to its logit; an option of this package.
-        suppress_tokens: Token ids that are not written.
-        begin_suppress_tokens: Token ids that are not written first.
-        forced_bos_token_id: The token after a prompt of one token.
-        forced_eos_token_id: The last token that the length allows is this one, or one of these.
-        exponential_decay_length_penalty: ``(start, factor)``: makes the end likelier by ``factor**n``, n tokens after `start`.
-        guidance_scale: Classifier-free guidance: moves the scores away from those after ``negative_prompt_ids``; 1 = off.
+        no_repeat_ngram_size: No sequence of this many tokens occurs twice; 0 = off.
+        encoder_no_repeat_ngram_size: No sequence of this many tokens of the prompt is repeated; 0 = off.
+        bad_words_ids: Token sequences that are never generated.
+        sequence_bias: Maps token sequences (tuples) to a number that is added to the logit of their last token.
+        logit_bias: Maps token ids to a number that is added to their logit. Not an option of transformers.
+        suppress_tokens: Token ids that are never generated.
+        begin_suppress_tokens: Token ids that are not generated as the first new token.
+        forced_bos_token_id: The first new token if the prompt has one token.
+        forced_eos_token_id: Token id or ids, one of which is forced when the length limit is reached.
+        exponential_decay_length_penalty: ``(start, factor)``: n tokens after the first `start` new ones, the score s of an end
+            token becomes ``s + abs(s) * (factor**n - 1)``.
+        guidance_scale: Classifier-free guidance: moves the scores away from the scores after ``negative_prompt_ids``; 1 = off.
         remove_invalid_values: Replace NaN and infinities in the logits.
-        renormalize_logits: Make the processed scores log-probabilities.
-        return_dict_in_generate: Return an object with the sequences and what `output_scores` and `output_logits` ask for.
-        output_scores: Return the processed scores of every step.
-        output_logits: Return the logits of every step.
-        use_cache: Return the cache with `return_dict_in_generate`, as ``past_key_values``; true by default.
-        pad_token_id: What fills finished rows; default: the first end token.
-        bos_token_id: The prompt where none is given; other prompts are used as they are.
-        eos_token_id: Token id or ids that end a sequence; -1 or an empty list: none.
-        prompt_lookup_num_tokens: Guess up to this many tokens by looking for the last tokens earlier in prompt and output.
-        max_matching_ngram_size: Tokens that such a match may have at most; default: no bound.
-        num_assistant_tokens: Tokens that `assistant_model` guesses at once.
-        num_assistant_tokens_schedule: ``"heuristic"`` and ``"heuristic_transient"`` guess two more tokens after a success, one
-            less after a failure; ``"constant"`` always as many.
-        assistant_confidence_threshold: `assistant_model` stops guessing at a token less probable than this.
-        seed: For repeatable sampling, 0 <= seed < 2**64; without it every call draws another one; an option of this package.
+        renormalize_logits: Turn the processed scores into log-probabilities.
+        return_dict_in_generate: Return an object with the sequences, the cache, and, if asked for, scores and logits.
+        output_scores: With `return_dict_in_generate`, return the processed scores of every step.
+        output_logits: With `return_dict_in_generate`, return the logits of every step.
+        use_cache: With `return_dict_in_generate`, return the kv cache as ``past_key_values``; default: true.
+        pad_token_id: Token that fills rows which have ended; default: the first end token.
+        bos_token_id: The prompt of a call without a prompt. It is never added to other prompts.
+        eos_token_id: Token id or ids that end a sequence; -1 or an empty list: no token does.
+        prompt_lookup_num_tokens: Draft up to this many tokens by finding an earlier occurrence of the last tokens.
+        max_matching_ngram_size: Most tokens that prompt lookup compares; default: no limit.
+        num_assistant_tokens: Number of tokens that `assistant_model` drafts at a time.
+        num_assistant_tokens_schedule: ``"heuristic"`` and ``"heuristic_transient"`` draft two more tokens after a success and
+            one less after a failure; ``"constant"`` always drafts the same number.
+        assistant_confidence_threshold: `assistant_model` stops drafting at a token that is less probable than this.
+        seed: Makes sampling repeatable, 0 <= seed < 2**64. Default: a new seed for every call. Not an option of transformers.
 
     Raises:
         InputError: An unknown or unsupported option, or a value of the wrong type or outside its range.
@@ -145,7 +146,7 @@ class GenerationConfig:
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """The ids that end a sequence; -1, with which checkpoints say "none", is left out."""
+        """The ids that end a sequence, without -1, which means "none" in checkpoints."""
         eos = self.eos_token_id
         ids = () if eos is None else eos if isinstance(eos, Sequence) else (eos,)
         return tuple(int(token_id) for token_id in ids if token_id >= 0)
@@ -155,10 +156,10 @@ class GenerationConfig:
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
 
     def check(self) -> None:
-        """Check that the options fit together and nothing is asked for that is not supported.
+        """Check that the options do not contradict each other and that all of them are supported.
 
         Raises:
-            InputError: They do not, or it is.
+            InputError: Options contradict each other, or one is not supported.
         """
         for name, reason in self.refused().items():
             raise InputError(f"{name} comes from a file or an object of transformers, and cannot be used: {reason}")
@@ -168,7 +169,7 @@ class GenerationConfig:
         """Check that the options do not contradict each other.
 
         Raises:
-            InputError: They do.
+            InputError: Two options contradict each other.
         """
         beams, copies = self.num_beams or 1, self.num_return_sequences or 1
         if 1 < beams < copies:
@@ -180,13 +181,13 @@ class GenerationConfig:
                 raise InputError(f"{name} and suppress_tokens both name {sorted(ids)}: no token is left when it is forced")
 
     def validate(self, strict: bool = False) -> None:
-        """`check`, and look for options that others make idle.
+        """Do what `check` does, and find options that have no effect because of other options.
 
         Args:
-            strict: Refuse those, which are otherwise logged.
+            strict: Raise an error for options without effect, instead of logging a warning.
 
         Raises:
-            InputError: The options contradict each other.
+            InputError: `check` fails, or with `strict` an option has no effect.
         """
         self.check()
         if idle := self.idle_options():
@@ -196,13 +197,13 @@ class GenerationConfig:
             logger.warning("%s", message)
 
     def idle_options(self) -> dict[str, str]:
-        """Options that are set and do nothing because of others, each with the reason."""
+        """Options that are set but have no effect because of other options, each with the reason."""
         given = self.set_options()
         idle = idle_options(given)
         return {name: reason for name, (neutral, reason) in idle.items() if name in given and given[name] != neutral}
 
     def refused(self) -> dict[str, str]:
-        """What is carried along, would change the tokens and is not possible, each with the reason."""
+        """The unsupported options in `carried` that would change the generated tokens, each with the reason."""
         idle = idle_options(self.set_options())
         reasons = {}
         for name, value in self.carried.items():
@@ -218,14 +219,14 @@ class GenerationConfig:
         return reasons
 
     def update(self, defaults_only: bool = False, **options: Any) -> dict[str, Any]:
-        """Set those of `options` that are options of generation, and return the others.
+        """Set the generation options among `options`, and return the others.
 
         Args:
-            defaults_only: Leave what is set already.
+            defaults_only: Do not change options that are already set.
             **options: Names and values.
 
         Raises:
-            InputError: A value is wrong; then nothing is set.
+            InputError: A value is wrong. In this case no option is set.
         """
         options = by_full_names(options)
         known = {name: checked(name, value) for name, value in options.items() if name in RULES}
@@ -235,7 +236,7 @@ class GenerationConfig:
         return {name: value for name, value in options.items() if name not in RULES}
 
     def updated(self, options: Mapping[str, Any]) -> GenerationConfig:
-        """A copy with `options` set, see `merged_options`.
+        """A copy with `options` set; see `merged_options`.
 
         Raises:
             InputError: An option is unknown or its value is wrong.
@@ -246,19 +247,19 @@ class GenerationConfig:
 
     @property
     def carried(self) -> dict[str, Any]:
-        """What a file holds besides: metadata, and options that are unsupported or have a value that an argument may not have.
+        """Other content of a file: metadata, unsupported options, and values that are not allowed as arguments.
 
-        It is kept for saving; `check` refuses what would change the tokens.
+        It is kept so that it can be saved again. `check` refuses the part that would change the generated tokens.
         """
         carried: dict[str, Any] = self.__dict__["carried"]
         return carried
 
     def to_dict(self) -> dict[str, Any]:
-        """All options, also those that are None, and what else the file held that they come from."""
+        """All options, also those that are None, and the entries of `carried`."""
         return {**{field.name: getattr(self, field.name) for field in fields(self)}, **self.carried}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Like `to_dict`, without what is None."""
+        """Like `to_dict`, without entries that are None."""
         return {name: value for name, value in self.to_dict().items() if value is not None}
 
     def to_json_string(self) -> str:
@@ -266,9 +267,9 @@ class GenerationConfig:
         return json.dumps(self.file_content(), indent=2, sort_keys=True) + "\n"
 
     def file_content(self) -> dict[str, Any]:
-        """What a ``generation_config.json`` holds."""
+        """The content of a ``generation_config.json``, as a dict."""
         content = self.to_diff_dict()
-        if isinstance(self.sequence_bias, Mapping):  # JSON has no tuples as keys; transformers' other form has none
+        if isinstance(self.sequence_bias, Mapping):  # JSON keys cannot be tuples; transformers also takes a list of pairs
             content["sequence_bias"] = [[list(ids), bias] for ids, bias in self.sequence_bias.items()]
         return content
 
@@ -276,12 +277,12 @@ class GenerationConfig:
     def from_dict(cls, config_dict: Mapping[str, Any], **options: Any) -> GenerationConfig:
         """Read the content of a ``generation_config.json``, as transformers does.
 
-        What says nothing, such as null or ``min_length: -1``, is left out. A value that an argument may not have, such as
-        ``temperature: 0.0``, is carried along, and is an error only for what would use it.
+        Values that switch an option off, such as null or ``min_length: -1``, are left out. A value that is not allowed as an
+        argument, such as ``temperature: 0.0``, is kept in `carried`; only calls that would use it raise an error.
 
         Args:
-            config_dict: Options and other content, which is carried along.
-            **options: Win over `config_dict`.
+            config_dict: Options, and other content, which is kept in `carried`.
+            **options: Options that win over `config_dict`.
 
         Raises:
             InputError: One of `options` is unknown or wrong.
@@ -295,7 +296,7 @@ class GenerationConfig:
 
     @classmethod
     def from_model_config(cls, model_config: Any) -> GenerationConfig:
-        """The options in a model's ``config.json``, where older checkpoints have them.
+        """Read the options in a model's ``config.json``, where older checkpoints store them.
 
         Args:
             model_config: A `GPTBigCodeConfig`, or its content as a dict.
@@ -315,11 +316,11 @@ class GenerationConfig:
             pretrained_model_name: A directory, a Hub id, or ``"demo"``.
             config_file_name: The name of the file.
             **options: ``revision``, ``token``, ``cache_dir``, ... as in `from_pretrained` of the models, and options that win
-                over those of the file.
+                over the options in the file.
 
         Raises:
             ModelNotFoundError: There is no such file.
-            ConfigError: It is damaged.
+            ConfigError: The file is damaged.
             InputError: One of `options` is unknown or wrong.
         """
         from gptbigcode_cpu.hub import paths as hub
@@ -337,10 +338,10 @@ class GenerationConfig:
         return config
 
     def save_pretrained(self, save_directory: str | Path, config_file_name: str = GENERATION_CONFIG) -> None:
-        """Write a ``generation_config.json`` that transformers reads, too.
+        """Write a ``generation_config.json``, which transformers can read as well.
 
         Raises:
-            InputError: Options contradict each other or make others idle.
+            InputError: Options contradict each other, or an option has no effect because of another.
         """
         from gptbigcode_cpu.common.files import write_file
 
@@ -351,7 +352,7 @@ class GenerationConfig:
 
 
 def merged_options(*sources: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of several sources, later ones win; a `max_length` replaces the `max_new_tokens` of an earlier source."""
+    """Merge the options of several sources. Later sources win; a `max_length` replaces an earlier `max_new_tokens`."""
     merged: dict[str, Any] = {}
     for source in sources:
         if source.get("max_length") is not None:

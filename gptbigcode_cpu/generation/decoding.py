@@ -1,4 +1,4 @@
-"""From checked prompts to what `generate`, `stream` and the pipelines return, by way of the engine."""
+"""Run checked prompts through the engine, and build the results of `generate`, `stream` and the pipelines."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def decode_rows(
     Args:
         model: The model.
         batch: The prompts.
-        limit: New tokens at most.
+        limit: Most new tokens.
         config: All options, defaults included.
         arguments: The other arguments of the call.
         record: Collects scores and logits.
-        streamer: Receives the prompt and every step's tokens.
-        past: What the rows have seen before; it grows.
+        streamer: Receives the prompt and then the tokens of every step.
+        past: The kv cache of the first columns of the prompts; it grows.
     """
     copies = config.num_return_sequences or 1
     prompts = np.repeat(batch.ids, copies, axis=0)
@@ -93,7 +93,7 @@ def decode_beams(
     streamer: Streamer | None,
     past: DynamicCache | None,
 ) -> GenerateBeamDecoderOnlyOutput:
-    """Decode with beams; arguments as of `decode_rows`.
+    """Decode with a beam search; arguments as of `decode_rows`.
 
     Raises:
         InputError: There is a streamer.
@@ -118,10 +118,10 @@ def decode_beams(
 
 
 def check_stream(config: GenerationConfig | None, arguments: GenerateArguments) -> None:
-    """Refuse what does not fit one sequence that arrives token by token.
+    """Refuse options and arguments that cannot be used with `stream`, which yields one sequence token by token.
 
     Raises:
-        InputError: There is such an option or argument.
+        InputError: Such an option or argument is given.
     """
     if arguments.streamer is not None:
         raise InputError("a stream gives the tokens itself; pass a streamer to generate, or to a call of the pipeline")
@@ -141,7 +141,7 @@ def stream_row(
     arguments: GenerateArguments,
     past: DynamicCache | None = None,
 ) -> Iterator[int]:
-    """The new tokens of one row; mistakes show at the call. Arguments as of `decode_rows`."""
+    """The new tokens of one row. Errors are raised by this call, not by the first step. Arguments as of `decode_rows`."""
     caches = _row_caches(model.core, batch, past)
     request = build_request(
         model,
@@ -180,7 +180,7 @@ def continued(
     copies = config.num_return_sequences or 1
     streamer = arguments.streamer
     together = [(0, len(prompts))]
-    # Beams, a streamer, and functions of the caller, which see a rectangular batch, get one prompt at a time.
+    # One prompt at a time for beams, for a streamer, and for the caller's functions, which need a rectangular batch.
     if config.num_beams != 1 or arguments.logits_processor or arguments.stopping_criteria or streamer is not None:
         together = [(i, i + 1) for i in range(len(prompts))]
     rows: list[list[int]] = [[] for _ in range(len(prompts) * copies)]
@@ -208,10 +208,10 @@ def continued(
 def written_steps(
     model: LanguageModel, prompt: NDArray[np.int32], limit: int, config: GenerationConfig, arguments: GenerateArguments
 ) -> Iterator[Step]:
-    """The steps of one prompt; mistakes show at the call, and the work begins when the first step is asked for.
+    """The steps of one prompt. Errors are raised by this call; the work begins when the first step is asked for.
 
     Raises:
-        InputError: An option or argument does not fit one sequence that arrives token by token, or see `build_request`.
+        InputError: See `check_stream` and `build_request`.
     """
     check_stream(config, arguments)
     request = build_request(model, [prompt], [limit], config, arguments)
@@ -231,7 +231,7 @@ def _beams_of(model: LanguageModel, request: Request) -> BeamResult:
 
 
 def _recorded(record: Record | None, config: GenerationConfig) -> dict[str, Any]:
-    """What was asked for, by the names of the outputs."""
+    """The scores and logits that were asked for, as keyword arguments of the output classes."""
     if record is None:
         return {}
     parts = {"scores": config.output_scores, "logits": config.output_logits}
@@ -243,7 +243,7 @@ def _keeps_cache(config: GenerationConfig) -> bool:
 
 
 def _row_caches(core: _core.Model, batch: PromptBatch, past: DynamicCache | None) -> list[_core.KVCache] | None:
-    """Copies of a caller's cache for the rows: one that stays as it was if the call fails."""
+    """Copies of the rows of the caller's cache, so that the cache stays unchanged if the call fails."""
     if past is None or not past.is_initialized:
         return None
     return [row.fork() for row in past.rows_for(core, len(batch.rows))]
@@ -258,15 +258,15 @@ def _grown(
     steps: int,
     config: GenerationConfig,
 ) -> DynamicCache | None:
-    """The cache after a run: of all columns but the last one, whose tokens have not been run.
+    """The cache after a run. It holds all columns but the last one, whose tokens have not been run.
 
     Args:
         core: The model.
-        past: The caller's, which is to grow; None: a new one, if it is wanted.
-        rows: The caches of the rows.
-        ends: Tokens of each row, prompt included.
+        past: The caller's cache, which grows; None: make a new cache if the options ask for it.
+        rows: The kv cache of each row.
+        ends: Number of tokens of each row, prompt included.
         prompt_mask: Which columns of the prompt are tokens, bool ``[rows, columns]``.
-        steps: New columns.
+        steps: Number of new columns.
         config: All options.
     """
     wanted = _keeps_cache(config)

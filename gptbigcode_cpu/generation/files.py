@@ -1,4 +1,4 @@
-"""The options of generation in the content of files, read as transformers reads them."""
+"""Read generation options from the content of files, as transformers does."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gptbigcode_cpu.generation.unsupported import UNSUPPORTED, is_neutral
 
 logger = logging.getLogger(__name__)
 
-# Options of this package, which transformers does not know: in a config.json they are something else.
+# Options that transformers does not have: in a config.json these names mean something else.
 _OURS = frozenset({"seed", "logit_bias"})
-# They decide how fast the same tokens are written.
+# These options change the speed, not the tokens.
 _SPEED = frozenset(
     {
         "prompt_lookup_num_tokens",
@@ -52,7 +52,7 @@ def _minus_one(value: Any) -> bool:
     return is_real(value) and value == -1
 
 
-# Values with which files say "off", where an argument must not have them.
+# Values that mean "off" in a file, but are not allowed as arguments.
 _OFF: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("min_length", "min_new_tokens", "num_return_sequences"), _at_most_zero),
     **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), _at_most_zero),
@@ -65,13 +65,13 @@ _OFF: dict[str, Callable[[Any], bool]] = {
 
 
 def sorted_content(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options in the content of a file, and what else there is.
+    """Split the content of a file into options and the rest.
 
     Args:
-        content: Of a ``generation_config.json``, or the attributes of an object of transformers.
+        content: The content of a ``generation_config.json``, or the attributes of a `GenerationConfig` of transformers.
 
     Returns:
-        Options with values that `GenerationConfig` takes; everything else that says something.
+        The options whose values `GenerationConfig` accepts, and everything else except values that mean "off".
     """
     known: dict[str, Any] = {}
     carried: dict[str, Any] = {}
@@ -80,7 +80,7 @@ def sorted_content(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
             carried[name] = value
             continue
         value = plain(value)
-        if name == "logit_bias" and isinstance(value, dict):  # JSON has strings where it has ids
+        if name == "logit_bias" and isinstance(value, dict):  # JSON keys are strings, the ids are numbers
             value = {int(key) if str(key).isdecimal() and len(str(key)) < 12 else key: bias for key, bias in value.items()}
         if value is None or (name in _OFF and _OFF[name](value)):
             continue
@@ -95,10 +95,10 @@ def sorted_content(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
 
 
 def _read(name: str, value: Any) -> Any:
-    """The value of an option, where 9.0 may stand for 9, and 0 and 1 for false and true, as other languages write them.
+    """The value of an option. 9.0 is read as 9, and 0 and 1 as false and true: other languages write files like that.
 
     Raises:
-        InputError: It is wrong.
+        InputError: The value is wrong.
     """
     readings: list[Any] = [value]
     if isinstance(value, float) and value.is_integer():
@@ -112,7 +112,7 @@ def _read(name: str, value: Any) -> Any:
 
 
 def options_of_model(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of generation among the keys of a ``config.json``."""
+    """The generation options in the content of a ``config.json``."""
     names = {*RULES, *UNSUPPORTED} - _OURS
     found = {name: value for name, value in content.items() if name in names and value is not None}
     return {name: value for name, value in found.items() if name in RULES or not is_neutral(name, value)}

@@ -1,4 +1,4 @@
-"""The caller's logits processors, stopping criteria and streamers: on numpy arrays or on torch tensors."""
+"""Call the caller's logits processors, stopping criteria and streamers with numpy arrays or torch tensors."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ def is_own(kind: type) -> bool:
 
 
 def wants_torch(function: object, by_default: bool) -> bool:
-    """Whether a callable works on torch tensors: one of transformers does, one of this package does not.
+    """Whether a callable takes torch tensors. Classes of transformers and torch do; classes of this package do not.
 
     Args:
         function: The callable.
-        by_default: The answer for others, whose callers pass the kind of array that they use themselves. Subclasses of
-            `LogitsProcessor`, `StoppingCriteria` and `BaseStreamer` are others; those of classes that compute something go on
-            with numpy.
+        by_default: The answer for all other callables. Subclasses of the abstract `LogitsProcessor`, `StoppingCriteria` and
+            `BaseStreamer` belong to these; subclasses of this package's other classes take numpy arrays.
     """
     homes = {base.__module__.partition(".")[0] for base in type(function).__mro__}
     if "transformers" in homes or "torch" in homes:
@@ -39,20 +38,20 @@ def wants_torch(function: object, by_default: bool) -> bool:
 
 
 def to_numpy(value: Any) -> Any:
-    """The numpy array of a torch tensor; anything else as it is."""
+    """Convert a torch tensor to a numpy array; return anything else unchanged."""
     return value.detach().cpu().numpy() if is_torch(value) else value
 
 
 class ForeignProcessor(LogitsProcessor):
-    """A caller's processor, called with the arrays it wants, its result checked.
+    """Calls a caller's logits processor with numpy arrays or torch tensors, and checks its result.
 
     Args:
         function: Takes ``input_ids`` and ``scores``, returns scores.
-        torch: Whether it is given torch tensors.
+        torch: Whether `function` is given torch tensors.
 
     Raises:
-        InputError: It is not callable or needs further arguments.
-        MissingDependencyError: It needs torch, which is not installed.
+        InputError: `function` is not callable or needs further arguments.
+        MissingDependencyError: `torch` is true, but torch is not installed.
     """
 
     def __init__(self, function: Callable[..., Any], torch: bool) -> None:
@@ -62,7 +61,7 @@ class ForeignProcessor(LogitsProcessor):
         _check_arguments(function, f"the logits processor {self.class_name}")
         self._function, self._torch = function, torch
         if torch:
-            to_torch(np.zeros(1))  # that torch is missing shows here
+            to_torch(np.zeros(1))  # raises an error here if torch is not installed
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         given = (to_torch(input_ids.copy()), to_torch(scores.copy())) if self._torch else (input_ids.copy(), scores.copy())
@@ -76,15 +75,15 @@ class ForeignProcessor(LogitsProcessor):
 
 
 class ForeignCriterion:
-    """A caller's stopping criterion, called with the arrays it wants, its result checked.
+    """Calls a caller's stopping criterion with numpy arrays or torch tensors, and checks its result.
 
     Args:
-        function: Takes ``input_ids`` and ``scores`` (a tuple of arrays per step, or None), returns whether rows are finished.
-        torch: Whether it is given torch tensors.
+        function: Takes ``input_ids`` and ``scores`` (a tuple of one array per step, or None), returns which rows are finished.
+        torch: Whether `function` is given torch tensors.
 
     Raises:
-        InputError: It is not callable.
-        MissingDependencyError: It needs torch, which is not installed.
+        InputError: `function` is not callable.
+        MissingDependencyError: `torch` is true, but torch is not installed.
     """
 
     def __init__(self, function: Callable[..., Any], torch: bool) -> None:

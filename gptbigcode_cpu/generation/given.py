@@ -1,4 +1,4 @@
-"""A `GenerationConfig` from what is given in its place: files, and objects of transformers."""
+"""Make a `GenerationConfig` from a file or from a `GenerationConfig` of transformers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gptbigcode_cpu.generation.config import GenerationConfig
 
 
 def of_transformers(config: Any) -> GenerationConfig:
-    """A `GenerationConfig` with what an object of that name in transformers says.
+    """Convert a `GenerationConfig` of transformers.
 
     Args:
-        config: The object. Attributes that are None, or that equal those of a new object, say nothing.
+        config: The object to convert. Attributes that are None or have their default value count as not set.
     """
     defaults = type(config)().to_dict()
     given = {name: value for name, value in config.to_dict().items() if value is not None}
@@ -26,7 +26,7 @@ def given_config(config: Any) -> GenerationConfig | None:
     """The checked form of a ``generation_config`` argument.
 
     Raises:
-        InputError: It is no `GenerationConfig`, of this package or of transformers.
+        InputError: `config` is no `GenerationConfig`, neither of this package nor of transformers.
     """
     if config is None or isinstance(config, GenerationConfig):
         return config
@@ -39,7 +39,7 @@ def read_generation_config(path: Path) -> GenerationConfig | None:
     """Read a ``generation_config.json``; None if there is none.
 
     Raises:
-        ConfigError: It is damaged; the message names the file.
+        ConfigError: The file is damaged; the message names it.
     """
     content = read_object(path, ConfigError)
     return None if content is None else GenerationConfig.from_dict(content)
@@ -50,10 +50,10 @@ def parse_generation_config(content: bytes, path: Path) -> GenerationConfig:
 
     Args:
         content: The bytes.
-        path: Where they come from, for messages.
+        path: The file that the bytes come from, for messages.
 
     Raises:
-        ConfigError: They are damaged.
+        ConfigError: The file is damaged.
     """
     try:
         return GenerationConfig.from_dict(parse_object(content))
@@ -62,15 +62,15 @@ def parse_generation_config(content: bytes, path: Path) -> GenerationConfig:
 
 
 def check_stored(config: GenerationConfig, path: Path) -> None:
-    """Refuse options of a checkpoint that no call of the converted model could follow, before it is converted.
+    """Check a checkpoint's options before it is converted: refuse options that would make every call fail.
 
     Args:
-        config: Its options.
-        path: The file that they come from, for the message.
+        config: The checkpoint's options.
+        path: The file that the options come from, for the message.
 
     Raises:
-        ConfigError: There is such an option. A bad value of an option that only sampling reads is none: calls that do not
-            sample, or that say otherwise, are possible.
+        ConfigError: There is such an option. A bad value of a sampling option is allowed, because greedy calls ignore it
+            and other calls can override it.
     """
     for name, reason in config.refused().items():
         if name not in SAMPLING:

@@ -1,4 +1,4 @@
-"""What generation needs of a model. The model classes, which stand above this folder, have it."""
+"""The interface of a model that generation needs. The classes in `gptbigcode_cpu.models` implement it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class PromptBatch:
     """Checked prompts.
 
     Attributes:
-        ids: As they were given, with padding, int64 ``[batch, tokens]``.
-        mask: Which of them are tokens, bool ``[batch, tokens]``.
+        ids: Token ids as given by the caller, padding included, int64 ``[batch, tokens]``.
+        mask: True for tokens and False for padding, bool ``[batch, tokens]``.
         rows: Each row without its padding, int32 ``[t_i]``.
     """
 
@@ -35,18 +35,18 @@ class PromptBatch:
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """A model that writes text, as the functions of this folder and of `fim` use it."""
+    """A model that generates text, as the functions of this folder and of `fim` use it."""
 
     config: GPTBigCodeConfig
     core: _core.Model
 
     @property
     def generation_config(self) -> GenerationConfig:
-        """Options that hold where a call says nothing else."""
+        """Default options of every call."""
 
     @property
     def engine(self) -> Engine:
-        """What all of its texts are written by."""
+        """The engine that runs all requests of this model."""
 
     def prompt(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
         """The checked form of one prompt, int32 ``[tokens]``."""

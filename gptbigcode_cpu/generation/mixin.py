@@ -1,4 +1,4 @@
-"""The methods of a language model that write text."""
+"""The methods of a language model that generate text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gptbigcode_cpu.generation.streamers import Streamer
 from gptbigcode_cpu.generation.streaming import informed
 from gptbigcode_cpu.generation.unsupported import refuse
 
-# The loops and what they need take milliseconds to import: they are loaded by the first call.
+# Importing the decoding code takes milliseconds, so the first call does it.
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
     from gptbigcode_cpu.engine.engine import Engine
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class GenerationMixin:
-    """`generate` and its relatives, for a class that has the model.
+    """Adds `generate`, `stream`, `score` and related methods to a model class.
 
     Attributes:
         config: The checkpoint's configuration.
-        generation_config: Options that hold where a call says nothing else; may be changed.
+        generation_config: Default options of every call; may be changed.
         core: The compiled model.
     """
 
@@ -42,7 +42,7 @@ class GenerationMixin:
 
     @property
     def engine(self) -> Engine:
-        """What all texts of this model are written by; several threads that call `generate` share its steps."""
+        """The engine that runs all requests of this model. Threads that call `generate` at the same time share its steps."""
         raise NotImplementedError
 
     def prompt(self, token_ids: Sequence[int]) -> NDArray[np.int32]:
@@ -82,42 +82,42 @@ class GenerationMixin:
         """Continue every row of a batch.
 
         Args:
-            inputs: Token ids ``[batch, tokens]``: list, numpy array or torch tensor; `input_ids` is another name. Without a
-                prompt the bos token is one.
-            generation_config: Options; what it does not set comes from the model's own.
+            inputs: Token ids ``[batch, tokens]``: list, numpy array or torch tensor; `input_ids` is another name. Default: a
+                prompt of one token, the bos token.
+            generation_config: Options. An option that it does not set comes from the model's `generation_config`.
             logits_processor: Functions of the tokens, int64 ``[rows, tokens]``, and the scores, float32 ``[rows, vocab]``, that
-                return new scores. They are applied after those of the options and before those of sampling. Processors
-                of transformers, and all functions if the prompt is a torch tensor, are given torch tensors.
+                return new scores. They run after the processors of the options and before those of sampling. Processors of
+                transformers are given torch tensors, and so are all functions if the prompt is a torch tensor.
             stopping_criteria: Functions of the tokens and the scores of every step (None without `output_scores`) that
                 return which rows are finished.
             prefix_allowed_tokens_fn: Function of a prompt's number and the tokens ``[tokens]`` so far that returns the tokens
                 allowed next.
             synced_gpus: Must be None or False.
-            assistant_model: A smaller model with the same tokenizer that guesses tokens; changes the speed only.
-            streamer: Receives the prompt and then every step's tokens: one of transformers torch tensors, as does one of the
-                caller's own if the prompt is a torch tensor.
-            negative_prompt_ids: For `guidance_scale`: a prompt for every row, or one for all.
-            negative_prompt_attention_mask: Its mask, as `attention_mask`.
+            assistant_model: A smaller model with the same tokenizer that drafts tokens; it changes the speed only.
+            streamer: Receives the prompt and then the tokens of every step. Streamers of transformers are given torch tensors,
+                and so are the caller's own streamers if the prompt is a torch tensor.
+            negative_prompt_ids: The negative prompts of `guidance_scale`: one for each row, or one for all rows.
+            negative_prompt_attention_mask: The mask of `negative_prompt_ids`, in the form of `attention_mask`.
             input_ids: Another name for `inputs`.
             attention_mask: ``[batch, tokens]``, 1 for tokens and 0 for padding (also as bool or float), on either side. Without
-                one, pad tokens are taken for padding if the pad token is no end token, as in transformers.
+                a mask, pad tokens count as padding unless the pad token is an end token, as in transformers.
             token_type_ids: Ignored; some tokenizers produce them.
-            past_key_values: What the rows have seen before: the first columns of the prompt, which is passed whole, are not
-                run again. It grows by the rest of the prompt and by the new tokens but the last. An empty one is filled.
+            past_key_values: The kv cache of the first columns of the prompt, which are not run again. The prompt is passed
+                whole. The cache grows by the rest of the prompt and by all new tokens but the last. It may be empty.
             cache: Another name for `past_key_values`.
-            tokenizer: Needed by `stop_strings` and the next three.
-            json_schema: Write JSON that follows this schema, a dict or its text; True: any JSON.
-            regex: Write a text that matches this regular expression.
-            grammar: Write a text of this grammar, in the format of Lark.
+            tokenizer: Needed by `stop_strings`, `json_schema`, `regex` and `grammar`.
+            json_schema: The output is JSON that follows this schema, a dict or its text; True: any JSON.
+            regex: The output matches this regular expression.
+            grammar: The output follows this grammar, in the format of Lark.
             **options: Fields of `GenerationConfig`; they win over everything else.
 
         Returns:
             int64 ``[batch * num_return_sequences, tokens]``, prompt included; rows that ended early are filled with the
-            pad token. A torch tensor if the prompt is one, else a numpy array. With `return_dict_in_generate` an object with
-            these as ``sequences``.
+            pad token. A torch tensor if the prompt is one, else a numpy array. With `return_dict_in_generate`, an object
+            whose attribute ``sequences`` is this array.
 
         Raises:
-            InputError: Wrong shapes or ids, an unknown option or a bad value.
+            InputError: A shape or a token id is wrong, an option is unknown, or a value is bad.
             ContextLengthError: Prompt and requested tokens exceed ``n_positions``.
             MissingDependencyError: An argument needs a package that is not installed.
         """
@@ -146,7 +146,7 @@ class GenerationMixin:
                 prompt = self._first_token(config)
             batch = self.prompt_batch(prompt, attention_mask, self._padding_token(config), past)
             call = replace(call, negative_prompts=self._negative(negative_prompt_ids, negative_prompt_attention_mask, batch))
-            # As in transformers, max_length counts padding; what must fit into the context are the tokens.
+            # As in transformers, max_length counts padding. Only the tokens must fit into the context.
             limit = self.new_token_limit(config, call, batch.ids.shape[1], max(map(len, batch.rows)))
             self._check_negative(call, limit)
             record = Record() if config.return_dict_in_generate and (config.output_scores or config.output_logits) else None
@@ -172,10 +172,10 @@ class GenerationMixin:
         cache: DynamicCache | None = None,
         **options: Any,
     ) -> Iterator[int]:
-        """The new tokens of one sequence, one by one, an end token included; the same tokens as `generate`.
+        """Yield the new tokens of one sequence one by one, an end token included. They are the same as those of `generate`.
 
-        Arguments and errors are those of `generate`; the errors are raised by the call, not by the first step. Closing the
-        iterator stops the work.
+        Takes the arguments and raises the errors of `generate`. Errors are raised by the call, not by the first step. Closing
+        the iterator stops the work.
         """
         from gptbigcode_cpu.generation.decoding import check_stream, stream_row
 
@@ -192,7 +192,7 @@ class GenerationMixin:
         return stream_row(self, batch, limit, config, call, past)
 
     def resolve_options(self, config: Any, options: Mapping[str, Any]) -> GenerationConfig:
-        """All options of a call: `options` over `config` over the model's own over the defaults; see `resolving.resolved`."""
+        """All options of a call. `options` win over `config`, which wins over the model's; see `resolving.resolved`."""
         return resolved(self.generation_config, config, options, self.config.vocab_size)
 
     def new_token_limit(self, config: GenerationConfig, arguments: GenerateArguments, width: int, longest: int) -> int:
@@ -207,14 +207,14 @@ class GenerationMixin:
         call: GenerateArguments | None = None,
         max_rows: int | None = None,
     ) -> list[list[int]]:
-        """The new tokens of every row, without padding on either side: what a pipeline needs.
+        """The new tokens of every row, without padding; used by the pipelines.
 
         Args:
             prompts: int32 ``[t_i]``, from `prompt`.
-            limits: New tokens per prompt at most.
+            limits: Most new tokens for each prompt.
             config: All options, from `resolve_options`.
             call: The other arguments.
-            max_rows: Rows that run together; when one is finished, the next takes its place.
+            max_rows: Most rows that run at a time; when a row is finished, the next one starts. Default: no limit.
 
         Returns:
             Row ``i * num_return_sequences + j`` is sequence j of prompt i.
@@ -226,7 +226,7 @@ class GenerationMixin:
     def compute_transition_scores(
         self, sequences: Any, scores: Sequence[Any], beam_indices: Any = None, normalize_logits: bool = False
     ) -> Any:
-        """The scores of the tokens that were chosen, from the result of `generate`; see `transition_scores`."""
+        """The scores of the chosen tokens, from a result of `generate`; see `scoring.transition_scores`."""
         from gptbigcode_cpu.generation.scoring import transition_scores
 
         return transition_scores(sequences, scores, beam_indices, normalize_logits)

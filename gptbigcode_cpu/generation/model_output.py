@@ -1,7 +1,7 @@
-"""What a call of a model returns, under the names of transformers.
+"""The base class of the results of a call, with the names of transformers.
 
-An output is an object, a mapping and a tuple at once: ``output.logits``, ``output["logits"]`` and, where nothing comes before
-them, ``output[0]`` are the same. What a call did not compute is None, and is left out of the mapping and the tuple.
+An output is an object, a mapping and a tuple at once: ``output.logits``, ``output["logits"]`` and, if the logits come first,
+``output[0]`` are the same. A part that was not computed is None, and is left out of the mapping and the tuple.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ class ModelOutput:
 
     @property
     def cache(self) -> DynamicCache | None:
-        """``past_key_values`` under its newer name in transformers."""
+        """Same as ``past_key_values``; the newer name in transformers."""
         cache: DynamicCache | None = getattr(self, "past_key_values", None)
         return cache
 
     def keys(self) -> tuple[str, ...]:
-        """The names of what was computed, in order."""
+        """The names of the computed parts, in order."""
         return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)  # type: ignore[arg-type]
 
     def values(self) -> tuple[Any, ...]:
-        """What was computed, in order."""
+        """The computed parts, in order."""
         return tuple(getattr(self, name) for name in self.keys())
 
     def items(self) -> tuple[tuple[str, Any], ...]:
-        """Names and what was computed, in order."""
+        """Pairs of name and computed part, in order."""
         return tuple(zip(self.keys(), self.values(), strict=True))
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """What was computed, in order."""
+        """The computed parts, in order."""
         return self.values()
 
     def get(self, key: str, default: Any = None) -> Any:
-        """What was computed under a name, or `default`."""
+        """The part called `key`, or `default` if it was not computed."""
         return getattr(self, key) if key in self else default
 
     def __getitem__(self, key: str | int | slice) -> Any:

@@ -1,4 +1,4 @@
-"""What `generate` returns with ``return_dict_in_generate=True``, under the names of transformers."""
+"""The results of `generate` with ``return_dict_in_generate=True``, with the names of transformers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class GenerateDecoderOnlyOutput(ModelOutput):
 
     Attributes:
         sequences: int64 ``[batch * num_return_sequences, tokens]``, prompt included.
-        scores: With `output_scores` the processed scores of every step, float32 ``[rows, vocab]`` each.
-        logits: With `output_logits` the logits of every step, float32 ``[rows, vocab]`` each.
-        past_key_values: Unless ``use_cache=False``, the cache of all tokens but the last column. Other name: ``cache``.
+        scores: With `output_scores`, the processed scores of every step, float32 ``[rows, vocab]`` each.
+        logits: With `output_logits`, the logits of every step, float32 ``[rows, vocab]`` each.
+        past_key_values: Unless ``use_cache=False``, the kv cache of all columns but the last. Other name: ``cache``.
     """
 
     sequences: Any
@@ -36,13 +36,14 @@ class GenerateBeamDecoderOnlyOutput(ModelOutput):
 
     Attributes:
         sequences: int64 ``[batch * num_return_sequences, tokens]``, prompt included.
-        sequences_scores: With `output_scores` the log-probability of each sequence over its length to the power of
-            `length_penalty`, float32 ``[rows]``.
-        scores: With `output_scores` the processed log-probabilities of every step, float32 ``[batch * num_beams, vocab]`` each.
-        logits: With `output_logits` the logits of every step, float32 ``[batch * num_beams, vocab]`` each.
+        sequences_scores: With `output_scores`, the log-probability of each sequence divided by
+            ``n_new_tokens ** length_penalty``, float32 ``[rows]``.
+        scores: With `output_scores`, the processed log-probabilities of every step, float32
+            ``[batch * num_beams, vocab]`` each.
+        logits: With `output_logits`, the logits of every step, float32 ``[batch * num_beams, vocab]`` each.
         beam_indices: The row of `scores` that each new token comes from, int64 ``[rows, new tokens]``; -1 after the end.
-        past_key_values: Unless ``use_cache=False``, the cache of the beams that would be continued, ``batch * num_beams`` rows.
-            Other name: ``cache``.
+        past_key_values: Unless ``use_cache=False``, the kv cache of the beams that a further step would continue,
+            ``batch * num_beams`` rows. Other name: ``cache``.
     """
 
     sequences: Any

@@ -1,4 +1,4 @@
-"""From options and arguments to a request for the engine."""
+"""Turn the options and arguments of a call into a request for the engine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def build_request(
     caches: Sequence[_core.KVCache] | None = None,
     keep_caches: bool = False,
 ) -> Request:
-    """What a call asks of the engine.
+    """The request of a call to the engine.
 
     Args:
         model: The model.
@@ -45,15 +45,15 @@ def build_request(
         limits: The most new tokens for each prompt, >= 1.
         config: All options, defaults included.
         call: The other arguments.
-        width: Tokens of padding and prompt, where lengths are counted with the padding.
-        first_row: Number of the first row in the call, for its seed.
-        max_rows: The most rows that run together; default: no bound.
+        width: Columns of the prompts with padding, if lengths count the padding.
+        first_row: Number of the first row within the call; decides the rows' seeds.
+        max_rows: The most rows that run at a time; default: no limit.
         record: Collects scores and logits.
-        caches: Of the first tokens of each prompt, fewer than it has; they grow. Default: nothing has been run yet.
+        caches: For each prompt, the kv cache of its first tokens, but not of all; the caches grow. Default: none.
         keep_caches: Keep the caches of finished rows.
 
     Raises:
-        InputError: An argument is of a wrong kind, one that is needed is missing, or two exclude each other.
+        InputError: An argument has a wrong type or is missing, or two arguments exclude each other.
         MissingDependencyError: An argument needs a package that is not installed.
     """
     call = call or GenerateArguments()
@@ -93,10 +93,10 @@ def _beams(config: GenerationConfig) -> BeamOptions | None:
 
 
 def check_assistant(model: LanguageModel, assistant: Any) -> None:
-    """Refuse an `assistant_model` that cannot guess tokens for a model.
+    """Refuse an `assistant_model` that cannot draft tokens for a model.
 
     Raises:
-        InputError: It is no language model of this package, or has another vocabulary.
+        InputError: `assistant` is no language model of this package, or has another vocabulary.
     """
     if assistant is None:
         return
@@ -110,10 +110,10 @@ def check_assistant(model: LanguageModel, assistant: Any) -> None:
 
 
 def _drafter(model: LanguageModel, config: GenerationConfig, call: GenerateArguments) -> Drafter | None:
-    """What guesses tokens in a call, if anything does.
+    """The object that drafts tokens in a call; None without speculation.
 
     Raises:
-        InputError: Two things would, there are beams, or the assistant does not fit.
+        InputError: `assistant_model` and prompt lookup are both given, there are beams, or the assistant does not fit.
     """
     check_assistant(model, call.assistant_model)
     assistant, lookup = call.assistant_model, config.prompt_lookup_num_tokens
@@ -141,7 +141,7 @@ def _drafter(model: LanguageModel, config: GenerationConfig, call: GenerateArgum
 
 
 def _call_seed(config: GenerationConfig) -> int:
-    """The seed of a call. Without sampling none is drawn, so that no generator of the caller moves on."""
+    """The seed of a call. A greedy call draws none, so that it leaves the caller's random generators unchanged."""
     if config.seed is not None:
         return int(config.seed)
     return drawn_seed() if config.do_sample else 0

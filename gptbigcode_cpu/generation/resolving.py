@@ -1,4 +1,4 @@
-"""What a call asks for: its options over those of the model, and how many tokens that allows."""
+"""Merge the options of a call with the model's options, and compute how many tokens it may generate."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ DEFAULT_NEW_TOKENS = 20
 
 
 def resolved(own: GenerationConfig, config: Any, options: Mapping[str, Any], vocab_size: int) -> GenerationConfig:
-    """All options of a call: `options` over `config` over the model's `own` over the defaults.
+    """All options of a call. `options` win over `config`, `config` over the model's `own`, `own` over the defaults.
 
     Args:
         own: The model's options.
         config: The ``generation_config`` of the call, of this package or of transformers, or None.
         options: The other options of the call.
-        vocab_size: Tokens of the model.
+        vocab_size: Number of tokens in the model's vocabulary.
 
     Raises:
-        InputError: An unknown option or a bad value, or options that contradict each other.
+        InputError: An option is unknown, a value is bad, or options contradict each other.
     """
     given = given_config(config)
     sources = [own] if given is None else [own, given]
@@ -37,7 +37,7 @@ def resolved(own: GenerationConfig, config: Any, options: Mapping[str, Any], voc
     known = {name: value for name, value in options.items() if name in RULES}
     result = GenerationConfig(**merged_options(DEFAULTS, *(it.set_options() for it in sources), known))
     carried: dict[str, Any] = {}
-    for source in sources:  # a later source may say something better
+    for source in sources:  # a later source may replace a carried value
         carried = {name: value for name, value in carried.items() if name not in source.set_options()} | source.carried
     result.carried.update({name: value for name, value in carried.items() if known.get(name) is None})
     result.check()
@@ -51,24 +51,24 @@ def resolved(own: GenerationConfig, config: Any, options: Mapping[str, Any], voc
 def new_token_limit(
     model: GPTBigCodeConfig, config: GenerationConfig, width: int, longest: int, criterion: int | None = None
 ) -> int:
-    """How many tokens may be generated after prompts of `width` tokens with padding and `longest` without.
+    """How many tokens a call may generate.
 
-    The last new token is never run through the model and takes no position. So prompt and new tokens together may be one
-    more than `n_positions`.
+    The last new token is never run through the model, so it needs no position: prompt and new tokens together may be
+    ``n_positions + 1``.
 
     Args:
         model: The model's configuration.
         config: All options.
-        width: Tokens with padding.
-        longest: Tokens without.
+        width: Length of the prompts with padding.
+        longest: Length of the longest prompt without padding.
         criterion: The ``max_length`` of a stopping criterion, which wins over the options.
 
     Raises:
-        InputError: The prompt alone fills max_length.
+        InputError: The prompt alone has `max_length` tokens or more.
         ContextLengthError: The requested tokens do not fit into the context.
     """
     if criterion is not None:
-        limit = max(1, criterion - width)  # a criterion is asked after a token
+        limit = max(1, criterion - width)  # a criterion is checked after a token, so there is at least one
     elif config.max_new_tokens is not None:
         limit = config.max_new_tokens
     elif config.max_length is not None:

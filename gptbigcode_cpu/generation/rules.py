@@ -1,4 +1,4 @@
-"""How the tokens of a run are chosen and when its rows end, from options and arguments."""
+"""Turn options and arguments into rules: how tokens are chosen and when rows end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GRAMMARS = ("json_schema", "regex", "grammar")
 
 
 def build_rules(config: GenerationConfig, call: GenerateArguments, core: _core.Model, record: Record | None = None) -> Rules:
-    """How the tokens of a request are chosen and when its rows end.
+    """The rules of a request: how its tokens are chosen and when its rows end.
 
     Args:
         config: All options, defaults included.
@@ -32,15 +32,15 @@ def build_rules(config: GenerationConfig, call: GenerateArguments, core: _core.M
         record: Collects scores and logits.
 
     Raises:
-        InputError: An argument is of a wrong kind, or one that is needed is missing.
-        MissingDependencyError: A package is not installed that an argument needs.
+        InputError: An argument has a wrong type or is missing.
+        MissingDependencyError: An argument needs a package that is not installed.
     """
     custom = [_processor(it, call) for it in call.logits_processor or ()] + _structured(call)
     width = max(config.num_beams or 1, config.num_return_sequences or 1)
     prefix = _prefix(call, width)
     guidance = _guidance(config, call, core, width)
     eos, criteria = _criteria(config, call)
-    for processor in custom:  # a grammar has an end of its own
+    for processor in custom:  # a grammar has its own end tokens
         eos |= {*getattr(processor, "end_token_ids", ())}
         if (reset := getattr(processor, "reset", None)) is not None:
             reset()
@@ -62,7 +62,7 @@ def build_rules(config: GenerationConfig, call: GenerateArguments, core: _core.M
 
 
 def fill_token(config: GenerationConfig) -> int:
-    """What stands in rows that are finished."""
+    """The token that fills rows which have ended."""
     return config.pad_token_id if config.pad_token_id is not None else next(iter(config.eos_token_ids), 0)
 
 
@@ -107,13 +107,13 @@ def _guidance(config: GenerationConfig, call: GenerateArguments, core: _core.Mod
 
 
 def _criteria(config: GenerationConfig, call: GenerateArguments) -> tuple[frozenset[int], list[Callable[..., Any]]]:
-    """End tokens, and the criteria about anything but end tokens and length."""
+    """The end tokens, and the stopping criteria that are not about end tokens or length."""
     custom = list(call.stopping_criteria or ())
     eos = frozenset(config.eos_token_ids)
     for criterion in [it for it in custom if type(it).__name__ == "EosTokenCriteria"]:
         eos = frozenset(token_list(plain(criterion.eos_token_id)))  # type: ignore[attr-defined]
         custom.remove(criterion)
-    custom = [it for it in custom if type(it).__name__ != "MaxLengthCriteria"]  # it has become the limit of the rows
+    custom = [it for it in custom if type(it).__name__ != "MaxLengthCriteria"]  # it is already part of the rows' limit
     classes = {type(it).__name__ for it in custom}
     criteria: list[Callable[..., Any]] = []
     if config.max_time is not None and "MaxTimeCriteria" not in classes:

@@ -21,27 +21,27 @@ if TYPE_CHECKING:
     from gptbigcode_cpu.generation.language_model import LanguageModel
     from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
 
-# Texts that run together: enough to fill the calls of the core, few enough for the memory of their caches.
+# Most tokens that run together: enough for fast calls of the core, few enough for the memory of the kv caches.
 _BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """How probable the tokens of a text are, each after those before it.
+    """How probable each token of a text is after the tokens before it.
 
-    The first token has a log-probability only if there was a token before it, `prefix_token_id`; else it is NaN and not greedy.
+    The first token has a log-probability only with `prefix_token_id`; otherwise it has NaN and is not greedy.
 
     Attributes:
         token_ids: int32 ``[tokens]``.
         logprobs: Natural logarithms of the probabilities, float32 ``[tokens]``.
-        is_greedy: Whether a token is the most probable one, bool ``[tokens]``.
+        is_greedy: Whether each token is the most probable one at its place, bool ``[tokens]``.
         top_token_ids: The most probable tokens at each place, best first, int32 ``[tokens, top_logprobs]``; -1 at a first token
             that has no log-probability.
-        top_logprobs: Their log-probabilities, float32 ``[tokens, top_logprobs]``. Where a token is greedy, the first of them is
-            exactly that in `logprobs`.
-        tokens: The text of each token, if there was a tokenizer. The pieces of a character that several tokens share are
-            replacement characters.
-        text_offsets: Where each token begins in the text, in characters, int64 ``[tokens]``, if there was a tokenizer.
+        top_logprobs: The log-probabilities of `top_token_ids`, float32 ``[tokens, top_logprobs]``. If a token is greedy, its
+            first entry equals the one in `logprobs` exactly.
+        tokens: The text of each token; None without a tokenizer. Where several tokens share a character, each of them shows
+            a replacement character.
+        text_offsets: Where each token begins in the text, in characters, int64 ``[tokens]``; None without a tokenizer.
     """
 
     token_ids: NDArray[np.int32]
@@ -53,9 +53,9 @@ class TokenScores:
     text_offsets: NDArray[np.int64] | None = None
 
     def loglikelihood(self, start: int = 0) -> tuple[float, bool]:
-        """Of the tokens from `start` on the log-probability, and whether greedy decoding writes them.
+        """The log-probability of the tokens from `start` on, and whether greedy decoding would choose all of them.
 
-        A first token without a log-probability does not count.
+        A first token without a log-probability is left out of both.
 
         Raises:
             InputError: `start` is outside the text.
@@ -78,17 +78,17 @@ def score(
 
     Args:
         model: The model.
-        texts: Strings, which need `tokenizer`, or lists of token ids; also one of them.
-        tokenizer: Encodes strings, and gives tokens their texts.
+        texts: One or several texts: strings, which need `tokenizer`, or lists of token ids.
+        tokenizer: Encodes strings, and decodes `tokens` of the result.
         top_logprobs: How many of the most probable tokens to return at each place.
-        prefix_token_id: A token before every text, so that its first token has a log-probability as well.
-        add_special_tokens: Let the tokenizer add what its post-processor adds.
+        prefix_token_id: A token to put before every text, so that its first token has a log-probability as well.
+        add_special_tokens: Whether the tokenizer adds its special tokens to strings.
 
     Returns:
         One `TokenScores` per text.
 
     Raises:
-        InputError: An empty text, an id outside the vocabulary, strings without a tokenizer, a bad number.
+        InputError: A text is empty, an id is outside the vocabulary, a string has no tokenizer, or a number is bad.
         ContextLengthError: A text is longer than ``n_positions``.
     """
     if tokenizer is not None:
@@ -116,7 +116,7 @@ def score(
 
 
 def _scored(model: LanguageModel, inputs: Sequence[NDArray[np.int32]], n_prefix: int, n_top: int) -> list[TokenScores]:
-    """Scores of texts that run together; the first `n_prefix` tokens of each are not part of it."""
+    """Score texts that run together. The first `n_prefix` tokens of each input are the prefix, not the text."""
     results = [
         TokenScores(
             ids,
@@ -128,7 +128,7 @@ def _scored(model: LanguageModel, inputs: Sequence[NDArray[np.int32]], n_prefix:
         for ids in inputs
     ]
     for i, start, logits in text_logits(model.core, inputs):
-        places = np.arange(start, min(start + len(logits), len(inputs[i]) - 1))  # the last token is followed by none
+        places = np.arange(start, min(start + len(logits), len(inputs[i]) - 1))  # no token follows the last one
         if not len(places):
             continue
         of_all = log_softmax(logits[: len(places)])
@@ -158,7 +158,7 @@ def _with_texts(scores: TokenScores, tokenizer: GPTBigCodeTokenizer | None) -> T
     from gptbigcode_cpu.tokenizer.incremental import IncrementalDecoder
 
     tokens = tuple(tokenizer.decode(token_id) for token_id in scores.token_ids.tolist())
-    # Where a character is spread over tokens, those after the first begin where it does.
+    # Tokens that share a character all begin where the character begins.
     decoder, offsets, written = IncrementalDecoder(tokenizer, skip_special_tokens=False), [], 0
     for token_id in scores.token_ids.tolist():
         offsets.append(written)
@@ -198,7 +198,7 @@ def _token_ids(texts: Any, tokenizer: GPTBigCodeTokenizer | None, add_special_to
 
 
 def _batches(inputs: Sequence[NDArray[np.int32]]) -> list[tuple[int, int]]:
-    """Neighbouring texts of up to `_BATCH_TOKENS` tokens together."""
+    """Ranges of neighbouring texts that have up to `_BATCH_TOKENS` tokens together."""
     batches: list[tuple[int, int]] = []
     first = total = 0
     for i, ids in enumerate(inputs):
@@ -210,20 +210,20 @@ def _batches(inputs: Sequence[NDArray[np.int32]]) -> list[tuple[int, int]]:
 
 
 def transition_scores(sequences: Any, scores: Sequence[Any], beam_indices: Any, normalize_logits: bool) -> Any:
-    """The scores of the tokens that were chosen, from the result of `generate`.
+    """The scores of the chosen tokens, from a result of `generate`.
 
     Args:
         sequences: int64 ``[rows, tokens]``.
-        scores: float32 ``[rows or rows * num_beams, vocab]`` per step.
+        scores: One array per step, float32 ``[rows, vocab]``, or ``[batch * num_beams, vocab]`` with beams.
         beam_indices: The row of `scores` that each new token comes from, ``[rows, new tokens]``, -1 after the end; None without
             beams.
-        normalize_logits: Make `scores` log-probabilities first.
+        normalize_logits: Turn `scores` into log-probabilities first.
 
     Returns:
         float32 ``[rows, new tokens]``, 0 after the end of a beam; a torch tensor if `sequences` is one.
 
     Raises:
-        InputError: There are no scores.
+        InputError: `scores` is empty.
     """
     if not scores:
         raise InputError("there are no scores: generate with return_dict_in_generate=True and output_scores=True")

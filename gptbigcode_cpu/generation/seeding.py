@@ -1,4 +1,4 @@
-"""Where a sampled call takes its seed from, if it names none."""
+"""Seeds for sampled calls that are given no `seed`."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from gptbigcode_cpu.errors import InputError
 if TYPE_CHECKING:
     import random
 
-# Of set_seed, as long as torch is not there; None: nobody has called it.
+# The generator that set_seed made while torch was not imported; None if there is no such generator.
 _own: random.Random | None = None
 
 
 def set_seed(seed: int, deterministic: bool = False) -> None:
-    """Make sampling repeatable: after the same call, sampled calls without a `seed` of their own draw the same texts.
+    """Make sampling repeatable: after this call, sampled calls without `seed` give the same texts every time.
 
-    Seeds the modules `random` and `numpy.random`, and torch if it has been imported, as transformers' function of this name.
+    Like transformers' function of the same name, this seeds `random`, `numpy.random`, and torch if it has been imported.
 
     Args:
         seed: 0 <= seed < 2**32.
-        deterministic: Make torch choose deterministic algorithms. This package has no others.
+        deterministic: Make torch use deterministic algorithms. The algorithms of this package always are.
 
     Raises:
-        InputError: `seed` is no such number.
+        InputError: `seed` is not an integer in this range.
     """
     global _own
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
@@ -47,10 +47,11 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
 
 
 def drawn_seed() -> int:
-    """The seed of a sampled call that names none, 0 <= seed < 2**64.
+    """The seed of a sampled call that is given none, 0 <= seed < 2**64.
 
-    It comes from torch's global generator if torch has been imported, so that ``torch.manual_seed`` does here what it does in
-    transformers; without torch from the generator of `set_seed`, or from the operating system.
+    If `set_seed` was called while torch was not imported, the seed comes from the generator of `set_seed`. Otherwise it comes
+    from torch's global generator, so that ``torch.manual_seed`` works as in transformers, or, if torch is not imported, from
+    the operating system.
     """
     if _own is not None:
         return _own.getrandbits(64)
@@ -60,6 +61,6 @@ def drawn_seed() -> int:
 
 
 def _torch() -> Any:
-    """torch, if somebody has imported all of it."""
+    """torch, if it has been imported completely; else None."""
     torch = sys.modules.get("torch")
     return torch if hasattr(torch, "manual_seed") and hasattr(torch, "randint") else None

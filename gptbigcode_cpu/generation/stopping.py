@@ -1,4 +1,4 @@
-"""When a sequence ends: the criteria of transformers, in numpy.
+"""Stopping criteria, which decide when a sequence ends: those of transformers, in numpy.
 
 A criterion takes ``input_ids``, int64 ``[rows, tokens]``, and ``scores``, and returns which rows are finished, bool ``[rows]``.
 """
@@ -35,7 +35,7 @@ class StoppingCriteria:
 
 
 class MaxLengthCriteria(StoppingCriteria):
-    """A sequence has ``max_length`` tokens."""
+    """Ends a sequence that has ``max_length`` tokens."""
 
     def __init__(self, max_length: int, max_position_embeddings: int | None = None) -> None:
         self.max_length = count("max_length", max_length)
@@ -45,7 +45,7 @@ class MaxLengthCriteria(StoppingCriteria):
 
 
 class MaxTimeCriteria(StoppingCriteria):
-    """So many seconds have passed since this object was made, or since ``initial_timestamp``, a value of `time.time`."""
+    """Ends all sequences ``max_time`` seconds after this object was made, or after ``initial_timestamp`` (from `time.time`)."""
 
     def __init__(self, max_time: float, initial_timestamp: float | None = None) -> None:
         self.max_time = float(required("max_time", max_time))
@@ -56,7 +56,7 @@ class MaxTimeCriteria(StoppingCriteria):
 
 
 class EosTokenCriteria(StoppingCriteria):
-    """The last token is an end token."""
+    """Ends a sequence whose last token is an end token."""
 
     def __init__(self, eos_token_id: int | Iterable[int]) -> None:
         self.eos_token_id = token_list(eos_token_id)
@@ -66,9 +66,9 @@ class EosTokenCriteria(StoppingCriteria):
 
 
 class StopStringCriteria(StoppingCriteria):
-    """The last token completes one of some texts, wherever in it or in the tokens before the text begins.
+    """Ends a sequence whose last token completes a stop string.
 
-    Tokens are compared as the bytes they stand for, so a stop string may begin or end inside a token.
+    Tokens are compared as bytes, so a stop string may begin or end inside a token.
     """
 
     def __init__(self, tokenizer: GPTBigCodeTokenizer, stop_strings: str | Sequence[str]) -> None:
@@ -86,7 +86,7 @@ class StopStringCriteria(StoppingCriteria):
         last = self._bytes_of(int(ids[-1]))
         before = b""
         position = len(ids) - 2
-        # A stop string has its end in the last token, so at most this much of it lies before.
+        # A stop string ends in the last token, so at most its length minus one lies in earlier tokens.
         while position >= 0 and len(before) < self._longest - 1:
             before = self._bytes_of(int(ids[position])) + before
             position -= 1
@@ -95,7 +95,7 @@ class StopStringCriteria(StoppingCriteria):
 
 
 class StoppingCriteriaList(list[Callable[..., Any]]):
-    """Criteria of which one is enough."""
+    """A list of criteria. A sequence ends when one of them says so."""
 
     def __call__(self, input_ids: Ids, scores: Any = None) -> Finished:
         finished = np.zeros(len(input_ids), dtype=np.bool_)
@@ -105,12 +105,12 @@ class StoppingCriteriaList(list[Callable[..., Any]]):
 
     @property
     def max_length(self) -> int | None:
-        """That of the first criterion about it."""
+        """The `max_length` of the first `MaxLengthCriteria`; None if there is none."""
         return next((criterion.max_length for criterion in self if isinstance(criterion, MaxLengthCriteria)), None)
 
 
 def _token_bytes_of(tokenizer: Any) -> Callable[[int], bytes]:
-    """The bytes of a token id, by a tokenizer of this package or one of transformers, which wraps the same library."""
+    """A function from token ids to bytes. The tokenizer may be of this package or of transformers."""
     from gptbigcode_cpu.tokenizer import backend_of
     from gptbigcode_cpu.tokenizer.incremental import token_bytes
 

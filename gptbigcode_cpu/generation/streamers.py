@@ -1,4 +1,4 @@
-"""Streamers: objects that `generate` hands every token to, like those of transformers."""
+"""Streamers: objects that receive each token from `generate`, as in transformers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Streamer(Protocol):
-    """What `generate` needs; the streamers of transformers have it too."""
+    """The methods that `generate` calls; the streamers of transformers have them as well."""
 
     @abstractmethod
     def put(self, value: Any) -> None:
@@ -30,17 +30,17 @@ class Streamer(Protocol):
 
 
 class BaseStreamer(Streamer):
-    """A base for streamers that want to know of errors."""
+    """A base class for streamers that handle errors."""
 
     def fail(self, error: BaseException) -> None:
-        """Called instead of `end` when `generate` stops with an exception, which it raises afterwards."""
+        """Called instead of `end` when `generate` fails, just before it raises `error`."""
         self.end()
 
 
 class TextStreamer(BaseStreamer):
     """Writes the text to standard output as it is generated.
 
-    A piece is passed on as soon as its last character is complete.
+    Text appears as soon as its last character is complete.
 
     Args:
         tokenizer: The tokenizer of the model.
@@ -93,8 +93,8 @@ class TextIteratorStreamer(TextStreamer):
         skip_special_tokens: Leave special tokens out.
         clean_up_tokenization_spaces: Not applied, as in `GPTBigCodeTokenizer.decode`.
 
-    An exception that stops `generate` is raised by the iterator as well, so that the reader does not take a cut text for
-    a whole one.
+    If `generate` fails, the iterator raises the same exception, so that the reader does not take a partial text for a whole
+    one.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class TextIteratorStreamer(TextStreamer):
 class AsyncTextIteratorStreamer(TextStreamer):
     """Passes the text to a coroutine, which iterates over it with ``async for`` while `generate` runs in a thread.
 
-    It is made inside a coroutine, and serves the event loop of that one.
+    Create it inside a coroutine: the text goes to the event loop that runs this coroutine.
 
     Args:
         tokenizer: The tokenizer of the model.
@@ -151,10 +151,10 @@ class AsyncTextIteratorStreamer(TextStreamer):
         skip_special_tokens: Leave special tokens out.
         clean_up_tokenization_spaces: Not applied, as in `GPTBigCodeTokenizer.decode`.
 
-    An exception that stops `generate` is raised by the iterator as well.
+    If `generate` fails, the iterator raises the same exception.
 
     Raises:
-        InputError: No event loop runs in this thread.
+        InputError: No event loop is running in this thread.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class AsyncTextIteratorStreamer(TextStreamer):
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError as error:
-            raise InputError("an AsyncTextIteratorStreamer is made inside a coroutine, whose event loop it serves") from error
+            raise InputError("create an AsyncTextIteratorStreamer inside a coroutine: it needs a running event loop") from error
         # A piece of text, an exception, or None at the end.
         self._queue: asyncio.Queue[str | BaseException | None] = asyncio.Queue()
 

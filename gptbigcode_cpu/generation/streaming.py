@@ -1,4 +1,4 @@
-"""Handing the steps of a call to a streamer."""
+"""Pass the steps of a call to a streamer."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Step = dict[int, list[int]]
 
 @contextmanager
 def informed(streamer: Streamer | None) -> Iterator[None]:
-    """Tell a streamer how the work inside the block ended.
+    """Tell a streamer when the block has ended: call `fail` after an exception and `end` otherwise.
 
     Raises:
-        InputError: It is no streamer.
+        InputError: `streamer` lacks a method that a streamer needs.
     """
     if streamer is not None and not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
         given = messages.shown(streamer)
@@ -32,7 +32,7 @@ def informed(streamer: Streamer | None) -> Iterator[None]:
     except BaseException as error:
         if isinstance(streamer, BaseStreamer):
             streamer.fail(error)
-        elif streamer is not None:  # one of transformers, which knows put and end only
+        elif streamer is not None:  # a streamer of transformers has no method fail
             streamer.end()
         raise
     if streamer is not None:
@@ -40,24 +40,26 @@ def informed(streamer: Streamer | None) -> Iterator[None]:
 
 
 def refuse_with_beams(streamer: Streamer | None) -> None:
-    """Raises:
-    InputError: There is a streamer.
+    """Refuse a streamer, because a beam search may give up tokens later.
+
+    Raises:
+        InputError: There is a streamer.
     """
     if streamer is not None:
-        raise InputError("a streamer cannot be used with num_beams: what is written first may be given up later")
+        raise InputError("a streamer cannot be used with num_beams: a beam search may give up its first tokens later")
 
 
 def shown(
     steps: Iterable[Step], streamer: Streamer | None, prompts: NDArray[np.int64], fill: int, torch: bool = False
 ) -> Iterable[Step]:
-    """The steps, of which the streamer sees first the prompts and then a token of every row at a time.
+    """Yield the steps, and pass them to the streamer: first the prompts, then one token of every row at a time.
 
     Args:
         steps: New tokens by row, as `Engine.steps` yields them.
-        streamer: None: nobody sees them.
+        streamer: Receives the tokens; None: there is no streamer.
         prompts: int64 ``[rows, tokens]``.
-        fill: The token of rows that are finished.
-        torch: Whether the prompt came as a torch tensor; then streamers of the caller's own are given torch tensors.
+        fill: The token that fills rows which have ended.
+        torch: Whether the prompt is a torch tensor. If so, the caller's own streamers are given torch tensors.
     """
     return steps if streamer is None else _shown(steps, streamer, prompts, fill, torch)
 
@@ -70,7 +72,7 @@ def _shown(steps: Iterable[Step], streamer: Streamer, prompts: NDArray[np.int64]
     for step in steps:
         for row, tokens in step.items():
             written[row] += tokens
-        # With speculation a row may be ahead.
+        # With speculation one row may be ahead of others.
         complete = min(len(written[row]) for row in step)
         for column in range(place, complete):
             streamer.put(form(_column(written, column, fill)))

@@ -1,4 +1,4 @@
-"""Options of transformers that are not offered: what may be said all the same, and why the rest is refused."""
+"""Options of transformers that are not supported: their neutral values, which are accepted, and why others are refused."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gptbigcode_cpu.common.suggest import nearest
 from gptbigcode_cpu.engine.options import ALIASES, RULES
 from gptbigcode_cpu.errors import InputError
 
-_REMOVED = "transformers 5 itself does not have it any more"
+_REMOVED = "transformers 5 has removed it"
 _ENCODER = "it belongs to encoder-decoder models"
 _COMPILED = "nothing is compiled when a model runs"
 _CACHE = "there is one cache, of reference-counted blocks; see kv_dtype of from_pretrained"
-# Options of transformers that are not offered: the values that change nothing, which may be passed, and the reason.
+# For each unsupported option: its neutral values, which are accepted because they change nothing, and the reason.
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "cache_implementation": (("dynamic",), _CACHE),
     "cache_config": ((), _CACHE),
@@ -52,11 +52,11 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "cache": ((), "it belongs to generate and stream of a model, which take token ids"),
 }
 
-# What transformers writes into files about the files.
+# Entries of a generation_config.json that are not options.
 METADATA = ("transformers_version", "_from_model_config", "_commit_hash")
 
-# Those that can change which tokens are written. The others are about speed, memory and further results: a file may say
-# what it likes about them.
+# Unsupported options that change which tokens are generated. The others are about speed, memory and additional results, so
+# their values in files are ignored.
 CHANGE_TOKENS = frozenset(
     {
         "token_healing",
@@ -72,21 +72,21 @@ CHANGE_TOKENS = frozenset(
 
 
 def is_neutral(name: str, value: Any) -> bool:
-    """Whether an unsupported option has a value that asks for nothing."""
+    """Whether the value of an unsupported option changes nothing."""
     value = plain(value)
     return value is None or any(type(value) is type(neutral) and value == neutral for neutral in UNSUPPORTED[name][0])
 
 
 def refuse(name: str, value: Any, others: Iterable[str] = ()) -> None:
-    """Refuse an option that is no field of `GenerationConfig`, unless it is one of transformers with a neutral value.
+    """Refuse an option that `GenerationConfig` does not have, unless it is an option of transformers with a neutral value.
 
     Args:
         name: The option.
         value: Its value.
-        others: Further names that could have been meant.
+        others: Further names to suggest for a misspelt one.
 
     Raises:
-        InputError: It is unsupported, for the reason given, or unknown.
+        InputError: The option is unknown, or it is unsupported; the message gives the reason.
     """
     if name not in UNSUPPORTED:
         raise InputError(f"unknown option {name!r}{nearest(name, [*RULES, *ALIASES, *others])}")

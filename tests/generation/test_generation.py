@@ -103,7 +103,7 @@ class TestOptions:
 
     def test_options_of_transformers_may_have_their_neutral_value_only(self, model: GPTBigCodeForCausalLM) -> None:
         assert model.generate([[1]], num_beams=1, use_cache=True, max_new_tokens=1).shape == (1, 2)
-        with pytest.raises(InputError, match="penalty_alpha is not supported: transformers 5 itself"):
+        with pytest.raises(InputError, match="penalty_alpha is not supported: transformers 5 has removed it"):
             model.generate([[1]], penalty_alpha=0.6)
 
     def test_later_sources_win(self, model: GPTBigCodeForCausalLM) -> None:
