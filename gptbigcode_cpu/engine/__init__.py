@@ -1,5 +1,5 @@
-"""Decoding: requests go in, and every step writes tokens for all of them.
+"""The decoding engine: it takes requests, and every step generates tokens for all of them.
 
-`engine.Engine` is the door. `request` says what may be asked of it; `decoding` and `beam` are what a request becomes; `row` is
-one sequence. `logits` holds what changes the scores before a token is chosen, `drafting` what guesses tokens ahead.
+`engine.Engine` is the entry point, and `request` defines its requests. `decoding` and `beam` hold the state of a running
+request, `row` that of one sequence. `logits` holds the logits processors, `drafting` the drafters of speculative decoding.
 """

@@ -1,7 +1,7 @@
 """Beam search, as in transformers.
 
-A prompt's beams are small arrays ``[beams, ...]``; the keys and values of a beam are a fork of those of the beam it continues,
-so beams share all blocks but those that they write themselves.
+The beams of a prompt are small arrays ``[beams, ...]``. The kv cache of a beam is a fork of the cache of the beam that it
+continues, so beams share all blocks except those that they have written themselves.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from gptbigcode_cpu import _core
 
 Floats = NDArray[np.float32]
-# Added to scores that must not win; transformers' value, whose rounding decides between those that have it.
+# Added to scores that must not win. The value is that of transformers, because its rounding decides ties.
 _LOSES = np.float32(-1e9)
 
 
 @dataclass(frozen=True)
 class _RowInfo:
-    """A beam, for the logits processors."""
+    """The `RowInfo` of a beam, for the logits processors."""
 
     index: int
     pads: int
@@ -38,13 +38,14 @@ class _RowInfo:
 
 @dataclass
 class BeamResult:
-    """The sequences of all prompts, the best of each first.
+    """The sequences of all prompts; for each prompt, the best one comes first.
 
     Attributes:
-        sequences: int64 ``[prompts * num_return_sequences, tokens]``, with padding and prompt.
-        scores: Their log-probabilities over their lengths to the power of `length_penalty`, float32 ``[rows]``.
-        beam_indices: The row of each step's scores that a token comes from, int32 ``[rows, new tokens]``, -1 at the end.
-        caches: Of the beams that would be continued, ``prompts * num_beams``, without their last tokens.
+        sequences: int64 ``[prompts * num_return_sequences, tokens]``, padding and prompt included.
+        scores: The log-probability of each sequence divided by ``n_new_tokens ** length_penalty``, float32 ``[rows]``.
+        beam_indices: The row of a step's scores that each new token comes from, int32 ``[rows, new tokens]``; -1 after the end.
+        caches: The kv caches of the ``prompts * num_beams`` beams that a further step would continue, without their last
+            tokens.
     """
 
     sequences: NDArray[np.int64]
@@ -54,7 +55,7 @@ class BeamResult:
 
 
 class _Beams:
-    """The beams of one prompt. Names and order of the steps are those of transformers' ``_beam_search``."""
+    """The beams of one prompt. The steps have the names and the order of transformers' ``_beam_search``."""
 
     def __init__(
         self, number: int, prompt: NDArray[np.int32], pads: int, limit: int, options: BeamOptions, rules: Rules, seed: int
@@ -66,14 +67,14 @@ class _Beams:
         self._length_penalty = options.length_penalty
         self.max_length = self.prompt_length + limit
         self.chain = rules.chain_for(self.prompt_length, self.max_length)
-        # Enough candidates that there are n to go on with, even if all end tokens are among the best of every beam.
+        # With so many candidates, n of them do not end, even if every beam has all end tokens among its best.
         self.n_candidates = max(2, 1 + len(options.eos_token_ids)) * n
-        # A pad token 0 gives way to the end token, as in transformers.
+        # As in transformers, a pad token 0 is replaced by the end token.
         fill = rules.fill or next(iter(options.eos_token_ids), 0)
         self.running = np.full((n, self.max_length), fill, dtype=np.int64)
         self.running[:, pads : self.prompt_length] = prompt
         self.running[:, :pads] = rules.fill
-        # Only the first beam counts at first, or all would write the same.
+        # At first only the first beam counts; otherwise all beams would choose the same tokens.
         self.running_scores = np.where(np.arange(n) == 0, np.float32(0), _LOSES)
         self.running_indices = np.full((n, limit), -1, dtype=np.int32)
         self.sequences, self.indices = self.running.copy(), self.running_indices.copy()
@@ -90,11 +91,11 @@ class _Beams:
         return [_RowInfo(first + beam, self.pads, self.prompt_length) for beam in range(self.n_beams)]
 
     def step(self, log_probabilities: Floats, history: Sequence[Floats] | None) -> NDArray[np.int64]:
-        """Continue all beams by a token.
+        """Continue all beams by one token.
 
         Args:
-            log_probabilities: Processed, float32 ``[beams, vocab]``.
-            history: Those of all steps, for the caller's stopping criteria.
+            log_probabilities: The processed log-probabilities, float32 ``[beams, vocab]``.
+            history: The scores of all steps so far, for the caller's stopping criteria.
 
         Returns:
             The beam that each new beam continues.
@@ -119,7 +120,7 @@ class _Beams:
         return continued
 
     def _hits(self, candidates: NDArray[np.int64], history: Sequence[Floats] | None) -> NDArray[np.bool_]:
-        """Which candidates end with their last token."""
+        """Which candidates are finished after their last token."""
         hits: NDArray[np.bool_] = np.isin(candidates[:, -1], [*self._rules.eos]) | (candidates.shape[1] >= self.max_length)
         for criterion in self._rules.criteria:
             hits |= np.asarray(criterion(candidates, history), dtype=np.bool_)
@@ -128,7 +129,7 @@ class _Beams:
     def _keep_finished(
         self, scores: Floats, candidates: NDArray[np.int64], indices: NDArray[np.int32], hits: NDArray[np.bool_]
     ) -> None:
-        # The candidates beyond the first n are there to go on with, not to end.
+        # Only the first n candidates may end; the others exist so that n beams can go on.
         ended = hits & (np.arange(self.n_candidates) < self.n_beams)
         new_length = self.length + 1 - self.prompt_length
         with np.errstate(over="ignore"):
@@ -136,7 +137,7 @@ class _Beams:
         full = bool(self.finished.all()) and self._options.early_stopping is True
         for loses in (full, not self._improvable, ~ended):
             scores = scores + np.asarray(loses, dtype=np.float32) * _LOSES
-        # Of equal scores that of a beam which has ended comes before that of a place which none has taken yet.
+        # Among equal scores, finished beams come before places that are still empty.
         order = np.argsort(~np.concatenate([self.finished, ended]), kind="stable")
         merged = np.concatenate([self.scores, scores])
         best = order[_best(merged[order], self.n_beams)]
@@ -156,7 +157,7 @@ class _Beams:
         self.done = not self._improvable or full or all_hit
 
     def _drawn(self, total: Floats) -> NDArray[np.int64]:
-        """Candidates drawn one after the other, each at most once, best first."""
+        """Draw candidates without replacement, and sort them, best first."""
         assert self._sampler is not None
         left = total.copy()
         nothing = np.zeros(0, dtype=np.int32)
@@ -171,7 +172,7 @@ class _Beams:
 
 
 class _Beam:
-    """A beam as a part of the step: its cache, and the logits after its last token."""
+    """A beam within a step: its kv cache, and the logits after its last token."""
 
     __slots__ = ("cache", "logits")
 
@@ -180,10 +181,10 @@ class _Beam:
 
 
 class BeamDecoding(Decoding):
-    """The most probable continuations of several prompts, whose beams advance together.
+    """A beam search for several prompts, whose beams advance together.
 
     Attributes:
-        result: What was found, when the search is done.
+        result: The sequences that were found; None until the search is done.
     """
 
     def __init__(self, core: _core.Model, request: Request) -> None:
@@ -242,7 +243,7 @@ class BeamDecoding(Decoding):
         for group in self._active:
             before = [beam.cache for beam in self._beams[group.number]]
             self._beams[group.number] = [_Beam(cache) for cache in _continued(before, parents[group.number])]
-        # Functions of the caller, and the scores that are returned, have a row for every beam until all are done.
+        # The caller's functions and the recorded scores need a row for every beam until all prompts are done.
         if rules.needs_whole_batch:
             self._active = [] if all(group.done for group in self._groups) else self._groups
         else:
@@ -255,7 +256,7 @@ class BeamDecoding(Decoding):
 
 
 def _step(active: Sequence[_Beams], logits: Floats, rules: Rules, remove_invalid_values: bool) -> dict[int, NDArray[np.int64]]:
-    """Continue the beams of all prompts by a token; the beam that each new beam continues, per prompt."""
+    """Continue the beams of all prompts by one token; return, per prompt, the beam that each new beam continues."""
     if not remove_invalid_values:
         check_logits(logits)
     rows = [row for group in active for row in group.rows]
@@ -270,7 +271,7 @@ def _step(active: Sequence[_Beams], logits: Floats, rules: Rules, remove_invalid
 
 
 def _continued(caches: Sequence[_core.KVCache], parents: NDArray[np.int64]) -> list[_core.KVCache]:
-    """The caches of new beams: that of the parent for its first child, forks for the others."""
+    """The kv caches of new beams. The first child takes over its parent's cache, the others get forks."""
     taken: set[int] = set()
     new = []
     for parent in parents.tolist():
@@ -292,8 +293,10 @@ def _result(groups: Sequence[_Beams], n: int, caches: list[_core.KVCache]) -> Be
 
 
 def _comparable(scores: Floats) -> Floats:
-    """Raises:
-    InputError: There is no best one among them.
+    """The scores, if they can be compared.
+
+    Raises:
+        InputError: A score is NaN or positive infinity.
     """
     if not (scores < np.inf).all():
         raise InputError("no token can be chosen: the scores become infinite or NaN; look at the options with large values")
@@ -301,15 +304,15 @@ def _comparable(scores: Floats) -> Floats:
 
 
 def _length_factor(length: int, penalty: float) -> np.float32:
-    """``length**penalty``, the largest or smallest float32 where it is beyond those."""
+    """``length**penalty``, clipped to the range of float32."""
     with np.errstate(over="ignore", under="ignore"):
         limits = np.finfo(np.float32)
         return np.float32(np.clip(np.float64(length) ** penalty, limits.tiny, limits.max))
 
 
 def _best(scores: Floats, count: int) -> NDArray[np.int64]:
-    """Places of the largest scores, the largest first, of equals the first."""
-    if count < len(scores) // 8:  # sorting all of a large vocabulary would take longer than the model
+    """Places of the `count` largest scores, largest first; among equal scores, the first place comes first."""
+    if count < len(scores) // 8:  # sorting a whole large vocabulary would take longer than running the model
         threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
         places = np.flatnonzero(scores >= threshold)
         return places[np.argsort(-scores[places], kind="stable")][:count]

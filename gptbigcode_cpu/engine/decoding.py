@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from gptbigcode_cpu import _core
 
 Step = dict[int, list[int]]
-"""New tokens, usually one, of each row that got any in a step."""
+"""The new tokens of a step, usually one, for each row that got any."""
 
 
 class Receiver(Protocol):
-    """What the logits of a part belong to."""
+    """The object that receives the logits of a part."""
 
     logits: Logits | None
 
 
 class Forward:
-    """What one call of the core runs: for each of several sequences new tokens behind those of its cache.
+    """One call of the core, which runs new tokens of several sequences.
 
     Attributes:
-        parts: For each sequence its cache, which grows; the tokens, int32 ``[n]``, not empty; for how many of the last of them
-            logits are wanted; and whose `logits` are set to them, float32 ``[wanted, vocab]``.
-        n_tokens: Tokens in all.
+        parts: One entry per sequence: its kv cache, which grows; its new tokens, int32 ``[n]``, n >= 1; how many of the last
+            tokens need logits; and the object whose `logits` are set to these logits, float32 ``[wanted, vocab]``.
+        n_tokens: Number of tokens of all parts.
     """
 
     __slots__ = ("n_tokens", "parts")
@@ -44,10 +44,10 @@ class Forward:
         self.n_tokens = 0
 
     def run(self, core: _core.Model, stop: _core.StopFlag) -> None:
-        """Run all of it, and hand out the logits.
+        """Run all parts, and pass the logits to their receivers.
 
         Raises:
-            StoppedError: `stop` was set; nothing has been run then.
+            StoppedError: `stop` was set. In this case nothing has been run.
         """
         caches, tokens, counts, receivers = zip(*self.parts, strict=True)
         logits = core.forward(caches, tokens, counts, stop=stop)
@@ -59,7 +59,7 @@ class Forward:
 
 
 class Prefill:
-    """A prompt that is being run, in as many steps as it takes."""
+    """The prefill of one prompt, which may take several steps."""
 
     __slots__ = ("cache", "logits", "number", "prompt")
 
@@ -68,11 +68,11 @@ class Prefill:
         self.logits: Logits | None = None  # [1, vocab], after the last token
 
     def add_to(self, forward: Forward, most: int) -> None:
-        """Run up to `most` tokens that the cache lacks."""
+        """Add to the call up to `most` of the tokens that are not in the cache yet."""
         if self.logits is not None or most <= 0:
             return
         done = len(self.cache)
-        if done >= len(self.prompt):  # the logits of an interrupted step were lost
+        if done >= len(self.prompt):  # a step was interrupted and its logits are lost
             done = len(self.prompt) - 1
             self.cache.truncate(done)
         tokens = self.prompt[done : done + most]
@@ -81,14 +81,14 @@ class Prefill:
 
 
 class Decoding(ABC):
-    """The sequences of one request: prompts that wait, prompts that are being run, and rows that are being written.
+    """The sequences of one request: prompts that wait, prompts in prefill, and rows in decoding.
 
-    Prompts that are admitted together begin to write together, when all of them have been run.
+    Prompts that are admitted together start decoding together, after the prefill of all of them.
 
     Attributes:
-        done: Nothing is left to do.
-        prefilling: The prompts that are being run, by admission.
-        caches: With `Request.keep_caches` the caches of the rows.
+        done: Whether nothing is left to do.
+        prefilling: The prompts in prefill, one list per admission.
+        caches: With `Request.keep_caches`, the kv cache of each row.
     """
 
     def __init__(self, core: _core.Model, request: Request) -> None:
@@ -100,52 +100,52 @@ class Decoding(ABC):
 
     @property
     def waits(self) -> bool:
-        """Prompts are waiting for room."""
+        """Whether prompts are waiting for room."""
         return bool(self._waiting)
 
     @property
     @abstractmethod
     def rows_per_prompt(self) -> int:
-        """Rows that a prompt becomes."""
+        """Number of rows that a prompt becomes."""
 
     @property
     @abstractmethod
     def n_rows(self) -> int:
-        """Rows that are being written."""
+        """Number of rows in decoding."""
 
     @property
     @abstractmethod
     def together(self) -> bool:
-        """All prompts must be admitted at once."""
+        """Whether all prompts must be admitted at once."""
 
     @abstractmethod
     def _begin(self, ready: Sequence[Prefill]) -> None:
-        """Prompts that were admitted together have been run; make their rows."""
+        """Make rows of prompts that were admitted together and whose prefill is done."""
 
     @abstractmethod
     def add_rows(self, forward: Forward) -> None:
-        """Let the step run the last tokens of the rows."""
+        """Add the last tokens of the rows to the call."""
 
     @abstractmethod
     def advance(self, n_tokens: int) -> Step:
         """Choose the next tokens from the logits of a step.
 
         Args:
-            n_tokens: Tokens of the step, those of other requests included; 0 if prompts were among them.
+            n_tokens: Number of tokens of the step, other requests included; 0 if the step ran prompts as well.
 
         Raises:
-            InputError: The options exclude every token, or a function of the caller is wrong.
+            InputError: The options exclude every token, or a caller's function returns a wrong result.
             FormatError: The logits are NaN.
         """
 
     @property
     def rows_in_use(self) -> int:
-        """Rows that are being written, or that the prompts which are being run will become."""
+        """Number of rows in decoding, plus the rows that the prompts in prefill will become."""
         return self.n_rows + self.rows_per_prompt * sum(map(len, self.prefilling))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values that its rows may come to need."""
+        """Most bytes that the kv caches of its rows may need."""
         return sum(self._nbytes(prefill.number) for group in self.prefilling for prefill in group) + self._row_bytes()
 
     def _row_bytes(self) -> int:
@@ -156,15 +156,16 @@ class Decoding(ABC):
         return self.rows_per_prompt * self.core.kv_bytes(tokens)
 
     def admit(self, rows: float, nbytes: float, alone: bool) -> bool:
-        """Admit prompts as far as there is room, in their order.
+        """Admit prompts in their order, as far as there is room.
 
         Args:
-            rows: Rows for which the engine has room.
-            nbytes: Bytes of keys and values for which it has room.
-            alone: Nothing else is running: admit one prompt whatever the bounds say, since there will never be more room.
+            rows: Number of rows that the engine has room for.
+            nbytes: Bytes of kv cache that the engine has room for.
+            alone: Whether nothing else is running. If so, one prompt is admitted whatever the limits say, because there will
+                never be more room.
 
         Returns:
-            Whether the engine had room for all that the request may have running at a time (`Request.max_rows`).
+            Whether the engine had room for all rows that the request may run at a time (`Request.max_rows`).
         """
         request = self.request
         wanted = self._waiting
@@ -195,14 +196,14 @@ class Decoding(ABC):
         return had_room
 
     def add_prompts(self, forward: Forward, most: int) -> None:
-        """Let the step run its prompts, up to `most` tokens in all."""
+        """Add up to `most` tokens of the prompts in prefill to the call."""
         end = forward.n_tokens + most
         for group in self.prefilling:
             for prefill in group:
                 prefill.add_to(forward, end - forward.n_tokens)
 
     def begin_ready(self) -> None:
-        """Make rows of the prompts that have been run."""
+        """Make rows of the prompts whose prefill is done."""
         for group in list(self.prefilling):
             if all(prefill.logits is not None for prefill in group):
                 self.prefilling.remove(group)
@@ -210,16 +211,16 @@ class Decoding(ABC):
 
 
 class RowsDecoding(Decoding):
-    """Rows that are written token by token, each by itself or all together."""
+    """Decoding without beams. The rows advance independently, or all together (`Request.lockstep`)."""
 
     def __init__(self, core: _core.Model, request: Request) -> None:
         super().__init__(core, request)
         self._rows: list[Row] = []
         self._drafter = request.drafter
-        # Functions of the caller that expect a rectangular batch get one: finished rows go on with the fill token.
+        # The caller's functions need a rectangular batch, so finished rows go on with the fill token.
         self._lockstep = request.lockstep
-        self._started = 0.0  # when the drafts of the step were begun
-        self._proposed = False  # there are drafts that have not been checked
+        self._started = 0.0  # when drafting for the step began
+        self._proposed = False  # whether there are drafts that have not been checked
 
     @property
     def rows_per_prompt(self) -> int:
@@ -268,7 +269,7 @@ class RowsDecoding(Decoding):
             self._proposed = True
         for row in rows:
             done = row.pads + len(row.cache)
-            if done >= row.length:  # the logits of an interrupted step were lost
+            if done >= row.length:  # a step was interrupted and its logits are lost
                 done = row.length - 1
                 row.cache.truncate(done - row.pads)
             tokens, wanted = row.ids[done : row.length], 1
@@ -298,7 +299,7 @@ class RowsDecoding(Decoding):
         return step
 
     def _choose(self, row: Row) -> list[int]:
-        """Choose the next token of a row that checks no draft."""
+        """Choose the next token of a row that has no draft."""
         assert row.logits is not None
         tokens = [self._sampled(row, row.logits[0])]
         row.logits = None
@@ -307,7 +308,7 @@ class RowsDecoding(Decoding):
         return tokens
 
     def _sampled(self, row: Row, logits: Logits) -> int:
-        """Choose a token by the logits after the row's last one, and write it."""
+        """Choose a token from the logits after the row's last token, and append it."""
         rules = self.request.rules
         scores = logits
         if not row.chain.is_native or rules.record is not None:
@@ -319,7 +320,7 @@ class RowsDecoding(Decoding):
         return token
 
     def _verify(self, row: Row) -> list[int]:
-        """Choose tokens as long as they are those of the draft, and one more."""
+        """Choose tokens as long as they match the draft, and one more."""
         draft, drafter, rules = row.draft, self._drafter, self.request.rules
         all_logits, row.logits, row.draft = row.logits, None, NO_DRAFT
         assert all_logits is not None
@@ -363,7 +364,7 @@ class RowsDecoding(Decoding):
         return tokens
 
     def _for_samplers(self, rows: Sequence[Row], logits: Sequence[Logits]) -> Sequence[Logits]:
-        """What the samplers of rows of equal length choose by."""
+        """The scores that the samplers of rows of equal length choose from."""
         chain, record = rows[0].chain, self.request.rules.record
         if chain.is_native and record is None:
             return logits
@@ -374,7 +375,7 @@ class RowsDecoding(Decoding):
         return list(scores)
 
     def _ask_criteria(self, rows: Sequence[Row]) -> None:
-        """Finish rows of equal length for whatever reason besides end tokens and length there is."""
+        """Apply the stopping criteria to rows of equal length, and mark the rows that they finish."""
         rules = self.request.rules
         if not rules.criteria:
             return
@@ -391,8 +392,10 @@ def _ids(rows: Sequence[Row]) -> NDArray[np.int64]:
 
 
 def check_logits(logits: Logits) -> None:
-    """Raises:
-    FormatError: They are NaN.
+    """Check the logits of a model.
+
+    Raises:
+        FormatError: A logit is NaN.
     """
     if np.isnan(logits).any():
         raise FormatError("the model computes NaN, so its weights are damaged; convert the checkpoint again")

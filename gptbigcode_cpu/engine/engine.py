@@ -1,4 +1,4 @@
-"""The one place where tokens are written: requests go in, and every step runs all of them in one call of the core."""
+"""The engine: it takes requests, and each step runs all of them in one call of the core."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from gptbigcode_cpu.engine.request import Request
 from gptbigcode_cpu.errors import GPTBigCodeError, StoppedError
 
 CHUNK_TOKENS = 128
-"""The most tokens of prompts that a step runs beside rows that are being written, which wait for it. Without such rows a step
-runs four times as many: a call of 512 tokens takes 2 % less time than four of 128. A cancelled prefill ends sooner than either,
-since the core looks at a flag between its layers."""
+"""The most prompt tokens that a step runs beside rows in decoding, which have to wait for them. Without such rows a step runs
+four times as many: a call of 512 tokens takes 2 % less time than four calls of 128. A cancelled prefill ends sooner than its
+step, because the core checks a flag between layers."""
 
-# A request whose caller reads its steps rests while so many of them are unread.
+# If a reader of `steps` has this many unread steps, its request pauses.
 _MOST_UNREAD = 64
 
 
@@ -30,10 +30,10 @@ class Ticket:
     Attributes:
         request: The request.
         engine: The engine that it was submitted to.
-        done: No more steps will come: it is finished, cancelled, or has failed.
-        error: Why it failed; None: it has not.
-        caches: With `Request.keep_caches` the cache of every row, which grows with it.
-        beams: What a beam search found, when it is done.
+        done: Whether the request is finished, cancelled or failed, so that no more steps will come.
+        error: The exception that the request failed with, or None.
+        caches: With `Request.keep_caches`, the kv cache of every row; it grows with the row.
+        beams: The result of a beam search; None until it is done.
     """
 
     def __init__(self, engine: Engine, request: Request, decoding: Decoding, collects: bool) -> None:
@@ -43,18 +43,18 @@ class Ticket:
         self._decoding: Decoding | None = decoding
         self._cancelled = False
         self._collects = collects
-        self._steps: deque[Step] = deque()  # what nobody has read yet
-        self._rests = False  # it may rest while much is unread
+        self._steps: deque[Step] = deque()  # the unread steps
+        self._rests = False  # whether it may pause while many steps are unread
         self.caches = decoding.caches
         self.beams: BeamResult | None = None
 
     @property
     def rests(self) -> bool:
-        """Whether its reader is so far behind that it need not take part in the next step."""
+        """Whether the request may skip the next step, because its reader has many unread steps."""
         return self._rests and len(self._steps) >= _MOST_UNREAD
 
     def _end(self, error: BaseException | None = None) -> None:
-        """Let go of all that it holds."""
+        """Mark the request as done, and release its memory."""
         if isinstance(self._decoding, BeamDecoding):
             self.beams = self._decoding.result
         self._decoding, self.error, self.done = None, error, True
@@ -62,13 +62,13 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Output:
-    """What a step did for a request.
+    """The result of a step for one request.
 
     Attributes:
         ticket: The request.
         tokens: The new tokens of each row that got any; usually one.
-        done: It has no more steps.
-        error: What it failed with, such as an exception of a caller's logits processor.
+        done: Whether this was the last step of the request.
+        error: The exception that the request failed with, for example in a caller's logits processor; else None.
     """
 
     ticket: Ticket
@@ -80,18 +80,18 @@ class Output:
 class Engine:
     """Runs requests on a model, as many at a time as there is room for.
 
-    A step runs, in one call of the core, the last token of every row that is being written and a chunk of the prompts. Requests
-    are admitted in their order: as long as the first one that waits has no room, no other one overtakes it.
+    In one call of the core, a step runs the last token of every row in decoding and a chunk of the prompts. Requests are
+    admitted in their order: while there is no room for the first waiting request, the later ones wait as well.
 
-    Any thread may submit and cancel. One thread at a time steps, for all requests: a loop of the owner that calls `step`, or
-    one of the callers of `run`, `steps` and `finish`, while the others wait for what it brings them.
+    Any thread may submit and cancel requests. One thread at a time runs the steps, for all requests: a loop that calls `step`,
+    or one of the callers of `run`, `steps` and `finish`. The other callers wait for its results.
 
     Args:
         core: The model.
-        max_rows: The most rows that are written together; None: no bound.
-        max_kv_bytes: The most bytes that the keys and values of these rows may come to take; None: no bound. A request that
-            exceeds a bound alone runs when nothing else does.
-        chunk_tokens: The most tokens of prompts in a step that also writes; see `CHUNK_TOKENS`.
+        max_rows: The most rows that run at a time; None: no limit.
+        max_kv_bytes: The most bytes that the kv caches of these rows may need; None: no limit. A request that exceeds a limit
+            by itself runs when nothing else is running.
+        chunk_tokens: The most prompt tokens in a step that also decodes rows; see `CHUNK_TOKENS`.
     """
 
     def __init__(
@@ -108,9 +108,9 @@ class Engine:
         self._chunk_tokens = chunk_tokens
         self._tickets: list[Ticket] = []  # in the order of submission
         self._outputs: list[Output] = []  # for `step`
-        self._waits = False  # prompts may be waiting for room
-        self._swept = True  # no request of the list is cancelled or done
-        self._prefilling: set[Ticket] = set()  # whose prompts are a part of the call of the core that is running
+        self._waits = False  # whether prompts may be waiting for room
+        self._swept = True  # whether no request in the list is cancelled or done
+        self._prefilling: set[Ticket] = set()  # requests whose prompts are in the running call of the core
         self._stop = _core.StopFlag()
         self._make_locks()
         _engines.add(self)
@@ -118,8 +118,8 @@ class Engine:
     def _make_locks(self) -> None:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._leader: int | None = None  # the thread that steps
-        self._n_waiting = 0  # threads that wait for it
+        self._leader: int | None = None  # the thread that runs the steps
+        self._n_waiting = 0  # number of threads that wait for the leader
 
     @property
     def busy(self) -> bool:
@@ -127,14 +127,15 @@ class Engine:
         return bool(self._tickets)
 
     def submit(self, request: Request, *, collects: bool = False) -> Ticket:
-        """Add a request; it takes part in the steps from the next one on.
+        """Add a request; it takes part from the next step on.
 
         Args:
-            request: What to write.
-            collects: Keep the new tokens in the ticket, for `steps` and `finish`; else `step` returns them.
+            request: The prompts, and how to continue them.
+            collects: Whether the ticket collects the new tokens, for `steps` and `finish`. If not, `step` returns them.
         """
         if self._leader == threading.get_ident():
-            # A function of the caller, called by a step, asks for a text of its own: it cannot wait for the step to end.
+            # A caller's function that runs inside a step submits a request. It cannot wait for that step to end, so it gets a
+            # new engine.
             return Engine(self.core).submit(request, collects=collects)
         decoding = (RowsDecoding if request.beams is None else BeamDecoding)(self.core, request)
         ticket = Ticket(self, request, decoding, collects)
@@ -144,9 +145,9 @@ class Engine:
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        """Give a request up: what it holds is free at once, or when the step that is being done ends.
+        """Cancel a request. Its memory is released at once, or at the end of the running step.
 
-        A request that is done stays as it is.
+        Nothing happens if the request is done.
         """
         if ticket.done:
             return
@@ -156,19 +157,20 @@ class Engine:
             if self._leader is None:
                 self._sweep()
             elif ticket in self._prefilling:
-                self._stop.set()  # the other parts of the step run again in the next one
+                self._stop.set()  # the next step runs the other parts of this step again
 
     def step(self) -> list[Output]:
         """Run one step for all requests that have room.
 
-        What goes wrong in a request, such as in a caller's logits processor, ends this request only (`Output.error`).
+        An error in one request, for example in a caller's logits processor, ends this request only (see `Output.error`).
 
         Returns:
-            What came of it for the requests that do not collect their tokens, and of steps that other threads made meanwhile.
+            The results for all requests that do not collect their tokens, including the results of steps that other threads
+            have run in the meantime.
 
         Raises:
-            RuntimeError: A step asks for a step, in a function of the caller.
-            GPTBigCodeError: The core cannot compute, for whichever request.
+            RuntimeError: A caller's function that runs inside a step calls this method.
+            GPTBigCodeError: The core failed. This error concerns all requests.
         """
         self._refuse_inside_step()
         try:
@@ -186,7 +188,7 @@ class Engine:
             For each request the new tokens of each of its rows.
 
         Raises:
-            Exception: What a request failed with; the others are cancelled then.
+            Exception: The exception of a request that failed; the other requests are cancelled.
         """
         tickets = [self.submit(request, collects=True) for request in requests]
         results = []
@@ -206,18 +208,18 @@ class Engine:
         return results
 
     def steps(self, ticket: Ticket) -> Iterator[Step]:
-        """The new tokens of a request that collects them, step by step, as dicts from rows to their tokens.
+        """Yield the new tokens of a request that collects them, step by step, as dicts from rows to tokens.
 
-        The engine steps when the next tokens are asked for and no other thread is stepping. Closing the iterator cancels the
-        request.
+        Asking for the next tokens runs the engine's steps, unless another thread is running them. Closing the iterator cancels
+        the request.
 
         Raises:
-            Exception: What the request failed with.
+            Exception: The exception that the request failed with.
         """
         ticket._rests = True
         try:
             while True:
-                done = ticket.done  # first: no steps come after it
+                done = ticket.done  # read this first: no steps are added after it is true
                 if ticket._steps:
                     yield ticket._steps.popleft()
                 elif not done:
@@ -230,7 +232,7 @@ class Engine:
             ticket.engine.cancel(ticket)
 
     def finish(self, ticket: Ticket) -> Iterator[Step]:
-        """`steps` for who wants no token before the last one: the same, with less work between the steps."""
+        """Like `steps`, but nothing is yielded before the request is done. This costs less work between the steps."""
         try:
             ticket.engine._wait(ticket, until_done=True)
             if ticket.error is not None:
@@ -240,7 +242,7 @@ class Engine:
             ticket.engine.cancel(ticket)
 
     def _wait(self, ticket: Ticket, until_done: bool = False) -> None:
-        """Step, or wait for the thread that steps, until there is something to read, or nothing more will come."""
+        """Run steps, or wait for the thread that does, until `ticket` has unread steps (unless `until_done`) or is done."""
 
         def reached() -> bool:
             return ticket.done or bool(ticket._steps and not until_done)
@@ -254,20 +256,22 @@ class Engine:
             self._lead_no_more()
 
     def _refuse_inside_step(self) -> None:
-        """Raises:
-        RuntimeError: This thread is in a step.
+        """Refuse a call from inside a step.
+
+        Raises:
+            RuntimeError: This thread is running a step.
         """
         if self._leader == threading.get_ident():
-            raise RuntimeError("a step cannot wait for a step: this was called by a function that the engine called in a step")
+            raise RuntimeError("a function that the engine calls inside a step cannot wait for another step of the same engine")
 
     def _lead(self, reached: Callable[[], bool]) -> bool:
-        """Become the thread that steps, unless another one does what is wanted first.
+        """Become the thread that runs the steps, unless another thread reaches the goal first.
 
         Args:
-            reached: Whether there is nothing to do any more.
+            reached: Tells whether the goal is reached.
 
         Returns:
-            Whether this thread leads; `_lead_no_more` ends that.
+            Whether this thread now leads; `_lead_no_more` ends its lead.
         """
         with self._changed:
             while not reached():
@@ -283,14 +287,14 @@ class Engine:
 
     def _lead_no_more(self) -> None:
         with self._changed:
-            if self._leader == threading.get_ident():  # also where Ctrl-C came just after it began to lead
+            if self._leader == threading.get_ident():  # also if Ctrl-C came just after it began to lead
                 self._leader = None
                 self._sweep()
                 if self._n_waiting:
                     self._changed.notify_all()
 
     def _sweep(self) -> None:
-        """Let go of what is cancelled or done. Only where nobody steps, or by who does."""
+        """Remove requests that are cancelled or done. Only the leader may call this, or any thread if there is none."""
         if not self._swept:
             self._swept = True
             for ticket in self._tickets:
@@ -299,18 +303,18 @@ class Engine:
             self._tickets = [ticket for ticket in self._tickets if not ticket.done]
 
     def _step(self) -> None:
-        """A step for all requests; what comes of it goes into their tickets, or into what `step` returns.
+        """Run a step for all requests. The results go into their tickets, or into the list that `step` returns.
 
-        Only the thread that leads comes here. It takes the lock only where it must: a thread that begins to wait while the
-        results are handed out learns of them after the next step, or when the leader ends. A request that is submitted
-        meanwhile may be in the list already; it has nothing to run before the next step admits it.
+        Only the leader calls this. It takes the lock only where it must: a thread that starts to wait while results are handed
+        out sees them after the next step, or when the leader stops. A request that is submitted during the step may already be
+        in the list, but it runs nothing before the next step admits it.
         """
         if not self._swept:
             with self._lock:
                 self._sweep()
         has_room = not self._waits or self._admit()
         tickets = self._tickets
-        # None rests while another request waits for the room that it holds.
+        # No request pauses while another one waits for the room that it holds.
         if len(tickets) > 1 and has_room:
             tickets = [ticket for ticket in tickets if not ticket.rests]
         outputs = self._forward(tickets)
@@ -327,7 +331,7 @@ class Engine:
                 self._changed.notify_all()
 
     def _admit(self) -> bool:
-        """Admit prompts in the order of the requests, as far as the bounds allow; whether there was room for all of them."""
+        """Admit prompts in the order of the requests, as far as the limits allow. Return whether there was room for all."""
         decodings = [ticket._decoding for ticket in self._tickets if ticket._decoding is not None]
         self._waits = any(decoding.waits for decoding in decodings)
         if not self._waits:
@@ -344,7 +348,7 @@ class Engine:
         return True
 
     def _forward(self, tickets: Sequence[Ticket]) -> list[tuple[Ticket, Step, bool, Exception | None]]:
-        """For each request that a step did something for: its new tokens, whether it is done, and what it failed with."""
+        """Run the core. Return new tokens, whether it is done, and its error, for each request that has a result."""
         forward = Forward()
         outputs: list[tuple[Ticket, Step, bool, Exception | None]] = []
         failed: dict[Ticket, Exception] = {}
@@ -366,7 +370,7 @@ class Engine:
         if forward.parts:
             try:
                 forward.run(self.core, self._stop)
-            except StoppedError:  # what was to be run is run by the next step
+            except StoppedError:  # the next step runs everything again
                 return [(ticket, {}, True, error) for ticket, error in failed.items()]
             finally:
                 if self._prefilling:
@@ -385,8 +389,8 @@ class Engine:
                     step = decoding.advance(without_prompts)
             except Exception as error:
                 failure = error
-            except BaseException:  # Ctrl-C, in the middle of another thread's request
-                ticket._end(GPTBigCodeError("the thread that was stepping for this request was interrupted; ask again"))
+            except BaseException:  # Ctrl-C, possibly in the middle of another thread's request
+                ticket._end(GPTBigCodeError("the thread that was running this request was interrupted; send the request again"))
                 self._swept = False
                 raise
             done = decoding.done or failure is not None
@@ -399,9 +403,9 @@ _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    """A thread that held a lock does not exist in a forked process, so the lock would never be free.
+    """Replace the locks. A thread that held one does not exist in the forked process, so it would never be released.
 
-    The requests stay: the core, which cannot compute in such a process, refuses them with a `ForkError`.
+    The requests stay. The core cannot compute in a forked process and refuses them with a `ForkError`.
     """
     for engine in list(_engines):
         engine._make_locks()

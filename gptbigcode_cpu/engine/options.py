@@ -1,4 +1,4 @@
-"""What the options of generation may be: a rule per supported option, and why the others are refused."""
+"""The values that generation options may have: a rule for each supported option."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gptbigcode_cpu.common.arrays import plain
 from gptbigcode_cpu.common.messages import shown
 from gptbigcode_cpu.errors import InputError
 
-# Whether a plain value is acceptable, and how to say what is expected.
+# A function that tells whether a plain value is acceptable, and a text for messages that says what is expected.
 Rule = tuple[Callable[[Any], bool], str]
 
 SCHEDULES = ("constant", "heuristic", "heuristic_transient")
@@ -20,7 +20,7 @@ SCHEDULES = ("constant", "heuristic", "heuristic_transient")
 _LARGEST_INT = 2**31 - 1
 _FLOAT = np.finfo(np.float32)
 _SMALLEST, _LARGEST = float(_FLOAT.tiny), float(_FLOAT.max)
-# Rows of one prompt, each of which takes the memory of a cache.
+# Most rows of one prompt; each of them needs memory for a kv cache.
 _MOST_ROWS = 1 << 16
 
 
@@ -30,12 +30,12 @@ def is_flag(value: object) -> bool:
 
 
 def is_int(value: object) -> bool:
-    """Whether `value` is an integer, and no bool."""
+    """Whether `value` is an integer and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_real(value: object) -> bool:
-    """Whether `value` is a number, and no bool."""
+    """Whether `value` is a number and not a bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -63,7 +63,7 @@ def _ids(value: Any, low: int = 0) -> bool:
 
 
 def is_bias(value: Any) -> bool:
-    """Whether `value` is what may be added to a score: a number of float32, or -inf."""
+    """Whether `value` may be added to a score: a finite number in the range of float32, or -inf."""
     return _within(value, -_LARGEST, _LARGEST) or (is_real(value) and value == -math.inf)
 
 
@@ -78,7 +78,7 @@ def sequence_biases(value: Any) -> dict[tuple[int, ...], float]:
     """`sequence_bias` in either of its forms, ``{(id, ...): bias}`` or ``[[[id, ...], bias], ...]``, as a dict.
 
     Raises:
-        InputError: It is neither.
+        InputError: `value` has neither form.
     """
     value = required("sequence_bias", value)
     pairs = value.items() if isinstance(value, Mapping) else value
@@ -103,7 +103,7 @@ def _is_stop_strings(value: Any) -> bool:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a text has no half of a surrogate pair, which no token stands for."""
+    """Whether a text has no lone surrogates, which cannot be encoded as tokens."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -157,7 +157,7 @@ RULES: dict[str, Rule] = {
     "output_logits": _FLAG,
     "pad_token_id": _TOKEN,
     "bos_token_id": _TOKEN,
-    # -1 is how some checkpoints say that there is none.
+    # In some checkpoints, -1 means that there is no end token.
     "eos_token_id": (lambda value: _ids([value], -1) or _ids(value, -1), "a token id or a list of them"),
     "prompt_lookup_num_tokens": _integer(1),
     "max_matching_ngram_size": _integer(1),
@@ -173,7 +173,7 @@ RULES: dict[str, Rule] = {
 # Other names of options, from pipelines and other engines.
 ALIASES = {"stop": "stop_strings", "stop_sequence": "stop_strings"}
 
-# What transformers uses where nothing else is set; the length is decided with the prompt.
+# The defaults of transformers. There is none for the length, because it depends on the prompt.
 DEFAULTS: dict[str, Any] = {
     "do_sample": False,
     "num_beams": 1,
@@ -189,10 +189,10 @@ DEFAULTS: dict[str, Any] = {
 
 
 def checked(name: str, value: Any) -> Any:
-    """The value of a supported option in plain Python; None, "not set", is always one.
+    """Check the value of a supported option, and return it as a plain Python object. None ("not set") is always allowed.
 
     Raises:
-        InputError: It has the wrong type or is out of range.
+        InputError: The value has the wrong type or is out of range.
     """
     accepts, expected = RULES[name]
     result = plain(value)
@@ -202,10 +202,10 @@ def checked(name: str, value: Any) -> Any:
 
 
 def required(name: str, value: Any) -> Any:
-    """`checked`, for what must be set.
+    """Like `checked`, but None is refused.
 
     Raises:
-        InputError: It is None, has the wrong type or is out of range.
+        InputError: The value is None, has the wrong type or is out of range.
     """
     if value is None:
         raise InputError(f"{name} must be {RULES[name][1]}, not None")
@@ -213,7 +213,7 @@ def required(name: str, value: Any) -> Any:
 
 
 def by_full_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` without the other names of `ALIASES`.
+    """`options` with the names in `ALIASES` replaced by the full names.
 
     Raises:
         InputError: One option is given under two names.
@@ -227,7 +227,8 @@ def by_full_names(options: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-# Only the choice of a token at random reads these, only beams these, only the object that generate returns these.
+# Options with their neutral values: those that only sampling reads, those that only a beam search reads, and those that
+# only matter with return_dict_in_generate.
 SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "top_h": None, "typical_p": 1.0}
 SAMPLING |= {"epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
 _BEAMS = {"early_stopping": False, "length_penalty": 1.0, "num_beam_groups": 1, "diversity_penalty": 0.0}
@@ -235,7 +236,7 @@ _OUTPUTS = {"output_scores": False, "output_logits": False}
 
 
 def idle_options(options: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-    """The options that do nothing because of others: to each name its neutral value and the reason.
+    """The options that have no effect because of `options`: each name with its neutral value and the reason.
 
     Args:
         options: The options that are set.
@@ -250,10 +251,10 @@ def idle_options(options: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
 
 
 def check_token_ids(options: Mapping[str, Any], vocab_size: int) -> None:
-    """Refuse ids outside the vocabulary where they would be an error or an accident later.
+    """Refuse token ids outside the vocabulary in options that would fail, or do something unexpected, later.
 
     Raises:
-        InputError: There is one; the message names the option.
+        InputError: An id is outside the vocabulary; the message names the option.
     """
     bias = options.get("sequence_bias")
     named: dict[str, Iterable[int]] = {

@@ -1,4 +1,4 @@
-"""Running whole texts: prompts before decoding, and texts whose logits are wanted at every position."""
+"""Run whole texts: prompts of the draft model, and texts that need logits at every position."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
 
-# Tokens run by one call of the core: what Ctrl-C or a closed iterator waits for at most.
+# Most tokens in one call of the core. Ctrl-C or closing an iterator waits for at most one call.
 CHUNK_TOKENS = 512
 
 
@@ -19,7 +19,7 @@ def text_logits(core: _core.Model, prompts: Sequence[NDArray[np.int32]]) -> Iter
     """Logits at every position of several texts.
 
     Yields:
-        ``(i, start, logits)`` with the logits, float32 ``[tokens, vocab]``, of text i from position `start` on.
+        ``(i, start, logits)``: the logits of text i from position `start` on, float32 ``[tokens, vocab]``.
     """
     from gptbigcode_cpu import _core
 
@@ -39,12 +39,12 @@ def text_logits(core: _core.Model, prompts: Sequence[NDArray[np.int32]]) -> Iter
 def prefill(
     core: _core.Model, prompts: Sequence[NDArray[np.int32]], caches: Sequence[_core.KVCache] | None = None
 ) -> list[tuple[_core.KVCache, NDArray[np.float32]]]:
-    """Run the prompts; for each its cache and the logits ``[vocab]`` after its last token.
+    """Run prompts; return for each its kv cache, and the logits ``[vocab]`` after its last token.
 
     Args:
         core: The model.
         prompts: int32 ``[t_i]``, none of them empty.
-        caches: The first tokens of each, fewer than it has; default: none.
+        caches: For each prompt, the kv cache of its first tokens, but not of all; default: none.
     """
     from gptbigcode_cpu import _core
 
@@ -63,7 +63,7 @@ def prefill(
 
 
 def _chunks(lengths: Sequence[int]) -> Iterator[list[tuple[int, int, int]]]:
-    """Cut sequences, one after the other, into calls of `CHUNK_TOKENS` tokens: lists of ``(sequence, start, stop)``."""
+    """Divide sequences into calls of up to `CHUNK_TOKENS` tokens: lists of ``(sequence, start, stop)``."""
     parts: list[tuple[int, int, int]] = []
     room = CHUNK_TOKENS
     for i, length in enumerate(lengths):

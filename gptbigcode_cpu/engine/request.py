@@ -1,4 +1,4 @@
-"""What is asked of the engine, and the handle that it gives for it."""
+"""The requests of the engine."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Record:
     """The scores and logits of every step, one array ``[rows, vocab]`` each.
 
     Attributes:
-        scores: What the tokens were chosen by.
-        logits: What the model computed.
-        for_criteria: Stopping criteria are shown the scores.
+        scores: The processed scores that tokens were chosen from.
+        logits: The logits that the model computed.
+        for_criteria: Whether stopping criteria are given the scores.
     """
 
     scores: list[NDArray[np.float32]] = field(default_factory=list)
@@ -32,13 +32,13 @@ class Record:
     for_criteria: bool = False
 
     def add(self, logits: NDArray[np.float32], scores: NDArray[np.float32]) -> None:
-        """Keep those of a step."""
+        """Store the logits and scores of a step."""
         self.logits.append(logits.copy())
         self.scores.append(scores)
 
     @property
     def history(self) -> list[NDArray[np.float32]] | None:
-        """What stopping criteria are shown."""
+        """The scores that stopping criteria are given; None unless `for_criteria`."""
         return self.scores if self.for_criteria else None
 
 
@@ -47,13 +47,13 @@ class Rules:
     """How the tokens of a request are chosen, and when its rows end.
 
     Attributes:
-        chain_for: The logits processors of rows, given the tokens of their prompts and how many they may have in all, both with
-            padding.
+        chain_for: Function that makes the logits processors of rows. It takes the length of their prompts and their maximum
+            length, both with padding.
         eos: Tokens that end a row.
-        criteria: What else ends rows: functions of the tokens, int64 ``[rows, tokens]``, and of `Record.history`.
-        fill: The token that follows a finished row.
-        needs_whole_batch: Processors or criteria must see all rows at once, finished ones included, so that the rows of the
-            request advance together.
+        criteria: Stopping criteria: functions of the tokens, int64 ``[rows, tokens]``, and of `Record.history`.
+        fill: The token that fills rows which have ended.
+        needs_whole_batch: Whether processors or criteria must see all rows at once, finished ones included. If so, the rows of
+            the request advance together.
         record: Collects scores and logits.
     """
 
@@ -80,26 +80,25 @@ class BeamOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt or several that are continued by the same rules.
+    """One or several prompts to continue by the same rules.
 
-    The tokens of a row depend on its prompt, its seed and the rules, and not on what else runs in the same steps.
+    The tokens of a row depend on its prompt, its seed and the rules only, not on other rows in the same steps.
 
     Attributes:
         prompts: int32 ``[t_i]``, none of them empty.
         limits: The most new tokens for each prompt, >= 1.
-        seeds: For each row that of its random numbers; row ``i * copies + j`` is sequence j of prompt i. With `beams`: for each
-            prompt.
-        rules: How tokens are chosen.
-        copies: Sequences per prompt.
-        width: Tokens of padding and prompt, where lengths are counted with the padding; 0: there is no padding.
-        max_rows: The most rows of this request that run together; None: no bound of its own.
-        caches: Of the first tokens of each prompt, fewer than it has; they grow. None: nothing has been run yet.
-        keep_caches: Keep the caches of finished rows, for `Ticket.caches`.
-        drafter: Guesses tokens, for speculative decoding.
-        beams: Search with beams instead of choosing token by token.
+        seeds: One random seed per row; row ``i * copies + j`` is sequence j of prompt i. With `beams`, one seed per prompt.
+        rules: How tokens are chosen and when rows end.
+        copies: Number of sequences per prompt.
+        width: Columns of the prompts with padding, if lengths count the padding; 0: there is no padding.
+        max_rows: The most rows of this request that run at a time; None: no limit of its own.
+        caches: For each prompt, the kv cache of its first tokens, but not of all; the caches grow. None: start with empty ones.
+        keep_caches: Whether to keep the caches of finished rows, for `Ticket.caches`.
+        drafter: Drafts tokens, for speculative decoding.
+        beams: Options of a beam search; None: no beam search.
 
     Raises:
-        InputError: `drafter`, and rows that advance together.
+        InputError: There is a `drafter`, but the rows have to advance together.
     """
 
     prompts: Sequence[NDArray[np.int32]]
@@ -123,5 +122,5 @@ class Request:
 
     @property
     def lockstep(self) -> bool:
-        """Whether its rows advance together."""
+        """Whether the rows advance together."""
         return self.rules.needs_whole_batch and len(self.prompts) * self.copies > 1

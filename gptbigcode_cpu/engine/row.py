@@ -1,4 +1,4 @@
-"""One sequence while it is being written."""
+"""The state of one sequence in decoding."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Logits = NDArray[np.float32]
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One sequence while it is being written.
+    """One sequence in decoding.
 
     Attributes:
         index: Number of the row in its request.
-        cache: Keys and values of its tokens but the last, which the next step runs.
-        ids: int32: padding, prompt and output; the part beyond `length` is free.
-        pads: Tokens of padding.
-        prompt_length: Tokens of padding and prompt.
-        length: Tokens of padding, prompt and output.
-        chain: Its logits processors.
-        sampler: What chooses its tokens.
-        seed: Of its random numbers.
-        logits: ``[1 + tokens of the draft, vocab]``: after the last token, and after each one of the draft; None until the
-            step has run.
-        draft: Tokens that this step checks.
-        finished: It gets no more tokens.
+        cache: The kv cache of all tokens but the last, which the next step runs.
+        ids: Padding, prompt and output, int32 ``[max length]``; the part after `length` is unused.
+        pads: Number of padding tokens.
+        prompt_length: Length of padding and prompt.
+        length: Length of padding, prompt and output.
+        chain: The logits processors.
+        sampler: The core's sampler, which chooses the tokens.
+        seed: The random seed.
+        logits: The logits after the last token and after each token of the draft, ``[1 + draft tokens, vocab]``; None until
+            the step has run.
+        draft: The drafted tokens that this step checks.
+        finished: Whether the row gets no more tokens.
     """
 
     index: int
@@ -52,21 +52,21 @@ class Row:
 
     @property
     def tokens(self) -> NDArray[np.int32]:
-        """Prompt and output."""
+        """Prompt and output, without padding."""
         return self.ids[self.pads : self.length]
 
     @property
     def room(self) -> int:
-        """Tokens that may still be written."""
+        """How many tokens may still be added."""
         return len(self.ids) - self.length
 
     def add(self, token: int, eos: frozenset[int]) -> None:
-        """Write a token; one of `eos` finishes the row, and so does the last one for which there is room."""
+        """Append a token. The row is finished if the token is in `eos`, or if no room is left."""
         self.ids[self.length] = token
         self.length += 1
         self.finished |= token in eos or self.length == len(self.ids)
 
 
 def row_seed(seed: int, row: int) -> int:
-    """A seed for each row of a call: steps of the 64-bit golden ratio, the increments of SplitMix64, which never repeat."""
+    """The seed of a row. Rows are multiples of the 64-bit golden ratio apart, as in SplitMix64, so no two rows share one."""
     return (seed + row * 0x9E3779B97F4A7C15) % 2**64

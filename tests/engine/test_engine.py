@@ -336,7 +336,7 @@ class TestThreads:
 
         engine.run([asked(model, GREEDY, arguments=GenerateArguments(logits_processor=[Nosy()]))])
         assert len(refused) == 2
-        assert "a step cannot wait for a step" in refused[0]
+        assert "cannot wait for another step" in refused[0]
 
     def test_a_loop_that_steps_and_callers_of_generate_get_what_is_theirs(self, model: Any) -> None:
         engine = Engine(model.core)

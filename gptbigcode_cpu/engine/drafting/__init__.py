@@ -1,1 +1,1 @@
-"""What guesses tokens, for speculative decoding."""
+"""Drafters: they guess tokens, for speculative decoding."""

@@ -1,4 +1,4 @@
-"""A drafter that asks a smaller model."""
+"""A drafter that runs a smaller model."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Writer:
-    """The draft model's side of a row."""
+    """The state of the draft model for one row."""
 
     cache: _core.KVCache
     chain: Chain
     random: Random
-    length: int  # tokens to guess next time
+    length: int  # number of tokens to draft next time
     drafted: list[int] = field(default_factory=list)
     probabilities: list[NDArray[np.float64]] = field(default_factory=list)
 
 
 class ModelDrafter:
-    """Guesses what a smaller model would write.
+    """Drafts the tokens that a smaller model would generate.
 
-    How many tokens are guessed depends on earlier guesses and the model's confidence, not on time: a draft that is drawn
-    at random uses random numbers, and with a seed the text must not depend on the speed of the machine.
+    The length of a draft depends on earlier drafts and on the smaller model's confidence, but never on time. Sampled drafts use
+    random numbers, and with a seed the text must not depend on the speed of the machine.
     """
 
     def __init__(
@@ -52,13 +52,14 @@ class ModelDrafter:
     ) -> None:
         """
         Args:
-            core: The smaller model, with the vocabulary of the other one.
-            n_positions: The longest sequence that it can run.
-            chain_for: The logits processors of rows, given the tokens of their prompts and how many they may have in all.
-            do_sample: Draw tokens at random.
-            num_tokens: Tokens of the first draft.
-            adapts: Draft more after a draft was right, and fewer after one was wrong.
-            confidence_threshold: End a draft where the smaller model's probability of its own choice is below this.
+            core: The smaller model; it has the vocabulary of the other model.
+            n_positions: The longest sequence that the smaller model can run.
+            chain_for: Function that makes the logits processors of rows. It takes the length of their prompts and their
+                maximum length.
+            do_sample: Whether tokens are drawn at random.
+            num_tokens: Number of tokens of the first draft.
+            adapts: Whether to draft more tokens after a correct draft, and fewer after a wrong one.
+            confidence_threshold: A draft ends when the smaller model's probability of the chosen token is below this.
         """
         self._core, self._n_positions, self._chain_for = core, n_positions, chain_for
         self._do_sample, self._threshold = do_sample, confidence_threshold
@@ -69,7 +70,7 @@ class ModelDrafter:
         from gptbigcode_cpu import _core
 
         chain = self._chain_for(row.prompt_length, len(row.ids))
-        # Another stream than the sampler's, which draws the tokens that are not drafted.
+        # Independent of the random numbers of the sampler, which draws the tokens that are not drafted.
         random = Random(row.seed ^ 0xD1B54A32D192ED03)
         self._writers[row.index] = _Writer(_core.KVCache(self._core), chain, random, self._first_length)
 
@@ -105,7 +106,7 @@ class ModelDrafter:
         if self._adapts and len(draft.tokens):
             kept = len(tokens) - 1 == len(draft.tokens)
             writer.length = writer.length + 2 if kept else max(1, writer.length - 1)
-        # What it has run and the text share, the row's last token not included.
+        # Keep the tokens that the draft model has run and the row accepted, except for the row's last token.
         writer.cache.truncate(min(len(writer.cache), row.length - row.pads - 1))
 
     def measured(self, n_tokens: int, seconds: float) -> None:
@@ -115,12 +116,12 @@ class ModelDrafter:
         return min(self._writers[row.index].length, row.room - 1, self._n_positions - len(row.tokens) + 1)
 
     def _catch_up(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-        """Run what the draft model has not seen of the rows; the logits after their last tokens."""
+        """Run the tokens that the draft model has not seen yet; return the logits after the last token of each row."""
         caches = [self._writers[row.index].cache for row in rows]
         return [logits for _, logits in prefill(self._core, [row.tokens for row in rows], caches)]
 
     def _guess(self, row: Row, logits: NDArray[np.float32]) -> bool:
-        """Add a token to the draft, or not, if it is too improbable."""
+        """Add a token to the draft. Return whether to go on: false after or instead of a token that is too improbable."""
         writer = self._writers[row.index]
         ids = np.concatenate([row.ids[: row.length], np.array(writer.drafted, dtype=np.int32)]).astype(np.int64)
         scores = writer.chain.complete([row], ids[None], logits[None])[0]
@@ -133,7 +134,8 @@ class ModelDrafter:
             token = _draw(distribution, writer.random)
             writer.probabilities.append(distribution)
         writer.drafted.append(token)
-        # The choice of a token at random must not be undone because of the token: only what follows is left out.
+        # A drawn token must not be dropped because of its probability, since that would change the distribution. The draft
+        # ends after it.
         return not self._do_sample or distribution[token] >= self._threshold
 
     def _draft(self, row: Row) -> Draft:
@@ -149,8 +151,8 @@ def _distribution(scores: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _draw(weights: NDArray[np.float64], random: Random) -> int:
-    """A place at random, with the probability of its weight."""
+    """Draw a place at random, with probabilities proportional to `weights`."""
     cumulative = np.cumsum(weights)
     place = int(np.searchsorted(cumulative, random.random() * cumulative[-1], side="right"))
-    # Rounding may lead beyond the last place that has a weight.
+    # Rounding may lead beyond the last place whose weight is not 0.
     return min(place, int(np.flatnonzero(weights)[-1]))

@@ -1,4 +1,4 @@
-"""Guessed tokens, and what guesses them."""
+"""The drafted tokens of a row."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Draft:
-    """Guessed tokens of a row.
+    """The drafted tokens of a row.
 
     Attributes:
         tokens: int32 ``[n]``.
-        probabilities: For tokens drawn at random, the distribution of each, float64 ``[vocab]``.
+        probabilities: The distribution that each token was drawn from, float64 ``[vocab]``; None if none was drawn at random.
     """
 
     tokens: NDArray[np.int32]

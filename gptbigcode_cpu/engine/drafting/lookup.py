@@ -1,4 +1,4 @@
-"""A drafter that looks up what followed the last tokens where they occurred before."""
+"""A drafter that looks for an earlier occurrence of the last tokens, and proposes the tokens that followed it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class LookupDrafter:
-    """Guesses that the text goes on as after an earlier occurrence of its last tokens."""
+    """Drafts the tokens that followed an earlier occurrence of the last tokens (prompt lookup)."""
 
     def __init__(self, num_tokens: int, max_match: int | None) -> None:
         """
         Args:
-            num_tokens: Tokens of a draft at most.
-            max_match: Tokens that are compared at most; None = no bound.
+            num_tokens: Most tokens of a draft.
+            max_match: Most tokens that are compared; None: no limit.
         """
         self._num_tokens, self._max_match = num_tokens, max_match or 2**62
         self._pace = Pace()
@@ -51,7 +51,7 @@ class LookupDrafter:
         match, end = self._matches[row.index]
         text = row.tokens
         if match:
-            # What the look-up would have said is known for tokens that were not drafted, too.
+            # The look-up can also be checked against tokens that were not drafted.
             period = len(text) - len(tokens) - end
             for place, token in enumerate(tokens):
                 right = int(text[end + place % period]) == token
@@ -72,5 +72,5 @@ class LookupDrafter:
         if n_tokens == 0:
             return NO_DRAFT
         tokens, end = row.tokens, self._matches[row.index][1]
-        # Where the text ends, what followed the earlier occurrence is taken to come again and again.
+        # If fewer than n tokens followed the earlier occurrence, they are repeated.
         return Draft(np.resize(tokens[end:], n_tokens))

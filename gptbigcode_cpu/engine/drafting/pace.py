@@ -1,26 +1,26 @@
-"""How many tokens to guess: weighs how likely guesses are right against what checking them costs."""
+"""Decide how many tokens to draft, from the probability that a draft is right and the time that checking it costs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# How fast old observations lose their weight, per observation: about the last 50 and 100 count.
+# Each new observation multiplies the weight of the older ones by this: about the last 50 and 100 count.
 _GUESS_DECAY = 0.98
 _COST_DECAY = 0.99
-# Probability that a guess is right after matches of 1, 2..3, 4..7, ... tokens, before anything is known, and how many
-# observations that is worth. Copied code has long matches; short ones are mostly chance.
+# The initial probability that a drafted token is right after a match of 1, 2..3, 4..7, ... tokens, and how many observations
+# it counts as. Copied code has long matches; short ones are mostly chance.
 _PRIOR = (0.15, 0.3, 0.5, 0.7, 0.85, 0.95)
 _PRIOR_WEIGHT = 8.0
-# What a further token costs in a step, relative to the step's fixed part, before it is known.
+# The initial cost of one more token in a step, relative to the fixed cost of the step.
 _COST_PRIOR = 0.3
-# A guess has to promise this much more than it costs, since both are estimates.
+# The expected gain of a token must exceed its cost by this factor, since both are estimates.
 _MARGIN = 1.25
-# Times are trusted up to this multiple of what was expected; more is somebody else's work on the machine.
+# Measured times are cut at this multiple of the expected time: longer ones come from other programs on the machine.
 _OUTLIER = 2.0
 
 
 class Pace:
-    """Learns both while a text is written. The tokens do not depend on it, only the time."""
+    """Learns both while tokens are generated. It changes the speed only, never the tokens."""
 
     def __init__(self) -> None:
         self._right = [prior * _PRIOR_WEIGHT for prior in _PRIOR]
@@ -31,14 +31,14 @@ class Pace:
         self._fixed, self._each = 1.0, _COST_PRIOR
 
     def saw(self, match: int, right: bool) -> None:
-        """A guess after a match of so many tokens was right or wrong."""
+        """Record whether a token was right that was drafted after a match of `match` tokens."""
         bucket = _bucket(match)
         self._right[bucket] = self._right[bucket] * _GUESS_DECAY + right
         self._seen[bucket] = self._seen[bucket] * _GUESS_DECAY + 1
         self._probability[bucket] = self._right[bucket] / self._seen[bucket]
 
     def measured(self, n_tokens: int, seconds: float) -> None:
-        """A step of so many tokens took so long."""
+        """Record the time of a step of `n_tokens` tokens."""
         weight, tokens, squares, time, products = self._sums
         if weight > 0:
             seconds = min(seconds, _OUTLIER * (self._fixed + self._each * n_tokens))
@@ -49,7 +49,8 @@ class Pace:
         products = products * _COST_DECAY + n_tokens * seconds
         self._sums = weight, tokens, squares, time, products
         mean = time / weight
-        # Two imagined steps keep the slope near the prior until steps of several lengths were measured.
+        # The terms `prior` and 1.0 act as two imagined steps: they keep the slope near the prior until steps of different
+        # lengths have been measured.
         spread = squares - tokens * tokens / weight
         slope = products - tokens * time / weight
         prior = mean * _COST_PRIOR / (1 + _COST_PRIOR * tokens / weight)
@@ -57,14 +58,14 @@ class Pace:
         self._fixed = max(mean - self._each * tokens / weight, 0.001 * mean)
 
     def lengths(self, matches: Sequence[int], limits: Sequence[int]) -> list[int]:
-        """How many tokens to guess for each row of a step.
+        """How many tokens to draft for each row of a step.
 
         Args:
-            matches: Tokens that matched, per row.
-            limits: Guesses allowed, per row.
+            matches: Number of matching tokens per row.
+            limits: Most tokens to draft per row.
         """
-        least = _MARGIN * self._each / (self._fixed + self._each)  # for even the first guess of a step
-        chances = []  # of every guess, that it and all before it are right
+        least = _MARGIN * self._each / (self._fixed + self._each)  # for even the first drafted token of a step
+        chances = []  # for each token, the probability that it and all tokens before it are right
         for row, (match, limit) in enumerate(zip(matches, limits, strict=True)):
             chance = 1.0
             for place in range(limit):
@@ -85,7 +86,7 @@ class Pace:
         return counts
 
     def probability(self, match: int) -> float:
-        """That the next guess is right after a match of so many tokens."""
+        """The probability that the next drafted token is right after a match of `match` tokens."""
         return self._probability[_bucket(match)]
 
 

@@ -1,1 +1,1 @@
-"""What changes the logits before a token is chosen."""
+"""Logits processors: they change the logits before a token is chosen."""

@@ -1,4 +1,4 @@
-"""The logits processors of a row, and how much of their work the core's sampler does."""
+"""The logits processors of a row. The core's sampler does the work of some of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gptbigcode_cpu.engine.logits import warpers as w
 from gptbigcode_cpu.engine.logits.processors import Ids, RowInfo, Scores
 from gptbigcode_cpu.errors import InputError
 
-# What the core's sampler does, in its order, with the names of its arguments.
+# The processors that the core's sampler can replace, in its order, with the arguments that they become.
 _NATIVE: dict[type, Callable[[Any], dict[str, Any]]] = {
     p.LogitBiasLogitsProcessor: lambda it: {"logit_bias": it.logit_bias},
     p.RepetitionPenaltyLogitsProcessor: lambda it: {"repetition_penalty": float(it.penalty)},
@@ -29,15 +29,15 @@ class Chain:
     """The processors of rows with the same prompt and output lengths.
 
     Attributes:
-        sampler_options: Arguments of the core's sampler, which does the end of the chain, or all of it.
-        is_native: The sampler does everything.
+        sampler_options: Arguments of the core's sampler, which replaces the end of the chain, or all of it.
+        is_native: Whether the sampler replaces the whole chain.
     """
 
     def __init__(self, processors: Sequence[p.LogitsProcessor], warpers: Sequence[p.LogitsProcessor], sampling: bool) -> None:
         """
         Args:
-            processors: What comes before the warpers.
-            warpers: What only sampling does.
+            processors: The processors that run first.
+            warpers: The processors of sampling, which run last.
             sampling: Whether tokens are drawn at random.
         """
         everything = [*processors, *warpers]
@@ -52,23 +52,23 @@ class Chain:
             self.sampler_options |= _NATIVE[type(processor)](processor)
 
     def before_sampler(self, rows: Sequence[RowInfo], input_ids: Ids, scores: Scores) -> Scores:
-        """The scores that the sampler is to be given."""
+        """Run the part of the chain before the sampler; return the scores that the sampler is given."""
         return self._apply(self._everything[: self._n_in_numpy], rows, input_ids, scores)
 
     def instead_of_sampler(self, rows: Sequence[RowInfo], input_ids: Ids, scores: Scores) -> Scores:
-        """What the sampler makes of them, from whose softmax a token is drawn."""
+        """Run in numpy the part of the chain that the sampler replaces; return the scores that it chooses from."""
         return self._apply(self._everything[self._n_in_numpy :], rows, input_ids, scores)
 
     def complete(self, rows: Sequence[RowInfo], input_ids: Ids, scores: Scores) -> Scores:
-        """The scores after all processors."""
+        """Run the whole chain in numpy."""
         return self._apply(self._everything, rows, input_ids, scores)
 
     def _apply(self, chosen: Sequence[p.LogitsProcessor], rows: Sequence[RowInfo], input_ids: Ids, scores: Scores) -> Scores:
-        # What becomes too large for float32 is infinite, and what becomes of that is found when a token is chosen.
+        # Scores that are too large for float32 become infinite; choosing a token raises the error if there is one.
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             for processor in chosen:
                 if processor is self._first_warper and np.isneginf(scores.max(axis=-1)).any():
-                    raise InputError("no token can be chosen: the logits processors exclude every one")
+                    raise InputError("no token can be chosen: the logits processors exclude every token")
                 if (for_rows := getattr(processor, "for_rows", None)) is not None:
                     scores = for_rows(rows, input_ids, scores)
                 else:
@@ -77,8 +77,8 @@ class Chain:
 
 
 def _goes_before(processor: object, rest: Sequence[object], sampling: bool) -> bool:
-    """Whether the sampler does this processor, and does it before all of `rest`, which it does too."""
-    # A sampler with a temperature draws: a caller's warper in a greedy call is not for it.
+    """Whether the sampler can replace `processor` and runs it before all of `rest`, which it replaces as well."""
+    # A sampler with a temperature draws at random, so in a greedy call it must not replace a caller's warper.
     native = _NATIVE if sampling else _NATIVE_WHEN_GREEDY
     if type(processor) not in native or getattr(processor, "min_tokens_to_keep", 1) > 1:
         return False

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class UnbatchedClassifierFreeGuidanceLogitsProcessor(LogitsProcessor):
-    """Moves log-probabilities away from those that the model gives after another prompt.
+    """Moves log-probabilities away from those that the model computes after a negative prompt.
 
     Args:
-        guidance_scale: 1 changes nothing, more moves further.
+        guidance_scale: How far to move the scores; 1 changes nothing.
         core: The model.
-        negative_prompts: int32 ``[tokens]`` per prompt; default: the last token of the prompt.
-        copies: Rows per prompt.
+        negative_prompts: One per prompt, int32 ``[tokens]``; default: the last token of the prompt.
+        copies: Number of rows per prompt.
     """
 
     def __init__(

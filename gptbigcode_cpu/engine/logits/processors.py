@@ -1,9 +1,9 @@
-"""Logits processors: what changes the scores before a token is chosen, in numpy, with the names and results of transformers.
+"""Logits processors in numpy, with the names and results of transformers. They change the scores before a token is chosen.
 
 A processor takes ``input_ids``, int64 ``[rows, tokens]`` with padding on the left, and ``scores``, float32 ``[rows, vocab]``,
-and returns new scores; it never writes into what it is given. Those that treat rows differently have `for_rows`, which is told
-what the rows are. A bad argument is an `InputError` that names it; ``device`` is there for scripts that pass it, and changes
-nothing.
+and returns new scores; it never changes its arguments. Processors that treat rows differently have a method `for_rows`, which
+also takes a `RowInfo` per row. A bad argument raises an `InputError` that names it. ``device`` is ignored; it is accepted
+because transformers accepts it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EXCLUDED = np.float32(-np.inf)
 
 
 class RowInfo(Protocol):
-    """What `for_rows` learns of a row."""
+    """The information about a row that `for_rows` is given."""
 
     @property
     def index(self) -> int:
@@ -36,15 +36,15 @@ class RowInfo(Protocol):
 
     @property
     def pads(self) -> int:
-        """Tokens of padding at its beginning."""
+        """Number of padding tokens at the beginning of the row."""
 
     @property
     def prompt_length(self) -> int:
-        """Tokens of padding and prompt."""
+        """Length of padding and prompt."""
 
 
 class LogitsProcessor:
-    """Base class of logits processors. Those of this package may also be called with torch tensors; the result is one then."""
+    """Base class of logits processors. Those of this package also take torch tensors, and then return one."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -62,7 +62,7 @@ class LogitsProcessor:
 
 
 class LogitsProcessorList(list[Callable[..., Any]]):
-    """Processors that are applied one after the other."""
+    """A list of processors that are applied one after the other."""
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         for processor in self:
@@ -71,7 +71,7 @@ class LogitsProcessorList(list[Callable[..., Any]]):
 
 
 def _also_on_torch(call: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
-    """A processor's call on numpy arrays, as one that takes torch tensors, too."""
+    """Wrap a processor's `__call__` so that it takes torch tensors as well as numpy arrays."""
 
     @wraps(call)
     def either(self: Any, input_ids: Any, scores: Any) -> Any:
@@ -84,10 +84,10 @@ def _also_on_torch(call: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, 
 
 
 def count(name: str, value: Any, low: int = 0) -> int:
-    """A number of tokens, from `low`, as an argument of a processor.
+    """Check an argument that is a number of tokens.
 
     Raises:
-        InputError: It is something else.
+        InputError: `value` is not an integer of at least `low`.
     """
     number = plain(value)
     if not is_int(number) or not low <= number < 2**63:
@@ -96,10 +96,10 @@ def count(name: str, value: Any, low: int = 0) -> int:
 
 
 def token_list(tokens: Any, name: str = "eos_token_id") -> list[int]:
-    """One token id or several as a list.
+    """One token id or several, as a list.
 
     Raises:
-        InputError: They are something else; the message calls them `name`.
+        InputError: `tokens` is not a token id or a list of token ids; the message names the argument `name`.
     """
     given = plain(tokens)
     ids = [given] if is_int(given) else items_of(given)
@@ -109,21 +109,21 @@ def token_list(tokens: Any, name: str = "eos_token_id") -> list[int]:
 
 
 def excluded(scores: Scores, token_ids: Iterable[int]) -> Scores:
-    """A copy of the scores in which the tokens, as far as the vocabulary has them, are excluded."""
+    """A copy of the scores in which the given tokens are excluded. Ids outside the vocabulary are ignored."""
     scores = scores.copy()
     scores[:, [token_id for token_id in token_ids if token_id < scores.shape[-1]]] = EXCLUDED
     return scores
 
 
 def forced(scores: Scores, token_ids: Sequence[int]) -> Scores:
-    """Scores that leave only these tokens."""
+    """Scores that allow only the given tokens."""
     result = np.full_like(scores, EXCLUDED)
     result[:, list(token_ids)] = 0
     return result
 
 
 class LogitBiasLogitsProcessor(LogitsProcessor):
-    """Adds to the logits of tokens."""
+    """Adds a bias to the logits of tokens."""
 
     def __init__(self, logit_bias: Mapping[int, float]) -> None:
         biases = required("logit_bias", logit_bias)
@@ -137,7 +137,7 @@ class LogitBiasLogitsProcessor(LogitsProcessor):
 
 
 class SequenceBiasLogitsProcessor(LogitsProcessor):
-    """Adds to the logits of tokens that complete a sequence."""
+    """Adds a bias to the logits of tokens that complete a sequence."""
 
     def __init__(self, sequence_bias: Mapping[tuple[int, ...], float] | Sequence[Any]) -> None:
         self.sequence_bias = sequence_biases(sequence_bias)
@@ -164,7 +164,7 @@ class NoBadWordsLogitsProcessor(SequenceBiasLogitsProcessor):
 
 
 class RepetitionPenaltyLogitsProcessor(LogitsProcessor):
-    """Divides positive and multiplies negative scores of tokens that were there before; padding does not count."""
+    """Divides the positive scores and multiplies the negative scores of earlier tokens by the penalty, padding excluded."""
 
     def __init__(self, penalty: float, prompt_ignore_length: int | None = None) -> None:
         self.penalty = np.float32(required("repetition_penalty", penalty))
@@ -179,7 +179,7 @@ class RepetitionPenaltyLogitsProcessor(LogitsProcessor):
 
 
 def penalised(texts: Sequence[Ids], scores: Scores, penalty: np.float32) -> Scores:
-    """Scores in which those of each row's tokens are divided by the penalty, or multiplied where they are negative."""
+    """A copy of the scores with the penalty on the tokens of each row: positive scores divided, negative ones multiplied."""
     scores = scores.copy()
     for row, ids in enumerate(texts):
         seen = np.unique(ids)
@@ -200,7 +200,7 @@ class EncoderRepetitionPenaltyLogitsProcessor(LogitsProcessor):
 
 
 class NoRepeatNGramLogitsProcessor(LogitsProcessor):
-    """Excludes tokens that would make a sequence of ``ngram_size`` tokens come again."""
+    """Excludes tokens that would repeat a sequence of ``ngram_size`` tokens."""
 
     def __init__(self, ngram_size: int) -> None:
         self.ngram_size = count("ngram_size", ngram_size, 1)
@@ -209,7 +209,7 @@ class NoRepeatNGramLogitsProcessor(LogitsProcessor):
         return self._without_repeats(input_ids, input_ids, scores)
 
     def _without_repeats(self, texts: Iterable[Ids], input_ids: Ids, scores: Scores) -> Scores:
-        """Excludes what completes an n-gram of `texts`."""
+        """Exclude tokens that would complete an n-gram of `texts`."""
         scores = scores.copy()
         for row, (text, ids) in enumerate(zip(texts, input_ids, strict=True)):
             if len(text) < self.ngram_size or len(ids) < self.ngram_size - 1:
@@ -221,7 +221,7 @@ class NoRepeatNGramLogitsProcessor(LogitsProcessor):
 
 
 class EncoderNoRepeatNGramLogitsProcessor(NoRepeatNGramLogitsProcessor):
-    """Excludes tokens that would make a sequence of ``ngram_size`` tokens of the prompt come again."""
+    """Excludes tokens that would repeat a sequence of ``ngram_size`` tokens of the prompt."""
 
     def for_rows(self, rows: Sequence[RowInfo], input_ids: Ids, scores: Scores) -> Scores:
         prompts = [ids[: row.prompt_length] for row, ids in zip(rows, input_ids, strict=True)]
@@ -229,7 +229,7 @@ class EncoderNoRepeatNGramLogitsProcessor(NoRepeatNGramLogitsProcessor):
 
 
 class MinLengthLogitsProcessor(LogitsProcessor):
-    """No end token before there are ``min_length`` tokens."""
+    """Excludes end tokens until there are ``min_length`` tokens."""
 
     def __init__(self, min_length: int, eos_token_id: int | Iterable[int], device: Any = None) -> None:
         self.min_length = count("min_length", min_length)
@@ -240,7 +240,7 @@ class MinLengthLogitsProcessor(LogitsProcessor):
 
 
 class MinNewTokensLengthLogitsProcessor(LogitsProcessor):
-    """No end token before there are ``min_new_tokens`` tokens after the prompt."""
+    """Excludes end tokens until there are ``min_new_tokens`` tokens after the prompt."""
 
     def __init__(
         self, prompt_length_to_skip: int, min_new_tokens: int, eos_token_id: int | Iterable[int], device: Any = None
@@ -255,7 +255,7 @@ class MinNewTokensLengthLogitsProcessor(LogitsProcessor):
 
 
 class PrefixConstrainedLogitsProcessor(LogitsProcessor):
-    """Leaves the tokens that a function of prompt number and tokens so far allows."""
+    """Allows only the tokens that a function returns, given the number of the prompt and the tokens so far."""
 
     def __init__(self, prefix_allowed_tokens_fn: Callable[[int, Any], Sequence[int]], num_beams: int) -> None:
         if not callable(prefix_allowed_tokens_fn):
@@ -275,7 +275,7 @@ class PrefixConstrainedLogitsProcessor(LogitsProcessor):
         for row, (prompt, ids) in enumerate(zip(prompts.tolist(), input_ids, strict=True)):
             mask[row, self._allowed(prompt, ids, scores.shape[1])] = 0
         result = scores + mask
-        # Where every beam of a prompt has lost all its allowed tokens already, the constraint wins.
+        # If all allowed tokens of every beam of a prompt are already excluded, allow them again: the constraint wins.
         lost = np.isneginf(result.max(axis=-1))
         for prompt in np.unique(prompts):
             beams = prompts == prompt
@@ -284,20 +284,20 @@ class PrefixConstrainedLogitsProcessor(LogitsProcessor):
         return result
 
     def _allowed(self, prompt: int, ids: Ids, vocab_size: int) -> list[int]:
-        """What the function answers, checked."""
+        """Call the function and check its result."""
         answer = plain(self._allowed_after(prompt, ids))
         allowed = None if isinstance(answer, (str, bytes)) else items_of(answer)
         if allowed is None:
             raise InputError(f"prefix_allowed_tokens_fn must return a list of token ids, not {shown(answer)}")
         if not allowed:
-            raise InputError(f"prefix_allowed_tokens_fn allows no token for prompt {prompt}; it must allow one at least")
+            raise InputError(f"prefix_allowed_tokens_fn allows no token for prompt {prompt}; it must allow at least one")
         if wrong := [token for token in allowed if not is_int(token) or not 0 <= token < vocab_size]:
             raise InputError(f"prefix_allowed_tokens_fn must return token ids below {vocab_size}, not {shown(wrong[0])}")
         return allowed
 
 
 class ForcedBOSTokenLogitsProcessor(LogitsProcessor):
-    """Leaves one token after a prompt of one token."""
+    """Allows only ``bos_token_id`` after a prompt of one token."""
 
     def __init__(self, bos_token_id: int) -> None:
         self.bos_token_id = required("forced_bos_token_id", bos_token_id)
@@ -307,7 +307,7 @@ class ForcedBOSTokenLogitsProcessor(LogitsProcessor):
 
 
 class ForcedEOSTokenLogitsProcessor(LogitsProcessor):
-    """Leaves the end tokens where the next token is the last one."""
+    """Allows only end tokens at the last place before ``max_length``."""
 
     def __init__(self, max_length: int, eos_token_id: int | Iterable[int], device: Any = None) -> None:
         self.max_length = count("max_length", max_length)
@@ -318,14 +318,14 @@ class ForcedEOSTokenLogitsProcessor(LogitsProcessor):
 
 
 class InfNanRemoveLogitsProcessor(LogitsProcessor):
-    """Makes NaN 0 and infinities the largest and smallest numbers."""
+    """Replaces NaN by 0, and infinities by the largest and smallest float32."""
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         return np.nan_to_num(scores, copy=True, nan=0.0)
 
 
 class ExponentialDecayLengthPenalty(LogitsProcessor):
-    """Adds to the scores of the end tokens, exponentially more with every token after a start."""
+    """Raises the scores of end tokens, exponentially more with every token after a start."""
 
     def __init__(
         self,
@@ -349,7 +349,7 @@ class ExponentialDecayLengthPenalty(LogitsProcessor):
 
 
 class SuppressTokensLogitsProcessor(LogitsProcessor):
-    """Excludes tokens."""
+    """Excludes tokens everywhere."""
 
     def __init__(self, suppress_tokens: Iterable[int], device: Any = None) -> None:
         self.suppress_tokens = token_list(suppress_tokens, "suppress_tokens")
@@ -359,7 +359,7 @@ class SuppressTokensLogitsProcessor(LogitsProcessor):
 
 
 class SuppressTokensAtBeginLogitsProcessor(LogitsProcessor):
-    """Excludes tokens at one place, the beginning of the output."""
+    """Excludes tokens at the beginning of the output, at place ``begin_index``."""
 
     def __init__(self, begin_suppress_tokens: Iterable[int], begin_index: int, device: Any = None) -> None:
         self.begin_suppress_tokens = token_list(begin_suppress_tokens, "begin_suppress_tokens")
@@ -370,7 +370,7 @@ class SuppressTokensAtBeginLogitsProcessor(LogitsProcessor):
 
 
 class LogitNormalization(LogitsProcessor):
-    """Makes scores log-probabilities."""
+    """Turns scores into log-probabilities."""
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
         return log_softmax(scores)

@@ -1,10 +1,10 @@
-"""Output that follows a JSON schema, a regular expression or a grammar, by llguidance.
+"""Output that follows a JSON schema, a regular expression or a grammar, with the library llguidance.
 
     processor = StructuredLogitsProcessor(tokenizer, json_schema={"type": "object"})
     model.generate(prompt, logits_processor=[processor], max_new_tokens=200)
 
-A token is allowed if its bytes go on with some text of the grammar, so a character that several tokens share is no
-obstacle. Where the text can only end, the end token is the only one allowed.
+A token is allowed if its bytes continue some text of the grammar, so one character may be spread over several tokens. Where
+the grammar leaves no choice but to end, only the end token is allowed.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
 
 
-# Between the parts of JSON: where any amount of it is allowed, small models write nothing else.
+# Between the parts of JSON, at most one space: if more is allowed, small models write nothing but spaces.
 WHITESPACE = "[ ]?"
 
 
 class StructuredLogitsProcessor(LogitsProcessor):
-    """Excludes every token that no text of the grammar goes on with.
+    """Excludes every token that continues no text of the grammar.
 
     Args:
-        tokenizer: The tokenizer of the model; it must have an end token. One of transformers is converted.
-        json_schema: JSON schema, a dict or its text; True: any JSON. It is written in one line, unless the schema's
+        tokenizer: The tokenizer of the model; it must have an end token. A tokenizer of transformers is converted.
+        json_schema: JSON schema, a dict or its text; True: any JSON. The output is on one line, unless the schema's
             ``x-guidance`` says otherwise.
-        regex: Regular expression that the whole output matches.
+        regex: Regular expression that the whole output must match.
         grammar: Grammar in the format of Lark.
 
-    One of the three is given. The prompt of a row is what it has when it comes for the first time. An object serves one call of
-    `generate` at a time.
+    Pass exactly one of `json_schema`, `regex` and `grammar`. All tokens that a row has at the first call count as its prompt.
+    An object can be used by one call of `generate` at a time.
 
     Raises:
-        InputError: None or several of the three, one that is wrong, or a tokenizer without an end token.
+        InputError: None or several of the three are given, the given one is wrong, or the tokenizer has no end token.
         MissingDependencyError: llguidance is not installed.
     """
 
@@ -67,7 +67,7 @@ class StructuredLogitsProcessor(LogitsProcessor):
         matcher = llguidance.LLMatcher
         given = {"json_schema": json_schema, "regex": regex, "grammar": grammar}
         if sum(value is not None for value in given.values()) != 1:
-            raise InputError("give one of json_schema, regex and grammar")
+            raise InputError("pass exactly one of json_schema, regex and grammar")
         try:
             if json_schema is not None:
                 schema = {} if json_schema is True else json_schema
@@ -86,7 +86,7 @@ class StructuredLogitsProcessor(LogitsProcessor):
         self._texts: dict[int, _Text] = {}
 
     def reset(self) -> None:
-        """Forget all rows; `generate` does so when it begins."""
+        """Forget all rows; `generate` calls this when it starts."""
         self._texts.clear()
 
     def __call__(self, input_ids: Ids, scores: Scores) -> Scores:
@@ -102,21 +102,21 @@ class StructuredLogitsProcessor(LogitsProcessor):
                 matcher = self._llguidance.LLMatcher(self._tokenizer, self._grammar)
                 self._texts[number] = _Text(matcher, length)
             mask = self._texts[number].mask(input_ids[row].tolist(), self._masks, self._tokenizer)
-            # Rows of the embedding beyond the tokenizer's vocabulary stand for nothing.
+            # Ids beyond the tokenizer's vocabulary have no text.
             result[row, len(mask) :] = EXCLUDED
             result[row, : len(mask)][~mask[: scores.shape[1]]] = EXCLUDED
         return result
 
 
 class _Text:
-    """A row's place in the grammar. Tokens may be taken back: beams change places, drafts are given up."""
+    """The position of a row in the grammar. Tokens can be taken back, because beams swap rows and drafts are rejected."""
 
     def __init__(self, matcher: Any, prompt_length: int) -> None:
         self._matcher, self._prompt_length = matcher, prompt_length
         self._consumed: list[int] = []
 
     def mask(self, ids: list[int], masks: Any, tokenizer: Any) -> NDArray[np.bool_]:
-        """Which tokens may follow, bool ``[vocab]``."""
+        """Which tokens are allowed next, bool ``[vocab]``."""
         new = ids[self._prompt_length :]
         shared = 0
         while shared < min(len(new), len(self._consumed)) and new[shared] == self._consumed[shared]:
@@ -126,9 +126,9 @@ class _Text:
             del self._consumed[shared:]
         n_vocab = tokenizer.vocab_size
         for token in new[shared:]:
-            # Asked first: a matcher that was given a wrong token cannot go back.
+            # Validate first, because a matcher cannot roll back a wrong token.
             if self._matcher.is_stopped() or not self._matcher.validate_tokens([token]):
-                break  # after the end: a finished row that goes on with the fill token
+                break  # the row has ended and is filled with the fill token
             self._matcher.consume_token(token)
             self._consumed.append(token)
         bits = masks.allocate_token_bitmask(1, n_vocab)
@@ -144,7 +144,7 @@ class _Text:
 
 
 class _Vocabulary:
-    """A tokenizer as llguidance wants it: the bytes of every token."""
+    """A tokenizer in the form that llguidance takes: with the bytes of every token."""
 
     def __init__(self, tokenizer: GPTBigCodeTokenizer) -> None:
         if tokenizer.eos_token_id is None:
@@ -162,7 +162,7 @@ class _Vocabulary:
 
 
 def _shared_tokenizer(tokenizer: GPTBigCodeTokenizer, llguidance: Any) -> Any:
-    """The tokenizer in the form of llguidance, which takes a while to make and is kept with the tokenizer."""
+    """The tokenizer in the form of llguidance. Making it is slow, so it is stored in the tokenizer."""
     made = tokenizer.__dict__.get("_llguidance")
     if made is None:
         wrapper = llguidance.TokenizerWrapper(_Vocabulary(tokenizer))

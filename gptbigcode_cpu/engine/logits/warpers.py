@@ -1,7 +1,7 @@
-"""The logits processors of sampling: which tokens may be drawn, as transformers defines it.
+"""The logits processors of sampling, with the names and results of transformers. They decide which tokens may be drawn.
 
-Each keeps at least ``min_tokens_to_keep`` tokens, and gives the others the score ``filter_value``. Arguments and results are
-those of `processors`; a bad value is an `InputError` that names the option.
+Each keeps at least ``min_tokens_to_keep`` tokens; excluded tokens get the score ``filter_value``. Calls have the arguments and
+results described in `processors`. A bad value raises an `InputError` that names the option.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _kth_best(scores: Scores, k: int) -> Scores:
 
 
 class TemperatureLogitsWarper(LogitsProcessor):
-    """Divides the scores."""
+    """Divides the scores by the temperature."""
 
     def __init__(self, temperature: float) -> None:
         self.temperature = float(required("temperature", temperature))
@@ -51,7 +51,7 @@ class TemperatureLogitsWarper(LogitsProcessor):
 
 
 class TopHLogitsWarper(_Filter):
-    """Keeps the most probable tokens whose entropy is at most a share of that of the 100 most probable ones."""
+    """Keeps the most probable tokens, up to the share ``top_h`` of the entropy of the 100 most probable tokens."""
 
     def __init__(self, top_h: float, filter_value: float = -np.inf) -> None:
         super().__init__(filter_value, 1)
@@ -71,7 +71,7 @@ class TopHLogitsWarper(_Filter):
 
 
 class TopKLogitsWarper(_Filter):
-    """Keeps the k best tokens, and those that equal the last of them."""
+    """Keeps the k best tokens, and further tokens with the same score as the k-th."""
 
     def __init__(self, top_k: int, filter_value: float = -np.inf, min_tokens_to_keep: int = 1) -> None:
         super().__init__(filter_value, min_tokens_to_keep)
@@ -138,7 +138,7 @@ class TypicalLogitsWarper(_Filter):
 
 
 class EpsilonLogitsWarper(_Filter):
-    """Keeps tokens with at least a probability."""
+    """Keeps tokens whose probability is at least ``epsilon``."""
 
     def __init__(self, epsilon: float, filter_value: float = -np.inf, min_tokens_to_keep: int = 1) -> None:
         super().__init__(filter_value, min_tokens_to_keep)
@@ -150,7 +150,7 @@ class EpsilonLogitsWarper(_Filter):
 
 
 class EtaLogitsWarper(_Filter):
-    """Keeps tokens with at least a probability that is lower where the distribution is flat."""
+    """Keeps tokens whose probability reaches a cutoff: ``epsilon``, or less where the distribution is flat."""
 
     def __init__(self, epsilon: float, filter_value: float = -np.inf, min_tokens_to_keep: int = 1, device: Any = None) -> None:
         super().__init__(filter_value, min_tokens_to_keep)
