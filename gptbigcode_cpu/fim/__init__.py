@@ -1,4 +1,4 @@
-"""Fill-in-the-middle: the model sees what is before and after the cursor and writes what is between."""
+"""Fill-in-the-middle: the model reads the text before and after the cursor, and writes the text in between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Filling a gap with a model: options, prompt, and the text that comes back."""
+"""Fill a gap with a model: choose the options, build the prompt, and clean the generated text."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from gptbigcode_cpu.tokenizer.incremental import IncrementalDecoder
 if TYPE_CHECKING:
     from gptbigcode_cpu.generation.language_model import LanguageModel
 
-# The middle of a given text is less open than its continuation: the most probable one is wanted.
+# A given suffix leaves less choice than a plain continuation, so the most probable text is wanted: greedy decoding.
 DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "do_sample": False}
-# What `stream` takes that is no option.
+# The arguments of `stream` that are not options.
 CALL_ARGUMENTS = {item.name for item in fields(GenerateArguments)} - {"torch", "negative_prompts", "tokenizer", "streamer"}
-# The key of a config.json that says which order was measured better on the checkpoint.
+# The key of a config.json that names the better order for the checkpoint, as measured.
 MODE_KEY = "fim_mode"
 
 
@@ -32,7 +32,7 @@ class Fill:
     """A fill-in-the-middle request, ready to run.
 
     Attributes:
-        prompt_ids: The prompt.
+        prompt_ids: Token ids of the prompt.
         options: Options for `generate` or `stream`.
         mode: The order of the prompt, ``"psm"`` or ``"spm"``.
     """
@@ -43,10 +43,10 @@ class Fill:
 
 
 def preferred_mode(config: GPTBigCodeConfig) -> Mode:
-    """The order that ``"auto"`` stands for: ``fim_mode`` of the checkpoint's ``config.json``, else ``"psm"``.
+    """The order that ``"auto"`` stands for: ``fim_mode`` in the checkpoint's ``config.json``, or else ``"psm"``.
 
     Raises:
-        ConfigError: ``fim_mode`` is something else.
+        ConfigError: ``fim_mode`` is neither ``"psm"`` nor ``"spm"``.
     """
     value: Any = getattr(config, MODE_KEY, None) or "psm"
     if value not in ("psm", "spm"):
@@ -66,7 +66,7 @@ def plan_fill(
     mode: Mode = "auto",
     options: Mapping[str, Any] | None = None,
 ) -> Fill:
-    """The prompt, cut so that the new tokens fit behind it, and the options. Arguments and errors as in `FillMixin.fill`."""
+    """Choose the options, and build a prompt with room for the new tokens. Arguments and errors as in `FillMixin.fill`."""
     tokenizer = own_tokenizer(tokenizer)
     given = by_full_names(options or {})
     call = {"tokenizer": tokenizer, **{name: value for name, value in given.items() if name in CALL_ARGUMENTS}}
@@ -94,7 +94,7 @@ def plan_fill(
 
 
 class FillMixin:
-    """Filling in the middle, for a model that can `stream`."""
+    """Adds `fill` and `stream_fill` to a model that has `stream`."""
 
     def fill(
         self,
@@ -108,21 +108,21 @@ class FillMixin:
         generation_config: GenerationConfig | None = None,
         **options: Any,
     ) -> str:
-        """Write what belongs between `prefix` and `suffix`.
+        """Generate the text between `prefix` and `suffix`.
 
-        The text ends where it begins to repeat the suffix, at a blank line followed by less indentation, and at any special
-        token. Its lines end as those around it do: LF, CRLF or CR. Texts that are too long are cut to what is near the
-        cursor, see `fim.build_prompt`.
+        The new text ends where it starts to repeat the suffix, at a blank line that is followed by less indentation, or at a
+        special token. It uses the line ends of the text around it: LF, CRLF or CR. Long input is cut to the part near the
+        cursor; see `fim.build_prompt`.
 
         Args:
             prefix: The text before the cursor.
-            suffix: The text after it.
+            suffix: The text after the cursor.
             tokenizer: The tokenizer of the model.
-            extra_files: Other files to learn from, ``{path: text}`` or ``[(path, text), ...]``, the most relevant last.
+            extra_files: Other files as context, ``{path: text}`` or ``[(path, text), ...]``, the most relevant last.
             repo_name: The repository of the files.
-            mode: Order of the parts in the prompt: ``"psm"``, ``"spm"``, or ``"auto"`` for the one that ``fim_mode`` in the
-                checkpoint's ``config.json`` names, psm without it.
-            generation_config: Options; the default is greedy and up to 256 tokens.
+            mode: Order of the parts in the prompt: ``"psm"``, ``"spm"``, or ``"auto"`` for the value of
+                ``fim_mode`` in the checkpoint's ``config.json``, or else psm.
+            generation_config: Options. Default: greedy decoding of up to 256 tokens.
             **options: Fields of `GenerationConfig`, and the other arguments of `stream`.
 
         Returns:
@@ -130,7 +130,7 @@ class FillMixin:
 
         Raises:
             TokenizerError: The model was not trained to fill in the middle.
-            InputError: An unknown mode or option, or a bad value.
+            InputError: The mode or an option is unknown, or a value is bad.
             ContextLengthError: The requested tokens leave no room for a prompt.
         """
         pieces = self.stream_fill(
@@ -157,7 +157,7 @@ class FillMixin:
         generation_config: GenerationConfig | None = None,
         **options: Any,
     ) -> Iterator[str]:
-        """`fill`, piece by piece. Errors are raised by the call; closing the iterator stops the work."""
+        """Like `fill`, but yields the text in pieces. Errors are raised by the call. Closing the iterator stops the work."""
         if (config := given_config(generation_config)) is not None:
             options = merged_options(config.set_options(), by_full_names(options))
         model: Any = self
@@ -179,7 +179,7 @@ class FillMixin:
 def middle(
     tokens: Iterator[int], tokenizer: GPTBigCodeTokenizer, gap: MiddleFilter, stops: list[int], end: LineEnd | None
 ) -> Iterator[str]:
-    """The text of new tokens, as far as it belongs into the gap, with line ends as `end`."""
+    """Decode new tokens, and yield the part of their text that belongs into the gap, with `end` as line end."""
     decoder = IncrementalDecoder(tokenizer)
     for token in tokens:
         if token in stops:

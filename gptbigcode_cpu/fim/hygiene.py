@@ -1,12 +1,12 @@
-"""What of the generated text belongs between prefix and suffix."""
+"""Find out which part of the generated text belongs between prefix and suffix."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left
 
-# Characters that are no space which the first lines of the suffix must have before a repetition of them counts as one:
-# a closing bracket or ``else:`` may well be written again.
+# A repetition of the suffix counts only if the repeated lines have this many characters besides white space: a closing bracket
+# or ``else:`` may well occur twice.
 _MIN_REPEATED = 6
 _MAX_REPEATED = 200
 # A blank line, and the indentation of the next line that is not blank.
@@ -14,26 +14,25 @@ _AFTER_BLANK = re.compile(r"\n(?:[ \t]*\n)+([ \t]*)(?=\S)")
 
 
 class MiddleFilter:
-    """Passes text on until it leaves the gap that it is to fill.
+    """Passes generated text on until the text leaves the gap.
 
-    It ends where the text begins to repeat the suffix, and at a blank line after which a line is indented less than the gap
-    is. What may be the beginning of such an end is held back.
+    The middle ends where the text starts to repeat the suffix, or at a blank line that is followed by a line with less
+    indentation than the gap. Text that may be the start of such an end is held back until this is certain.
 
-    Lines may end as on Unix (LF), on Windows (CRLF) or as on old Macs (CR), in the file and in the generated text, also mixed:
-    all count as one line break. The text keeps the line ends that it has.
+    LF, CRLF and CR all count as one line break, also if they are mixed. The text keeps its line ends.
 
     Args:
         prefix: The text before the gap.
-        suffix: The text after it.
+        suffix: The text after the gap.
 
     Attributes:
-        done: Whether the end was reached; further text is not passed on.
+        done: Whether the end of the middle was reached. Further text is dropped.
     """
 
     def __init__(self, prefix: str, suffix: str) -> None:
         self.done = False
         prefix, suffix = _with_lf(prefix), _with_lf(suffix)
-        # Everything is decided on a text with LF only. `_crlf` has the places of the line breaks in it that were CRLF.
+        # All decisions use `_text`, which has LF only. `_crlf` lists the places of line breaks in `_text` that were CRLF.
         self._raw = ""
         self._text = ""
         self._crlf: list[int] = []
@@ -41,7 +40,7 @@ class MiddleFilter:
         cursor_line = prefix[prefix.rfind("\n") + 1 :]
         self._lead = cursor_line if not cursor_line.strip() else None
         self._indentation = _width(cursor_line)
-        # The newline stays where the rest of the cursor's line follows, which must not join another.
+        # If the cursor's line goes on after the gap, keep the newline, so that the rest of that line stays on its own line.
         self._keep_newline = bool(suffix.strip(" \t")) and not suffix.lstrip(" \t").startswith("\n")
         space = suffix[: len(suffix) - len(suffix.lstrip())]
         self._whole_lines = "\n" in space
@@ -49,14 +48,14 @@ class MiddleFilter:
         self._repeated = _first_lines(suffix[space.rfind("\n") + 1 :])
 
     def push(self, piece: str) -> str:
-        """The text that is certain to belong into the gap after this piece."""
+        """Add a piece of generated text; return the text that now certainly belongs into the gap."""
         if self.done:
             return ""
         self._append(piece)
         return self._release(final=False)
 
     def flush(self) -> str:
-        """What is left at the end of the generated text."""
+        """Return the text that was held back; call this at the end of the generated text."""
         if self.done:
             return ""
         self._append("", final=True)
@@ -71,7 +70,7 @@ class MiddleFilter:
         return self._raw[self._raw_place(start) : self._raw_place(self._released)]
 
     def _append(self, piece: str, final: bool = False) -> None:
-        """Take in a piece. A CR at its end waits for the next piece, which tells whether it is half of a CRLF."""
+        """Add a piece. A CR at its end waits for the next piece, because it may be the first half of a CRLF."""
         self._raw += piece
         new = self._raw[self._raw_place(len(self._text)) :]
         if new.endswith("\r") and not final:
@@ -84,11 +83,11 @@ class MiddleFilter:
         self._text += _with_lf(rest)
 
     def _raw_place(self, place: int) -> int:
-        """The place in the generated text of a place in `_text`."""
+        """Convert a place in `_text` to a place in `_raw`."""
         return place + bisect_left(self._crlf, place)
 
     def _dedent(self) -> int | None:
-        """Where a blank line begins that is followed by a line outside the gap's block."""
+        """The start of a blank line that is followed by a line outside the gap's block; None if there is none."""
         limit = self._indentation
         if self._lead is not None:
             first = self._text.lstrip("\n")
@@ -99,7 +98,7 @@ class MiddleFilter:
         return None
 
     def _repetition(self, final: bool) -> int | None:
-        """Where the text begins to repeat the first lines of the suffix."""
+        """The place where the text starts to repeat the first lines of the suffix; None if it does not."""
         wanted, text = self._repeated, self._text
         if not wanted:
             return None
@@ -116,13 +115,13 @@ class MiddleFilter:
         return None
 
     def _settled(self) -> int:
-        """Up to where the text is certain to stay."""
+        """The length of the text that certainly belongs into the gap."""
         settled = _blank_lines(self._text)
         partial = self._partial()
         return settled if partial is None else min(settled, self._end_before(partial))
 
     def _partial(self) -> int | None:
-        """Where the end of the text may be the beginning of a repetition."""
+        """The place from which the end of the text may be the start of a repetition; None if there is none."""
         wanted, text = self._repeated, self._text
         for position in range(max(self._released, len(text) - len(wanted)), len(text)):
             if wanted.startswith(text[position:]) and self._may_begin(position):
@@ -130,7 +129,7 @@ class MiddleFilter:
         return None
 
     def _may_begin(self, position: int) -> bool:
-        """Whether what stands before a repetition allows it: nothing, or white space as before the cursor, in its line."""
+        """Whether a repetition may start at `position`: only nothing, or white space as before the cursor, may precede it."""
         line = self._text[self._text.rfind("\n", 0, position) + 1 : position]
         before = line if "\n" in self._text[:position] else self._cursor_line + line
         if self._whole_lines:
@@ -138,7 +137,7 @@ class MiddleFilter:
         return self._lead is None or not before.strip()
 
     def _end_before(self, position: int) -> int:
-        """A repetition of whole lines takes the blank lines before it along."""
+        """The end of the middle before a repetition. Blank lines before a repetition of whole lines are dropped as well."""
         return _blank_lines(self._text[:position]) if self._whole_lines else position
 
 
@@ -147,13 +146,13 @@ def _with_lf(text: str) -> str:
 
 
 def _width(line: str) -> int:
-    """Columns of the indentation of a line."""
+    """Width of a line's indentation in columns."""
     first = line.partition("\n")[0].expandtabs(8)
     return len(first) - len(first.lstrip())
 
 
 def _blank_lines(text: str) -> int:
-    """Where the line break and the blank lines at the end of a text begin; its end if there are none."""
+    """The start of the line break and blank lines at the end of a text; the end of the text if there are none."""
     solid = len(text.rstrip())
     newline = text.find("\n", solid)
     return len(text) if newline < 0 else newline
@@ -164,7 +163,7 @@ def _solid(text: str) -> int:
 
 
 def _first_lines(text: str) -> str:
-    """The first lines that together are long enough to be recognised; empty if all of them are not."""
+    """The first lines that together have `_MIN_REPEATED` characters; empty if the text is too short."""
     taken = ""
     for line in text.splitlines(keepends=True):
         taken += line

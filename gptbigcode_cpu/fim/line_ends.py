@@ -1,4 +1,4 @@
-"""Line ends of a file: what is written into it ends its lines as the file does."""
+"""Line ends: text that is inserted into a file uses the line ends of the file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 def line_end(prefix: str, suffix: str) -> LineEnd | None:
-    """How lines end around a gap: as the last line before it does, else as the first one after it; None without any."""
+    """The line end around a gap: the last one before the gap, or else the first one after it; None if there is none."""
     last = max(prefix.rfind("\n"), prefix.rfind("\r"))
     found = _LINE_END.search(prefix, max(0, last - 1)) if last >= 0 else _LINE_END.search(suffix)
     match found[0] if found else None:
@@ -24,5 +24,5 @@ def line_end(prefix: str, suffix: str) -> LineEnd | None:
 
 
 def with_line_end(text: str, end: LineEnd | None) -> str:
-    """`text` with all of its LF and CRLF as `end`; None leaves it as it is. A CR alone stays, since it may be meant."""
+    """`text` with `end` in place of every LF and CRLF; None changes nothing. A lone CR stays, since it may be intended."""
     return text if end is None else text.replace("\r\n", "\n").replace("\n", end)

@@ -1,4 +1,4 @@
-"""Fill-in-the-middle prompts: layout, context from other files, and how all of it is made to fit."""
+"""Build fill-in-the-middle prompts: their layout, the context from other files, and how long input is cut."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
 
 CURSOR = "<cursor>"
 ExtraFiles = Mapping[str, str] | Sequence[tuple[str, str]]
-# Less of a file than this is left out rather than cut.
+# A file is left out if fewer tokens of it would fit.
 _SMALLEST_PIECE = 32
 
 
@@ -28,35 +28,35 @@ def build_prompt(
     repo_name: str | None = None,
     max_tokens: int | None = None,
 ) -> list[int]:
-    """Token ids of the prompt whose continuation is the text between `prefix` and `suffix`.
+    """Token ids of a prompt that a model continues with the text between `prefix` and `suffix`.
 
-    Both parts are encoded on their own, as in training, so nothing merges across the cursor; names of special tokens
-    inside them are plain text. The orders are those of BigCode's training data (Megatron-LM, ``gpt_dataset.py``)::
+    Both parts are encoded separately, as in training, so no token spans the cursor. Names of special tokens in them are
+    plain text. The orders are those of BigCode's training data (Megatron-LM, ``gpt_dataset.py``)::
 
         psm:  <fim_prefix> PREFIX <fim_suffix> SUFFIX <fim_middle>
         spm:  <fim_prefix> <fim_suffix> SUFFIX <fim_middle> PREFIX
 
-    Other files stand before that as in StarCoder's training data, which left out any part of the header at random::
+    Other files come first, in the form of StarCoder's training data, where parts of the header were left out at random::
 
         <reponame> REPO <filename> PATH \\n CODE <|endoftext|>
 
-    What does not fit is cut at line starts: the beginning of `prefix`, by quarters of its share so that the prompt stays the
-    same while somebody types, the end of `suffix`, and the other files from the first on, which may take half of the
-    room, or more if the text around the cursor is short.
+    Long input never fails: text that does not fit is cut at line boundaries. `prefix` loses its beginning, `suffix` its end,
+    and the first of the other files are dropped. `prefix` is cut in steps of a quarter of its share, so that the prompt's
+    start stays the same while a user types. Other files get half of the room, or more if `prefix` and `suffix` are short.
 
     Args:
         tokenizer: The tokenizer of the model.
         prefix: The text before the cursor.
-        suffix: The text after it.
-        mode: ``"psm"`` or ``"spm"``; ``"auto"`` is ``"psm"``, since nothing is known of the model here.
-        extra_files: Texts by path, the most relevant last.
-        repo_name: The repository of the files, such as ``owner/name``.
-        max_tokens: Length of the prompt at most; None cuts nothing.
+        suffix: The text after the cursor.
+        mode: ``"psm"`` or ``"spm"``; ``"auto"`` means ``"psm"`` here, because the model is not known.
+        extra_files: Other files, ``{path: text}`` or ``[(path, text), ...]``, the most relevant last.
+        repo_name: The repository of `extra_files`, such as ``owner/name``.
+        max_tokens: Most tokens of the prompt; None: nothing is cut.
 
     Raises:
-        InputError: An unknown mode, or something that is no text.
-        TokenizerError: The model has no fill-in-the-middle tokens, or no ``<filename>`` for `extra_files`.
-        ContextLengthError: `max_tokens` does not even hold the three marks.
+        InputError: The mode is unknown, an argument has the wrong type, or there is a `repo_name` without `extra_files`.
+        TokenizerError: The vocabulary lacks the fill-in-the-middle tokens, or ``<filename>`` for `extra_files`.
+        ContextLengthError: `max_tokens` is below 3, so not even the fill-in-the-middle tokens fit.
     """
     check_choice("mode", mode, ("auto", "psm", "spm"))
     for name, value in (("prefix", prefix), ("suffix", suffix)):
@@ -69,9 +69,9 @@ def build_prompt(
     if repo_name is not None and not isinstance(repo_name, str):
         raise InputError(f"repo_name must be a string, not {type(repo_name).__name__}")
     if repo_name is not None and not files:
-        raise InputError("repo_name belongs to extra_files, and there are none")
+        raise InputError("repo_name is the repository of extra_files, but there are no extra_files")
     if max_tokens is not None and max_tokens < 3:
-        raise ContextLengthError(f"{max_tokens} tokens hold no fill-in-the-middle prompt; ask for fewer new tokens")
+        raise ContextLengthError(f"{max_tokens} tokens are too few for a fill-in-the-middle prompt; ask for fewer new tokens")
     room = None if max_tokens is None else max_tokens - 3
     context = _context(tokenizer, files, repo_name, _context_room(tokenizer, prefix, suffix, room))
     rest = None if room is None else room - len(context)
@@ -82,20 +82,20 @@ def build_prompt(
 
 
 def split_at_cursor(text: str, mark: str = CURSOR) -> tuple[str, str]:
-    """What is before and after the one `mark` in `text`.
+    """Split `text` into the parts before and after `mark`.
 
     Args:
         text: The text.
-        mark: What stands where the model shall write. Name another one if the text itself has ``<cursor>`` in it.
+        mark: The mark at the place where the model should write. Choose another one if the text contains ``<cursor>``.
 
     Raises:
-        InputError: The mark is empty or missing, or there are several.
+        InputError: The mark is empty, or `text` does not contain it exactly once.
     """
     if not mark:
         raise InputError("the mark must not be empty")
     if (count := text.count(mark)) != 1:
         another = "; choose another mark with mark=" if count else ""
-        raise InputError(f"the text must contain the mark {mark} once, where the model shall write; found {count}{another}")
+        raise InputError(f"the text must contain the mark {mark} once, where the model should write; found {count}{another}")
     prefix, _, suffix = text.partition(mark)
     return prefix, suffix
 
@@ -110,7 +110,7 @@ def _files(extra_files: ExtraFiles | None) -> list[tuple[str, str]]:
 
 
 def _quarters(tokens: int, room: int) -> int:
-    """How many quarters of the room so many tokens take. Shares change by quarters, so that they rarely change."""
+    """How many quarters of the room `tokens` take, rounded up. Shares are whole quarters, so that they rarely change."""
     return -(-4 * tokens // room) if room else 0
 
 
@@ -132,10 +132,10 @@ def _around_cursor(tokenizer: GPTBigCodeTokenizer, prefix: str, suffix: str, roo
 def _context(
     tokenizer: GPTBigCodeTokenizer, files: Sequence[tuple[str, str]], repo_name: str | None, room: int | None
 ) -> list[int]:
-    """The files that fit, in their order; the last are chosen first."""
+    """Token ids of the files that fit, in their order. The last files are chosen first."""
     tokens = ContextTokens.find(tokenizer)
     if files and tokens.filename is None:
-        raise TokenizerError("this model knows no other files: its vocabulary lacks <filename>; pass no extra_files")
+        raise TokenizerError("this model cannot use other files: its vocabulary lacks <filename>; leave out extra_files")
     pieces: list[list[int]] = []
     repository = encoded(tokenizer, repo_name)[0] if repo_name else []
     tail = [] if tokens.end is None else [tokens.end]

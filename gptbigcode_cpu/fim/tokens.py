@@ -38,7 +38,7 @@ class FimTokens:
 
 @dataclass(frozen=True)
 class ContextTokens:
-    """Ids of the tokens in front of a file in StarCoder's training data; None for those that the vocabulary lacks."""
+    """Ids of the tokens around a file in StarCoder's training data; None if the vocabulary lacks the token."""
 
     reponame: int | None
     filename: int | None
@@ -52,8 +52,8 @@ class ContextTokens:
 
 
 def stop_token_ids(tokenizer: GPTBigCodeTokenizer) -> list[int]:
-    """Ids that end the middle: every special token, since none belongs into code, and those that are not marked as special
-    but look like it, as in some conversions of checkpoints.
+    """Ids that end the middle: all special tokens, since none of them belongs into code. Tokens that look special but are not
+    marked as such count as well; some converted checkpoints have them.
 
     Raises:
         TokenizerError: The model was not trained to fill in the middle.

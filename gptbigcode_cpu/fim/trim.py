@@ -1,25 +1,25 @@
-"""Cutting text to a number of tokens, at line starts."""
+"""Cut text to a number of tokens, at line boundaries."""
 
 from __future__ import annotations
 
 from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
 
-# Characters per token that are looked at, at most: more than code has on average, so that a file of megabytes is not
-# encoded for a context of some thousand tokens.
+# At most this many characters per token are encoded. It is more than the average of code, and it avoids encoding megabytes for
+# a context of a few thousand tokens.
 _CHARACTERS = 16
 
 
 def encoded(tokenizer: GPTBigCodeTokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids of plain text, and the characters of each."""
+    """Token ids of plain text, and the ``(start, end)`` of each token in characters."""
     row = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
     return row["input_ids"], row["offset_mapping"]
 
 
 def cut_start(tokenizer: GPTBigCodeTokenizer, text: str, limit: int) -> list[int]:
-    """The last lines of `text`, `limit` tokens at most.
+    """The last lines of `text`, at most `limit` tokens.
 
-    Whole quarters of the limit are cut, each time up to the next line start. So the beginning stays where it is while the
-    text grows by less than that, and what a cache holds of it stays of use.
+    The text is cut in steps of a quarter of the limit, each time up to the next line start. So the beginning stays the same
+    while the text grows by less than a quarter, and a kv cache of it can be reused.
     """
     if limit <= 0:
         return []
@@ -39,7 +39,7 @@ def cut_start(tokenizer: GPTBigCodeTokenizer, text: str, limit: int) -> list[int
 
 
 def cut_end(tokenizer: GPTBigCodeTokenizer, text: str, limit: int) -> list[int]:
-    """The first lines of `text`, `limit` tokens at most."""
+    """The first lines of `text`, at most `limit` tokens."""
     if limit <= 0:
         return []
     text = text[: _CHARACTERS * limit]
@@ -52,7 +52,7 @@ def cut_end(tokenizer: GPTBigCodeTokenizer, text: str, limit: int) -> list[int]:
 
 
 def _line_start(text: str, position: int, reach: int) -> int:
-    """The first line start from `position` on; the position itself if there is none within `reach` characters."""
+    """The first line start from `position` on, or `position` itself if there is none within `reach` characters."""
     if position == 0 or text[position - 1] == "\n":
         return position
     newline = text.find("\n", position, position + max(reach, 1))
