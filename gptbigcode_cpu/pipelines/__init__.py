@@ -1,4 +1,4 @@
-"""Pipelines: a task, its model and its tokenizer, loaded in one call."""
+"""Pipelines: a model and its tokenizer for a task, loaded in one call."""
 
 from __future__ import annotations
 
@@ -71,24 +71,25 @@ def pipeline(
     pipeline_class: type[Pipeline] | None = None,
     **options: Any,
 ) -> Pipeline:
-    """Load a model and its tokenizer.
+    """Load the model and the tokenizer for a task.
 
     Args:
         task: ``"text-generation"`` (the default), ``"text-classification"`` (also ``"sentiment-analysis"``),
             ``"token-classification"`` (also ``"ner"``) or ``"feature-extraction"``.
-        model: A model of the kind that the task needs, or what `from_pretrained` takes; default: ``"demo"``.
-        config: A configuration that takes the place of the model's, or its name.
-        tokenizer: A tokenizer, also one of transformers, or what `from_pretrained` takes; default: the model's own.
+        model: A directory, a Hub id or ``"demo"`` (the default), as in `from_pretrained`; or a model of the class that the task
+            needs.
+        config: A configuration that replaces the model's, or the name of one.
+        tokenizer: A directory or a Hub id, or a tokenizer of this package or of transformers; default: the model's own.
         revision: Branch, tag or commit on the Hub.
-        token: Access token for the Hub; True: the stored one.
+        token: Access token for the Hub; True: use the stored one.
         dtype: Storage type of the weights, such as ``"int4"``.
-        num_threads: Threads that compute.
-        prefill_threads: Threads for prompts; default: `num_threads`.
-        kv_dtype: Storage type of keys and values.
-        model_kwargs: More arguments for `from_pretrained` of the model.
-        pipeline_class: A class derived from that of the task, to be used in its place.
+        num_threads: Number of threads.
+        prefill_threads: Number of threads in prefill; default: `num_threads`.
+        kv_dtype: Storage type of the kv cache.
+        model_kwargs: Further arguments of the model's `from_pretrained`.
+        pipeline_class: A subclass of the task's pipeline class, to use instead of it.
         **options: Options for all calls of the pipeline; further arguments of `from_pretrained`, such as ``torch_dtype``,
-            ``cache_dir`` or ``gguf_file``; and arguments of transformers that change nothing here, such as ``device=-1``,
+            ``cache_dir`` or ``gguf_file``; and arguments of transformers that have no effect here, such as ``device=-1``,
             ``device_map="auto"``, ``framework="pt"`` or ``trust_remote_code``.
 
     Returns:
@@ -96,8 +97,8 @@ def pipeline(
         `FeatureExtractionPipeline`.
 
     Raises:
-        InputError: An unknown task or option, a model object without a tokenizer, or one with arguments of `from_pretrained`,
-            which have been decided; a model of another library.
+        InputError: The task or an option is unknown, a model object comes without a tokenizer or together with arguments of
+            `from_pretrained`, or the model is of another library.
     """
     from gptbigcode_cpu.hub.paths import DEMO
     from gptbigcode_cpu.hub.source import SHARED_NAMES
@@ -106,7 +107,7 @@ def pipeline(
     task = "text-generation" if task is None else task
     check_choice("task", task, (*TASKS, *ALIASES))
     kind = pipeline_class or TASKS[ALIASES.get(task, task)]
-    options.pop("use_fast", None)  # there is one kind of tokenizer
+    options.pop("use_fast", None)  # all tokenizers are fast ones
     given = {name: options.pop(name) for name in (*SHARED_NAMES, *LOADING_NAMES) if name in options}
     given |= {"revision": revision, "token": token}
     shared = {name: value for name, value in given.items() if name in SHARED_NAMES}
@@ -114,10 +115,10 @@ def pipeline(
     loading |= {"prefill_threads": prefill_threads, **(model_kwargs or {})}
     options = kind.without_neutral(options)
     if not isinstance(model, (str, Path, type(None))):
-        for name in ("device_map", "trust_remote_code"):  # may say nothing
+        for name in ("device_map", "trust_remote_code"):  # neutral values are accepted
             check_neutral(name, loading.pop(name, None))
         if decided := [name for name, value in loading.items() if value is not None and str(value) != "auto"]:
-            raise InputError(f"{', '.join(decided)} belong to from_pretrained; a model object has them already")
+            raise InputError(f"{', '.join(decided)} belong to from_pretrained; a model object is already loaded")
         if tokenizer is None:
             raise InputError("pass tokenizer= along with a model object")
         shared = {}

@@ -1,4 +1,4 @@
-"""What the pipelines have in common."""
+"""The base class of the pipelines."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.models.base import PreTrainedModel
 from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer, own_tokenizer
 
-# Arguments of transformers' pipelines that change nothing here, with the values for which that is so; None: any value.
+# Arguments of transformers' pipelines that have no effect here, with their accepted values; None: any value.
 _NEUTRAL: dict[str, tuple[Any, ...] | None] = {
-    "device": None,  # checked by itself
+    "device": None,  # checked separately
     "framework": (None, "pt"),
-    "num_workers": None,  # texts are not read by other processes
+    "num_workers": None,  # there are no worker processes
     "binary_output": (None, False),
     "modelcard": (None,),
     "feature_extractor": (None,),
@@ -31,30 +31,30 @@ _NEUTRAL: dict[str, tuple[Any, ...] | None] = {
 
 
 class Pipeline:
-    """From texts to results: a model, its tokenizer, and options for all calls.
+    """Runs a model on texts. It holds the model, its tokenizer, and options for all calls.
 
     Attributes:
         task: The name of the task.
         model: The model.
         tokenizer: Its tokenizer.
-        options: What calls use unless they say otherwise.
+        options: Default options of all calls.
     """
 
     task: ClassVar[str]
     # The class of the model that the task needs.
     model_class: ClassVar[str]
-    # The names of options; None: the model's generation options too.
+    # The names of the options; None: the options are checked by the class itself.
     known_options: ClassVar[tuple[str, ...] | None] = None
 
     def __init__(self, model: Any, tokenizer: Any, **options: Any) -> None:
         """
         Args:
-            model: A model of the kind that the task needs.
-            tokenizer: Its tokenizer; one of transformers is converted.
-            **options: Options for all calls, and arguments of transformers that change nothing here, such as ``framework``.
+            model: A model of the class that the task needs.
+            tokenizer: Its tokenizer; a tokenizer of transformers is converted.
+            **options: Options for all calls, and arguments of transformers that have no effect here, such as ``framework``.
 
         Raises:
-            InputError: A model of another kind or of another library, no tokenizer, an unknown option or a bad value.
+            InputError: The model is of another class or library, there is no tokenizer, an option is unknown or a value is bad.
         """
         _check_model(model, self.model_class)
         self.model = model
@@ -64,12 +64,12 @@ class Pipeline:
 
     @classmethod
     def without_neutral(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of a pipeline, without the arguments of transformers that change nothing.
+        """Remove the arguments of transformers that have no effect, and check the other options.
 
-        Everything that can be said without a model is checked: loading one may take minutes.
+        All checks that need no model happen here, because loading a model may take minutes.
 
         Raises:
-            InputError: An unknown option, or a bad value.
+            InputError: An option is unknown, or a value is bad.
         """
         remaining = dict(options)
         check_choice("task", remaining.pop("task", None), (None, cls.task))
@@ -80,7 +80,7 @@ class Pipeline:
                     f"device={value!r} is not available: this package computes on the CPU; leave it out, or pass 'cpu'"
                 )
             if neutral is not None:
-                # str: of torch.device("cpu").
+                # str() because the value may be torch.device("cpu").
                 check_choice(name, value if isinstance(value, int | None) else str(value), neutral)
         cls.check_names(remaining)
         return remaining
@@ -90,7 +90,7 @@ class Pipeline:
         """Refuse options that a pipeline of this task does not have.
 
         Raises:
-            InputError: There is one; the message has the nearest known name.
+            InputError: An option is unknown; the message suggests the nearest known name.
         """
         known = cls.known_options or ()
         refuse_unknown({name: value for name, value in options.items() if name not in known}, known, cls.task)
@@ -101,21 +101,21 @@ class Pipeline:
         return Device("cpu")
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
-        """Save the model and its tokenizer in a directory that `pipeline` opens.
+        """Save the model and its tokenizer in a directory that `pipeline` can load.
 
         Args:
-            save_directory: Created if need be.
+            save_directory: The directory; it is created if it does not exist.
             **options: Arguments of `PreTrainedModel.save_pretrained`.
 
         Raises:
-            InputError: As of `PreTrainedModel.save_pretrained`.
+            InputError: See `PreTrainedModel.save_pretrained`.
         """
         self.model.save_pretrained(save_directory, **options)
         self.tokenizer.save_pretrained(save_directory)
 
     def _one_by_one(self, inputs: Any, options: Mapping[str, Any]) -> Iterator[Any]:
-        """The results of an iterator or a data set, computed when they are asked for, `batch_size` inputs at a time."""
-        run: Any = self  # each task has a call of its own
+        """Yield the results of an iterator or a data set. They are computed on demand, `batch_size` inputs at a time."""
+        run: Any = self  # each subclass defines __call__
         batch_size = checked_batch_size({**self.options, **options}.get("batch_size", 1))
         items = inputs if isinstance(inputs, Iterable) else (inputs[i] for i in range(len(inputs)))
         batch: list[Any] = []
@@ -131,27 +131,27 @@ class Pipeline:
         self.check_names(options)
 
     def _given(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of a call over those of the pipeline."""
+        """Merge the options of a call with those of the pipeline; the call's options win."""
         given = {name: value for name, value in options.items() if name != "num_workers"}
         self._check_options(given)
         return {**self.options, **given}
 
     def _rows(self, encodings: Iterable[Sequence[int]], batch_size: int) -> Iterator[tuple[NDArray[np.int64], Any]]:
-        """Token ids, int64 ``[batch, tokens]``, and their attention mask, padded on the right."""
+        """Yield batches: token ids, int64 ``[batch, tokens]``, padded on the right, and their attention mask."""
         rows = list(encodings)
-        # A classifier of texts tells by this token where a text ends; to the others it is all the same.
+        # Text classification finds the end of a text by the pad token; the other tasks do not need it.
         filler = self.model.config.pad_token_id or 0
         for first in range(0, len(rows), batch_size):
             batch = rows[first : first + batch_size]
             if not all(batch):
-                raise InputError("a text is empty; there is nothing to compute on")
+                raise InputError("a text has no tokens; pass texts that are not empty")
             width = max(map(len, batch))
             mask = np.array([[1] * len(row) + [0] * (width - len(row)) for row in batch], dtype=np.int64)
             yield np.array([[*row, *[filler] * (width - len(row))] for row in batch], dtype=np.int64), mask
 
 
 def is_lazy(inputs: object) -> bool:
-    """Whether inputs are an iterator or a data set (of torch or of the datasets library), and not a list."""
+    """Whether `inputs` is an iterator or a data set (of torch or of the datasets library), rather than a list."""
     if isinstance(inputs, Iterator):
         return True
     known = isinstance(inputs, (str, bytes, list, tuple, Mapping, np.ndarray))
@@ -159,7 +159,7 @@ def is_lazy(inputs: object) -> bool:
 
 
 def _check_model(model: object, model_class: str) -> None:
-    """Refuse what is no model of the kind that a task needs."""
+    """Refuse objects that are not a model of the class that a task needs."""
     kind = f"{type(model).__module__}.{type(model).__name__}"
     if {base.__module__.partition(".")[0] for base in type(model).__mro__} & {"transformers", "torch"}:
         raise InputError(
@@ -173,8 +173,10 @@ def _check_model(model: object, model_class: str) -> None:
 
 
 def checked_batch_size(value: object) -> int:
-    """Raises:
-    InputError: `value` is no positive integer.
+    """Check a batch size, and return it as an int.
+
+    Raises:
+        InputError: `value` is not a positive integer.
     """
     size = plain(value)
     if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size < 2**31:

@@ -1,4 +1,4 @@
-"""The hidden states of a text."""
+"""The feature-extraction pipeline: the hidden states of texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class FeatureExtractionPipeline(Pipeline):
     Args:
         model: A `GPTBigCodeModel`.
         tokenizer: Its tokenizer.
-        **options: Options of all calls, see `__call__`.
+        **options: Options for all calls; see `__call__`.
     """
 
     task: ClassVar[str] = "feature-extraction"
@@ -22,21 +22,21 @@ class FeatureExtractionPipeline(Pipeline):
     known_options: ClassVar[tuple[str, ...] | None] = ("truncation", "tokenize_kwargs", "return_tensors", "batch_size")
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
-        """The features of one text or several.
+        """Compute the last hidden states of one text or several.
 
         Args:
-            inputs: A text or a list of texts; also an iterator or a data set of texts.
+            inputs: A text, or a list, an iterator or a data set of texts.
             truncation: As in a call of the tokenizer.
-            tokenize_kwargs: More arguments for that call.
-            return_tensors: Return arrays instead of lists.
-            batch_size: Texts that run together.
+            tokenize_kwargs: Further arguments for the tokenizer.
+            return_tensors: Return numpy arrays instead of lists.
+            batch_size: Number of texts that run together.
 
         Returns:
-            For each text float32 ``[1, tokens, n_embd]``; for an iterator or a data set an iterator of these.
+            For each text, float32 ``[1, tokens, n_embd]``. For an iterator or a data set, an iterator of these.
 
         Raises:
-            InputError: Something that is no text, or an unknown option.
-            ContextLengthError: A text is too long; `truncation` cuts it.
+            InputError: An input is not a text, or an option is unknown.
+            ContextLengthError: A text is too long; `truncation=True` cuts it.
         """
         if is_lazy(inputs):
             return self._one_by_one(inputs, options)
@@ -47,7 +47,7 @@ class FeatureExtractionPipeline(Pipeline):
                 raise InputError("truncation is given twice: as an argument and in tokenize_kwargs")
             arguments["truncation"] = given["truncation"]
         if "return_tensors" in arguments or arguments.get("padding"):
-            raise InputError("tokenize_kwargs: return_tensors and padding are the pipeline's own")
+            raise InputError("tokenize_kwargs must not contain return_tensors or padding; the pipeline sets them itself")
         texts = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         rows = [self.tokenizer(text, **arguments)["input_ids"] for text in texts]
         features = [

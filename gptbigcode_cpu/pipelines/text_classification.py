@@ -1,4 +1,4 @@
-"""A label for a text."""
+"""The text-classification pipeline: labels for texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TextClassificationPipeline(Pipeline):
     Args:
         model: A `GPTBigCodeForSequenceClassification`.
         tokenizer: Its tokenizer.
-        **options: Options of all calls, see `__call__`.
+        **options: Options for all calls; see `__call__`.
     """
 
     task: ClassVar[str] = "text-classification"
@@ -36,19 +36,19 @@ class TextClassificationPipeline(Pipeline):
 
         Args:
             inputs: A text, a dict with ``text`` and ``text_pair``, or a list, an iterator or a data set of either.
-            top_k: Results per text, the most probable first; None = all. Default: the most probable one, not in a list.
-            function_to_apply: ``"softmax"``, ``"sigmoid"`` or ``"none"``. Default: by ``problem_type`` of the configuration;
-                without one, sigmoid for one label and softmax for several.
-            batch_size: Texts that run together.
-            truncation: As in a call of the tokenizer, as are `max_length` and `add_special_tokens`.
+            top_k: Number of labels per text, the most probable first; None = all. Default: only the most probable label.
+            function_to_apply: ``"softmax"``, ``"sigmoid"`` or ``"none"``. Default: depends on the configuration's
+                ``problem_type``; without one, sigmoid for one label and softmax for several.
+            batch_size: Number of texts that run together.
+            truncation: As in a call of the tokenizer; so are `max_length` and `add_special_tokens`.
 
         Returns:
-            For each text ``{"label": ..., "score": ...}``, with `top_k` a list of these; for a single text without `top_k`
-            a list of one. For an iterator or a data set an iterator of these.
+            For each text, ``{"label": ..., "score": ...}``, or with `top_k` a list of these. For a single string without
+            `top_k`, a list with one result. For an iterator or a data set, an iterator of these.
 
         Raises:
-            InputError: Something that is no text, or an unknown option.
-            ContextLengthError: A text is too long; `truncation` cuts it.
+            InputError: An input is not a text, or an option is unknown.
+            ContextLengthError: A text is too long; `truncation=True` cuts it.
         """
         if is_lazy(inputs):
             return self._one_by_one(inputs, options)
@@ -104,7 +104,7 @@ class TextClassificationPipeline(Pipeline):
 
 
 def apply_function(logits: NDArray[np.float32], function: str | None) -> NDArray[np.float32]:
-    """``sigmoid``, ``softmax`` over the last axis, or ``none``."""
+    """Apply ``"sigmoid"``, ``"softmax"`` over the last axis, or nothing to logits."""
     scores: NDArray[np.float32] = logits
     if function == "sigmoid":
         scores = (1 / (1 + np.exp(-logits))).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Text in, text out: completions, chats, and gaps that are filled."""
+"""The text-generation pipeline: completions, chats and fill-in-the-middle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from gptbigcode_cpu.pipelines.base import Pipeline, checked_batch_size, is_lazy
 from gptbigcode_cpu.tokenizer.chat import extended, is_message
 from gptbigcode_cpu.tokenizer.incremental import IncrementalDecoder
 
-# What transformers' text-generation pipeline uses where neither the caller nor the model's generation_config.json decides.
+# The defaults of transformers' text-generation pipeline, for options set neither by the caller nor by the model's
+# generation_config.json.
 DEFAULTS: dict[str, Any] = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
 
 
@@ -35,24 +36,26 @@ _SWITCHES = (
 
 @dataclass(frozen=True, kw_only=True)
 class TextGenerationOptions:
-    """Options of a call of the text-generation pipeline, besides those of `GenerationConfig`.
+    """Options of the text-generation pipeline that are not options of `GenerationConfig`.
 
     Attributes:
-        return_full_text: Begin each text with its prompt (the default), each chat with its messages.
-        return_text: True: the same as the default; only to say so.
+        return_full_text: Whether each result includes its prompt, or for a chat its messages; default: True.
+        return_text: True has no effect, since text is the default. False is only accepted with `return_tensors`.
         return_tensors: Return ``generated_token_ids``, prompt included, instead of texts.
-        batch_size: Prompts that run together; faster, needs more memory, changes no result.
-        prefix: Stands before every prompt and is not returned.
-        handle_long_generation: ``"hole"`` cuts the beginning of a prompt that leaves no room for the new tokens.
-        continue_final_message: Go on with the last message of a chat; default: if it is the assistant's.
+        batch_size: Number of prompts that run together. Larger batches are faster and need more memory; the results are the
+            same.
+        prefix: A text that is put before every prompt and is not returned.
+        handle_long_generation: ``"hole"``: cut the beginning of prompts that leave no room for the new tokens.
+        continue_final_message: Continue the last message of a chat; default: only if it is the assistant's.
         add_special_tokens: As in a call of the tokenizer.
-        truncation: The same; True cuts prompts to the `max_length` of the options, or else to the context.
-        padding: Accepted, as in transformers, and changes nothing: prompts of different lengths run together without padding.
+        truncation: As in a call of the tokenizer; True cuts prompts to `max_length` if it is given, or else to the
+            tokenizer's ``model_max_length``.
+        padding: Has no effect, because prompts of different lengths run together without padding.
         skip_special_tokens: Leave special tokens out of the text (the default).
         clean_up_tokenization_spaces: As in `decode`.
-        tokenizer_encode_kwargs: More arguments for the tokenizer, or for its `apply_chat_template`.
-        tools: JSON schemas of functions, for chat templates that show them.
-        documents: For chat templates that show them.
+        tokenizer_encode_kwargs: Further arguments for the tokenizer, or for its `apply_chat_template`.
+        tools: JSON schemas of functions, for chat templates that use them.
+        documents: Documents, for chat templates that use them.
     """
 
     return_full_text: bool | None = None
@@ -89,7 +92,7 @@ class TextGenerationOptions:
         check_choice("handle_long_generation", self.handle_long_generation, (None, "hole"))
         check_choice("padding", self.padding, (None, True, False, "longest", "do_not_pad"))
         if self.return_tensors and (self.return_text or self.return_full_text is not None):
-            raise InputError("return_tensors gives no text; it excludes return_text and return_full_text")
+            raise InputError("return_tensors returns no text, so it cannot be used with return_text or return_full_text")
         if self.return_text is not None and self.return_full_text is not None:
             raise InputError("return_text and return_full_text exclude each other")
         if self.return_text is False and not self.return_tensors:
@@ -98,24 +101,24 @@ class TextGenerationOptions:
 
 @dataclass(frozen=True)
 class _Prompt:
-    """One prompt or chat, as given and as tokens."""
+    """One prompt or chat, as given by the caller and as token ids."""
 
     given: Any
     ids: list[int]
     prefix_length: int
     continues: bool
-    begin: list[int]  # the bos token where nothing was given: as in transformers, it is part of the text
+    begin: list[int]  # the bos token, if the prompt is empty; as in transformers, it is then part of the text
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a call asks for: the pipeline's own options, those of generation, other arguments, and about lengths."""
+    """The merged arguments of a call: the pipeline's own options, generation options, other arguments, and lengths."""
 
     own: TextGenerationOptions
     config: GenerationConfig
     call: GenerateArguments
     has_length: bool
-    cut: int | None  # tokens of a prompt that is truncated
+    cut: int | None  # the length to which prompts are truncated
 
 
 OWN_OPTIONS = frozenset(item.name for item in fields(TextGenerationOptions))
@@ -135,10 +138,10 @@ class TextGenerationPipeline(Pipeline):
 
     @classmethod
     def check_names(cls, options: Mapping[str, Any]) -> None:
-        """Refuse options that the pipeline does not have, and bad values of those that it has.
+        """Refuse unknown options and bad values.
 
         Raises:
-            InputError: There is one; the message has the nearest known name.
+            InputError: An option is unknown, for which the message suggests the nearest known name, or a value is bad.
         """
         TextGenerationOptions(**{name: value for name, value in options.items() if name in OWN_OPTIONS})
         rest = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
@@ -153,21 +156,21 @@ class TextGenerationPipeline(Pipeline):
         """Complete one prompt or several, or answer in one chat or several.
 
         Args:
-            text_inputs: A text, a list of texts, a chat (a list of ``{"role": ..., "content": ...}``) or a list of chats;
-                also an iterator or a data set of texts or chats.
+            text_inputs: A text, a chat (a list of ``{"role": ..., "content": ...}``), or a list, an iterator or a data set of
+                texts or chats.
             **options: Fields of `TextGenerationOptions` and of `GenerationConfig`, and `generate`'s `json_schema`, `regex`,
                 `grammar`, `logits_processor`, `stopping_criteria`, `prefix_allowed_tokens_fn`, `assistant_model` and
-                `streamer`. A `generation_config` takes the place of the options that the pipeline was made with.
+                `streamer`. A `generation_config` replaces the generation options that the pipeline was made with.
                 ``stop_sequence`` and ``stop`` are other names of `stop_strings`.
 
         Returns:
-            ``[{"generated_text": ...}]`` with `num_return_sequences` texts, or for several prompts a list of these; for a
-            chat the text is the list of its messages with the answer. For an iterator or a data set an iterator of these.
+            ``[{"generated_text": ...}]``, a list of `num_return_sequences` results; for several prompts, a list of these. For a
+            chat, ``generated_text`` is the list of its messages, answer included. For an iterator or a data set, an iterator.
 
         Raises:
-            InputError: Something that is neither text nor chat, an unknown option or a bad value.
+            InputError: An input is neither a text nor a chat, an option is unknown, or a value is bad.
             ContextLengthError: Prompt and requested tokens exceed the context.
-            TokenizerError: A chat, and the tokenizer has no chat template.
+            TokenizerError: An input is a chat, but the tokenizer has no chat template.
         """
         options.pop("num_workers", None)
         if is_lazy(text_inputs):
@@ -186,13 +189,13 @@ class TextGenerationPipeline(Pipeline):
         return results if several else results[0]
 
     def stream(self, text: Any, **options: Any) -> Iterator[str]:
-        """Complete one prompt or answer in one chat; yields the new text piece by piece, never a part of a character.
+        """Complete one prompt, or answer in one chat, and yield the new text in pieces of whole characters.
 
-        Closing the iterator stops the work. Options and errors are those of a call; the errors are raised at once.
+        Takes the options and raises the errors of `__call__`. Errors are raised at once. Closing the iterator stops the work.
         """
         inputs, several = _inputs(text)
         if several:
-            raise InputError("a stream is one text; call the pipeline for several")
+            raise InputError("stream takes one text or chat; call the pipeline for several")
         plan = self._plan(self.options, options)
         from gptbigcode_cpu.generation.decoding import check_stream, written_steps
 
@@ -200,7 +203,7 @@ class TextGenerationPipeline(Pipeline):
         prompt = self._prompt(inputs[0], plan)
         ids, limit = self.model.prompt(prompt.ids), self._limit(plan, prompt)
         decoder = IncrementalDecoder(self.tokenizer, plan.own.skip_special_tokens is not False)
-        steps = written_steps(self.model, ids, limit, plan.config, plan.call)  # a mistake shows at the call
+        steps = written_steps(self.model, ids, limit, plan.config, plan.call)  # errors are raised here
 
         def pieces() -> Iterator[str]:
             for tokens in chain([prompt.begin], (step[0] for step in steps)):
@@ -213,11 +216,11 @@ class TextGenerationPipeline(Pipeline):
         return pieces()
 
     def fill(self, prefix: str, suffix: str, **options: Any) -> str:
-        """Write what belongs between `prefix` and `suffix`; see `GPTBigCodeForCausalLM.fill`, whose arguments these are."""
+        """Generate the text between `prefix` and `suffix`. Takes the arguments of `GPTBigCodeForCausalLM.fill`."""
         return "".join(self.stream_fill(prefix, suffix, **options))
 
     def stream_fill(self, prefix: str, suffix: str, **options: Any) -> Iterator[str]:
-        """`fill`, piece by piece."""
+        """Like `fill`, but yields the new text in pieces."""
         shared = {name: value for name, value in self.options.items() if name not in OWN_OPTIONS}
         pieces: Iterator[str] = self.model.stream_fill(
             prefix, suffix, tokenizer=self.tokenizer, **merged_options(by_full_names(shared), by_full_names(options))
@@ -225,15 +228,15 @@ class TextGenerationPipeline(Pipeline):
         return pieces
 
     def _plan(self, shared: Mapping[str, Any], options: Mapping[str, Any]) -> _Plan:
-        """What a call asks for.
+        """Merge and check the arguments of a call.
 
         Args:
             shared: Options for all calls.
-            options: Those of this call.
+            options: Options of this call; they win.
         """
         shared, options = by_full_names(shared), by_full_names(options)
         given = options.pop("generation_config", None)
-        if given is not None:  # it takes the place of all that the pipeline was made with
+        if given is not None:  # it replaces the generation options of the pipeline
             shared = {name: value for name, value in shared.items() if name in OWN_OPTIONS}
         given = given_config(shared.pop("generation_config", None) if given is None else given)
         merged = merged_options(shared, options)
@@ -258,7 +261,7 @@ class TextGenerationPipeline(Pipeline):
         return _Plan(own, config, call, has_length, config.max_length if cuts else None)
 
     def _with_ends_of_answers(self, config: GenerationConfig, own: TextGenerationOptions) -> GenerationConfig:
-        """The options, with the ends of answers in chat formats whose models do not name them."""
+        """Add to `eos_token_id` the tokens that end an answer in the chat format, if the model's options lack them."""
         ends = self.tokenizer.end_of_answer_ids(own.tokenizer_encode_kwargs.get("chat_template"))
         if set(ends) <= {*config.eos_token_ids}:
             return config
@@ -331,7 +334,7 @@ class TextGenerationPipeline(Pipeline):
 
 
 def _inputs(text_inputs: object) -> tuple[list[Any], bool]:
-    """Texts and chats, and whether several were asked for."""
+    """The texts or chats as a list, and whether the caller passed several."""
     if isinstance(text_inputs, str):
         return [text_inputs], False
     if isinstance(text_inputs, (bytes, Mapping)) or not isinstance(text_inputs, Iterable):

@@ -1,4 +1,4 @@
-"""Labels for the tokens of a text, and for the words and entities they make up."""
+"""The token-classification pipeline: labels for tokens, words and entities."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _Entity = dict[str, Any]
 
 
 class TokenClassificationPipeline(Pipeline):
-    """Labels tokens, such as those of names.
+    """Labels tokens, for example to find names.
 
     Args:
         model: A `GPTBigCodeForTokenClassification`.
         tokenizer: Its tokenizer.
-        **options: Options of all calls, see `__call__`.
+        **options: Options for all calls; see `__call__`.
     """
 
     task: ClassVar[str] = "token-classification"
@@ -36,26 +36,25 @@ class TokenClassificationPipeline(Pipeline):
         """Label the tokens of one text or several.
 
         Args:
-            inputs: A text or a list of texts, also an iterator or a data set of texts; with `is_split_into_words` a list of
-                words or a list of such lists.
-            aggregation_strategy: ``"none"``: every token for itself. ``"simple"``: neighbours of one label (B- and I- tags
-                heeded) become one entity. ``"first"``, ``"average"``, ``"max"``: before that, the tokens of a word get the
-                label of the first, of the mean scores, or of the highest score. Byte-level tokens know no words: a word
-                begins at the start or after a space.
-            ignore_labels: Labels that are left out; default ``["O"]``.
-            stride: Work on all of a long text, in pieces of ``model_max_length`` tokens that have so many in common; needs
-                an aggregation strategy. Without it a long text is cut.
-            is_split_into_words: The texts are lists of words.
-            delimiter: What joins them for ``start`` and ``end``; default a space.
-            batch_size: Pieces that run together.
+            inputs: A text, or a list, an iterator or a data set of texts. With `is_split_into_words`, texts are lists of words.
+            aggregation_strategy: ``"none"``: label every token. ``"simple"``: merge neighbouring tokens with the same label
+                into one entity; B- and I- tags are respected. ``"first"``, ``"average"``, ``"max"``: first give all tokens of
+                a word one label, from its first token, its mean scores, or its highest score. A word begins at the start of
+                the text or after a space.
+            ignore_labels: Labels that are left out of the result; default: ``["O"]``.
+            stride: Split a long text into pieces of ``model_max_length`` tokens that overlap by `stride` tokens. Needs an
+                aggregation strategy. Default: a long text is cut.
+            is_split_into_words: Whether the texts are lists of words.
+            delimiter: The text that joins the words; ``start`` and ``end`` refer to the joined text. Default: a space.
+            batch_size: Number of texts or pieces that run together.
 
         Returns:
-            For each text, of which a list of words is one of several as in transformers, a list of dicts: ``entity``
-            (``entity_group`` if aggregated), ``score``, ``word``, ``start`` and ``end`` in characters, and the token's
-            ``index`` if not aggregated. For an iterator or a data set an iterator of these.
+            For each text, a list of dicts with ``entity`` (``entity_group`` if aggregated), ``score``, ``word``, ``start``
+            and ``end`` in characters, and, if not aggregated, the token's ``index``. A single list of words gives a list with
+            one such list, as in transformers. For an iterator or a data set, an iterator of these.
 
         Raises:
-            InputError: Something that is no text, or an unknown or wrong option.
+            InputError: An input is not a text, an option is unknown, or a value is bad.
         """
         if is_lazy(inputs):
             return self._one_by_one(inputs, options)
@@ -169,12 +168,12 @@ class TokenClassificationPipeline(Pipeline):
 
 
 def _tag(label: str) -> tuple[bool, str]:
-    """Whether a label begins an entity, and the label without its B- or I-."""
+    """Whether a label begins an entity, and the label without its prefix B- or I-."""
     return label.startswith("B-"), label[2:] if label.startswith(("B-", "I-")) else label
 
 
 def _word_starts(words: Sequence[str], delimiter: str, word_ids: Sequence[int | None]) -> list[int]:
-    """Where the word of each token starts in the joined text."""
+    """For each token, the place in the joined text where its word starts."""
     starts, position = [], 0
     for word in words:
         starts.append(position)
@@ -183,7 +182,7 @@ def _word_starts(words: Sequence[str], delimiter: str, word_ids: Sequence[int | 
 
 
 def _longest(entities: Sequence[Mapping[str, Any]]) -> list[_Entity]:
-    """Of entities that overlap, from pieces with tokens in common, the longest, or else the most probable."""
+    """Resolve overlaps between entities of overlapping pieces: keep the longest, or among equal ones the most probable."""
     kept: list[_Entity] = []
     for entity in sorted(entities, key=lambda item: item["start"]):
         if kept and entity["start"] < kept[-1]["end"]:
