@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint: texts to token ids and back, chats to prompts."""
+"""The tokenizer of a checkpoint: it converts texts to token ids and back, and chats to prompts."""
 
 from __future__ import annotations
 

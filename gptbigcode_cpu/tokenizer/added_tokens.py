@@ -1,7 +1,7 @@
-"""Added tokens: the forms in which files give them, and their ids.
+"""Added tokens: how files describe them, and their ids.
 
-The id of a token is the row of the embedding that was trained for it. The `tokenizers` library numbers added tokens one
-after the other, whatever ids the files state; `keep_ids` makes it keep them.
+The id of a token is the row of the embedding that was trained for it. The `tokenizers` library numbers added tokens one after
+the other and ignores the ids in the files; `keep_ids` makes it keep them.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _LIST = re.compile(r'"added_tokens"\s*:\s*(?=\[)')
 
 
 def added_token(token: Any, name: str, **flags: bool) -> AddedToken:
-    """A token from its text, which makes it a special one, or from a serialised AddedToken.
+    """An `AddedToken` from its text, which makes it special, or from its serialised form.
 
     Args:
-        token: The text, an AddedToken, or a dict of its ``content`` and flags.
-        name: Its name in an error message.
-        **flags: Override those of a dict.
+        token: The text, an `AddedToken`, or a dict with ``content`` and flags.
+        name: The name of the setting, for error messages.
+        **flags: Flags that override those of a dict.
 
     Raises:
-        TokenizerError: It is something else.
+        TokenizerError: `token` is none of these, or a flag is neither true nor false.
     """
     from tokenizers import AddedToken
 
@@ -48,10 +48,10 @@ def added_token(token: Any, name: str, **flags: bool) -> AddedToken:
 
 
 def check_ids(vocabulary: Mapping[str, Any], file: str) -> Mapping[str, int]:
-    """A vocabulary, with ids that a model can have.
+    """Check the ids of a vocabulary, and return it.
 
     Raises:
-        TokenizerError: One is not, or two tokens have the same; `file` is named.
+        TokenizerError: An id is not possible, or two tokens have the same id; the message names `file`.
     """
     owners: dict[int, str] = {}
     for token, token_id in vocabulary.items():
@@ -63,10 +63,10 @@ def check_ids(vocabulary: Mapping[str, Any], file: str) -> Mapping[str, int]:
 
 
 def by_id(recorded: Any, where: str) -> dict[int, AddedToken]:
-    """The ``added_tokens_decoder`` of a ``tokenizer_config.json``, which errors name as `where`.
+    """Read the ``added_tokens_decoder`` of a ``tokenizer_config.json``; error messages name the file `where`.
 
     Raises:
-        TokenizerError: It is no object of tokens by id.
+        TokenizerError: It does not map token ids to tokens, or a token has two ids.
     """
     name = f"{where}: added_tokens_decoder"
     if not isinstance(recorded, Mapping):
@@ -90,17 +90,17 @@ def by_id(recorded: Any, where: str) -> dict[int, AddedToken]:
 def keep_ids(
     backend: Tokenizer, content: bytes, recorded: Mapping[int, AddedToken], where: str, parse: Callable[[bytes], Tokenizer]
 ) -> Tokenizer:
-    """A tokenizer whose added tokens have the ids that the files state.
+    """Return a tokenizer whose added tokens have the ids that the files state.
 
-    Where the library would give other ids, the tokens become entries of the vocabulary, which keep theirs. What `recorded`
-    says of tokens that ``tokenizer.json`` knows already does not count, as in transformers.
+    If the library would assign other ids, the tokens are moved into the vocabulary, where they keep their ids. As in
+    transformers, `recorded` is ignored for tokens that ``tokenizer.json`` already has.
 
     Args:
         backend: The tokenizer that `content` describes.
-        content: A ``tokenizer.json``.
-        recorded: Tokens by id of ``tokenizer_config.json`` or ``added_tokens.json``.
-        where: The file or directory that errors name.
-        parse: Makes a tokenizer of a ``tokenizer.json``.
+        content: The content of a ``tokenizer.json``.
+        recorded: The tokens of ``tokenizer_config.json`` or ``added_tokens.json``, by id.
+        where: The file or directory to name in error messages.
+        parse: Function that makes a tokenizer of the content of a ``tokenizer.json``.
 
     Raises:
         TokenizerError: Two tokens have the same id, or one token has two.
@@ -116,7 +116,7 @@ def keep_ids(
     document = json.loads(content)
     vocabulary = document["model"].get("vocab")
     if not isinstance(vocabulary, dict):
-        raise TokenizerError(f"{where}: the ids of added tokens have gaps, which its kind of model cannot keep")
+        raise TokenizerError(f"{where}: the ids of added tokens have gaps, which this type of tokenizer cannot represent")
     for token, token_id in (stated | new).items():
         if vocabulary.setdefault(token, token_id) != token_id:
             raise TokenizerError(f"{where} gives {shown(token)} two ids, {vocabulary[token]} and {token_id}")
@@ -125,7 +125,7 @@ def keep_ids(
 
 
 def _stated_ids(content: bytes) -> dict[str, int]:
-    """The ids of the added tokens in a ``tokenizer.json`` that the library has read. The large rest of it is not parsed."""
+    """The ids of the added tokens in a valid ``tokenizer.json``. The rest of the file, which is large, is not parsed."""
     text = content.decode("utf-8", "replace")
     found = _LIST.search(text)
     tokens = json.JSONDecoder().raw_decode(text, found.end())[0] if found else []

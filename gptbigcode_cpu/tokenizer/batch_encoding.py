@@ -18,29 +18,29 @@ ReturnTensors = Literal["np", "pt"]
 
 
 class CharSpan(NamedTuple):
-    """Characters of a text, from `start` up to and without `end`."""
+    """A range of characters of a text, from `start` up to but not including `end`."""
 
     start: int
     end: int
 
 
 class TokenSpan(NamedTuple):
-    """Tokens of a sequence, from `start` up to and without `end`."""
+    """A range of tokens of a sequence, from `start` up to but not including `end`."""
 
     start: int
     end: int
 
 
 class BatchEncoding(dict[str, Any]):
-    """A dict whose values are attributes too, with maps between words, characters and tokens.
+    """A dict whose values are also attributes, with methods that map between words, characters and tokens.
 
-    ``batch[0]`` is the `tokenizers.Encoding` of the first row, ``batch[1:3]`` a dict of these rows. The methods that map
-    positions take ``(position)`` for the first row or ``(row, position)``; negative numbers count from the end.
+    ``batch[0]`` is the `tokenizers.Encoding` of the first row, ``batch[1:3]`` a dict of these rows. Methods that map positions
+    take ``(position)`` for the first row, or ``(row, position)``. Negative rows and token positions count from the end.
 
     Args:
         data: The values by name.
-        encodings: The encodings of the rows; without them the maps are not available.
-        tensor_type: None, ``"np"`` or ``"pt"``, see `convert_to_tensors`.
+        encodings: The encodings of the rows; without them, the mapping methods are not available.
+        tensor_type: None, ``"np"`` or ``"pt"``; see `convert_to_tensors`.
     """
 
     def __init__(
@@ -75,24 +75,24 @@ class BatchEncoding(dict[str, Any]):
 
     @property
     def is_fast(self) -> bool:
-        """Whether the maps between words, characters and tokens are available."""
+        """Whether the methods that map between words, characters and tokens are available."""
         return self._encodings is not None
 
     @property
     def n_sequences(self) -> int | None:
-        """Texts per row: 2 for pairs, else 1; None without encodings."""
+        """Number of texts per row: 2 for pairs, else 1; None without encodings."""
         return self._encodings[0].n_sequences if self._encodings else None
 
     def convert_to_tensors(self, tensor_type: ReturnTensors | None = None, prepend_batch_axis: bool = False) -> BatchEncoding:
-        """Turn the values into int64 arrays ``[batch, tokens]``, in place.
+        """Convert the values to int64 arrays ``[batch, tokens]``, in place.
 
         Args:
-            tensor_type: ``"np"`` for numpy, ``"pt"`` for torch; None leaves the values as they are.
-            prepend_batch_axis: Make a value of one row a batch of one.
+            tensor_type: ``"np"`` for numpy, ``"pt"`` for torch; None: do not convert.
+            prepend_batch_axis: Treat each value as one row, and make it a batch of one.
 
         Raises:
-            InputError: Rows of different lengths.
-            MissingDependencyError: ``"pt"`` without torch.
+            InputError: Rows have different lengths.
+            MissingDependencyError: `tensor_type` is ``"pt"``, but torch is not installed.
         """
         check_choice("return_tensors", tensor_type, (None, "np", "pt"))
         if tensor_type is None:
@@ -106,7 +106,7 @@ class BatchEncoding(dict[str, Any]):
         return self
 
     def to(self, device: object) -> BatchEncoding:
-        """This object itself: everything is on the CPU already, which is the only device."""
+        """Return this object. The only device is the CPU, where the values already are."""
         if str(device) != "cpu":
             raise InputError(f"the only device is 'cpu', not {str(device)!r}")
         return self
@@ -116,20 +116,20 @@ class BatchEncoding(dict[str, Any]):
         return self._row(batch_index).tokens
 
     def sequence_ids(self, batch_index: int = 0) -> list[int | None]:
-        """For each token of a row, whether it is of the first text (0) or the second (1); None for added special tokens."""
+        """For each token of a row: 0 if it belongs to the first text, 1 for the second; None for added special tokens."""
         return self._row(batch_index).sequence_ids
 
     def word_ids(self, batch_index: int = 0) -> list[int | None]:
-        """For each token of a row the number of its word; None for added special tokens."""
+        """For each token of a row, the number of its word; None for added special tokens."""
         return self._row(batch_index).word_ids
 
     def token_to_sequence(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
-        """The text of a token: 0, or 1 for the second of a pair."""
+        """The text that a token belongs to: 0, or 1 for the second text of a pair."""
         row, token = self._position(batch_or_token_index, token_index)
         return row.token_to_sequence(self._token(row, token))
 
     def token_to_word(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
-        """The number of the word that a token is part of."""
+        """The number of the word that a token belongs to."""
         row, token = self._position(batch_or_token_index, token_index)
         return row.token_to_word(self._token(row, token))
 
@@ -167,7 +167,7 @@ class BatchEncoding(dict[str, Any]):
 
     def _row(self, index: int) -> Encoding:
         if self._encodings is None:
-            raise InputError("this batch does not come from a call of the tokenizer, so it maps no words and characters")
+            raise InputError("this batch does not come from a call of the tokenizer, so it cannot map words and characters")
         try:
             return self._encodings[index]
         except IndexError:

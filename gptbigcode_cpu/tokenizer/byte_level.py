@@ -1,4 +1,4 @@
-"""Tokenizers of BPE on bytes, made of a vocabulary and merges."""
+"""Make byte-level BPE tokenizers from a vocabulary and merges."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def byte_level_tokenizer(
     begin: Sequence[str] = (),
     end: Sequence[str] = (),
 ) -> Tokenizer:
-    """A tokenizer of BPE on bytes.
+    """A byte-level BPE tokenizer.
 
     Args:
-        bpe: Vocabulary and merges.
-        special: Special tokens; those that are not in the vocabulary get the next ids.
-        plain: Tokens that are matched as a whole as well, but are text.
+        bpe: The vocabulary and the merges.
+        special: Special tokens; tokens that are not in the vocabulary get the next free ids.
+        plain: Tokens that are never split either, but count as text.
         digits: Make each digit a word by itself, as BigCode does.
-        add_prefix_space: Encode a text as if a space stood before it.
-        begin: Tokens that encoding puts in front.
-        end: Tokens that encoding appends.
+        add_prefix_space: Encode a text as if a space came before it.
+        begin: Tokens that are added before each text.
+        end: Tokens that are added after each text.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
 
@@ -57,13 +57,13 @@ def from_vocabulary(vocabulary: Path, merges: Path, merge_lines: bytes, *, digit
 
     Args:
         vocabulary: The ``vocab.json``.
-        merges: The ``merges.txt``, which errors name.
-        merge_lines: Its content.
+        merges: The ``merges.txt``, for error messages.
+        merge_lines: The content of the ``merges.txt``.
         digits: Make each digit a word by itself, as BigCode does.
-        add_prefix_space: Encode a text as if a space stood before it.
+        add_prefix_space: Encode a text as if a space came before it.
 
     Raises:
-        TokenizerError: One of them is damaged, or they do not fit each other.
+        TokenizerError: A file is damaged, or the two files do not belong together.
     """
     from tokenizers.models import BPE
 

@@ -1,6 +1,6 @@
-"""Chats: from messages to a prompt, by a Jinja template, in a sandbox as in transformers.
+"""Turn the messages of a chat into a prompt with a Jinja template, which runs in a sandbox as in transformers.
 
-The templates of models that were trained on chats but whose checkpoints carry no template are in `TEMPLATES`.
+`TEMPLATES` has the templates of chat models whose checkpoints contain none.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ TEMPLATES = {
         "{% if add_generation_prompt %}{{ '### Response:' }}{% endif %}"
     ),
 }
-# What the names of checkpoints that speak OctoCoder's and WizardCoder's formats contain; these formats have no special tokens.
+# Parts of checkpoint names that tell the format. OctoCoder's and WizardCoder's formats have no special tokens to tell them by.
 _NAMES = {"octocoder": "octocoder", "octogeex": "octocoder", "wizardcoder": "wizardcoder"}
-# What ends an answer, by the names in TEMPLATES.
+# The token that ends an answer, by the names in TEMPLATES.
 _ENDS = {"starchat": "<|end|>", "octocoder": "<|endoftext|>", "wizardcoder": "<|endoftext|>"}
 _STARCHAT_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 _CONTINUE_MARK = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
 def recognise(name: str, added_tokens: Iterable[Any]) -> str | None:
-    """The name in `TEMPLATES` that fits a checkpoint: by StarChat's added tokens, or by the checkpoint's name."""
+    """The template in `TEMPLATES` for a checkpoint, recognised by StarChat's added tokens or by the checkpoint's name."""
     if {token.content for token in added_tokens}.issuperset(_STARCHAT_TOKENS):
         return "starchat"
     last = name.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
@@ -77,17 +77,17 @@ def render(
     """The prompt of a chat.
 
     Args:
-        template: A Jinja template; it sees ``messages``, ``add_generation_prompt`` and the `variables`.
-        messages: ``role`` and ``content`` of each message.
-        add_generation_prompt: End with what begins an answer.
-        continue_final_message: End inside the last message, so that the model goes on with it.
-        variables: More for the template: special tokens, tools, documents.
+        template: A Jinja template; it can use ``messages``, ``add_generation_prompt`` and the `variables`.
+        messages: Dicts with the ``role`` and ``content`` of each message.
+        add_generation_prompt: End the prompt with the start of an answer.
+        continue_final_message: End the prompt inside the last message, so that the model continues it.
+        variables: Further variables for the template: special tokens, tools, documents.
 
     Returns:
         The text, and the ranges of characters inside ``{% generation %}`` blocks.
 
     Raises:
-        InputError: No messages, something that is no message, or the template refuses the chat.
+        InputError: There are no messages, one is not a message, or the template refuses the chat.
         TokenizerError: The template is damaged.
         MissingDependencyError: Jinja is not installed.
     """
@@ -95,10 +95,11 @@ def render(
         raise InputError("a chat needs at least one message")
     if wrong := [message for message in messages if not isinstance(message, Mapping) or "role" not in message]:
         raise InputError(f"a message is a dict with 'role' and 'content', not {shown(wrong[0])}")
-    from gptbigcode_cpu.tokenizer.sandbox import plain, run  # few programs have chats
+    from gptbigcode_cpu.tokenizer.sandbox import plain, run  # imported here, because few programs need it
 
     try:
-        # Templates come from anywhere: they see plain data only. None means absent, for which templates test.
+        # Templates are not trusted, so they see plain data only. Keys that are None are removed, because templates test for
+        # absent keys.
         chat = [plain({key: value for key, value in message.items() if value is not None}) for message in messages]
         given = {"tools": None, "documents": None, **plain(variables or {})}
     except RecursionError as error:
@@ -109,24 +110,24 @@ def render(
             message["content"] = "".join(parts) if template in TEMPLATES.values() else message["content"]
     if continue_final_message:
         if add_generation_prompt:
-            raise InputError("continue_final_message goes on with the last message, add_generation_prompt begins a new one")
+            raise InputError("continue_final_message continues a message, add_generation_prompt starts one; pass one of them")
         chat[-1]["content"] = extended(chat[-1].get("content"), _CONTINUE_MARK)
     given |= {"messages": chat, "add_generation_prompt": add_generation_prompt}
     text, spans = run(template, given)
     if continue_final_message:
         mark = text.rfind(_CONTINUE_MARK.strip())
         if mark < 0:
-            raise InputError("continue_final_message: the chat template does not show the last message as it is")
+            raise InputError("continue_final_message: the chat template changes the text of the last message")
         kept_space = text.startswith(_CONTINUE_MARK, mark)
         text = text[:mark] if kept_space else text[:mark].rstrip()
     return text, spans
 
 
 def _text_parts(parts: Sequence[Any]) -> list[str]:
-    """The texts of a content in parts, as OpenAI's clients send it.
+    """The texts of a message content that consists of parts, as OpenAI's clients send it.
 
     Raises:
-        InputError: A part is something else than text, such as an image.
+        InputError: A part is not a text, for example an image.
     """
     for part in parts:
         kind = part.get("type", "text") if isinstance(part, Mapping) else None
@@ -139,10 +140,10 @@ def _text_parts(parts: Sequence[Any]) -> list[str]:
 
 
 def extended(content: Any, more: str) -> Any:
-    """The content of a message with more text at its end; of a content in parts, at the end of the last one.
+    """Append text to the content of a message; if the content consists of parts, append it to the last part.
 
     Raises:
-        InputError: It has no text.
+        InputError: The content is not a text.
     """
     if isinstance(content, str):
         return content + more
@@ -155,8 +156,8 @@ class ChatTemplates:
     """The chat templates of `GPTBigCodeTokenizer`.
 
     Attributes:
-        chat_template: A Jinja template, templates by name, or the name of one of this package's: ``"starchat"``,
-            ``"octocoder"``, ``"wizardcoder"``.
+        chat_template: A Jinja template, a dict of templates by name, or the name of a template of this package:
+            ``"starchat"``, ``"octocoder"`` or ``"wizardcoder"``.
     """
 
     chat_template: str | dict[str, str] | None
@@ -164,16 +165,16 @@ class ChatTemplates:
     get_added_vocab: Any
 
     def end_of_answer_ids(self, chat_template: str | None = None) -> list[int]:
-        """Ids that end an answer in a format of this package, whatever the model's configuration says.
+        """Ids that end an answer in a chat format of this package, independent of the model's configuration.
 
-        StarChat's configuration names ``<|endoftext|>``, but its answers end at ``<|end|>``. The pipeline and the command
-        line stop at these ids; for `generate`, pass them as `eos_token_id`.
+        For example, StarChat's configuration names ``<|endoftext|>``, but its answers end with ``<|end|>``. The pipeline and
+        the command line stop at these ids; for `generate`, pass them as `eos_token_id`.
 
         Args:
             chat_template: As for `get_chat_template`.
 
         Returns:
-            The id, if the template in force is one of this package's and the vocabulary has its token; else nothing.
+            A list with the id, or an empty list if the template is not one of this package or the vocabulary lacks the token.
         """
         try:
             text = self.get_chat_template(chat_template)
@@ -187,13 +188,13 @@ class ChatTemplates:
         """The text of a chat template.
 
         Args:
-            chat_template: A template, or the name of one of the checkpoint or this package; default: `chat_template` of the
-                tokenizer.
-            tools: With tools, a checkpoint's template named ``tool_use`` is preferred.
+            chat_template: A template, or the name of a template of the checkpoint or of this package; default: the
+                tokenizer's `chat_template`.
+            tools: If there are tools, the checkpoint's template ``tool_use`` is preferred.
 
         Raises:
-            TokenizerError: None was given and the checkpoint has none.
-            InputError: It is no text.
+            TokenizerError: No template was given, and the checkpoint has none, or several without a default one.
+            InputError: The template is not a string.
         """
         own = self.chat_template
         if isinstance(own, dict):
@@ -233,27 +234,26 @@ class ChatTemplates:
         tokenizer_kwargs: Mapping[str, Any] | None = None,
         **variables: Any,
     ) -> Any:
-        """The prompt of a chat, or of several.
+        """The prompt of one chat or several.
 
         Args:
             conversation: A list of messages, ``{"role": ..., "content": ...}``, or a list of such lists.
-            tools: JSON schemas of functions, for templates that show them.
-            documents: Dicts with ``title`` and ``text``, for templates that show them.
-            chat_template: A template, or the name of one of the checkpoint or this package; default: `chat_template` of the
-                tokenizer.
-            add_generation_prompt: End with what begins an answer.
-            continue_final_message: End inside the last message, so that the model goes on with it.
-            tokenize: Return token ids; False returns the text.
-            sanitize_control_tokens: Only False: the names of special tokens in messages are those tokens.
-            padding: As in a call of the tokenizer, as are `truncation`, `max_length` and `return_tensors`.
-            return_dict: Return a `BatchEncoding`; False returns its ``input_ids``.
-            return_assistant_tokens_mask: Add ``assistant_masks``: 1 for tokens inside the template's
+            tools: JSON schemas of functions, for templates that use them.
+            documents: Dicts with ``title`` and ``text``, for templates that use them.
+            chat_template: See `get_chat_template`.
+            add_generation_prompt: End the prompt with the start of an answer.
+            continue_final_message: End the prompt inside the last message, so that the model continues it.
+            tokenize: Return token ids; False: return the text.
+            sanitize_control_tokens: Must be False: names of special tokens in messages become special tokens.
+            padding: As in a call of the tokenizer; so are `truncation`, `max_length` and `return_tensors`.
+            return_dict: Return a `BatchEncoding`; False: return its ``input_ids``.
+            return_assistant_tokens_mask: Add ``assistant_masks``, with 1 for tokens inside the template's
                 ``{% generation %}`` blocks.
-            tokenizer_kwargs: More arguments for the call of the tokenizer.
-            **variables: More variables for the template.
+            tokenizer_kwargs: Further arguments for the tokenizer.
+            **variables: Further variables for the template.
 
         Raises:
-            InputError: No messages, or the template does not accept them.
+            InputError: There are no messages, the template refuses them, or an argument is not supported.
             TokenizerError: There is no template, or it is damaged.
             MissingDependencyError: Jinja is not installed: ``pip install "gptbigcode-cpu[chat]"``.
         """

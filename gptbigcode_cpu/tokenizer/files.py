@@ -1,4 +1,4 @@
-"""The files of a tokenizer: read, checked, written."""
+"""Read, check and write the files of a tokenizer."""
 
 from __future__ import annotations
 
@@ -43,23 +43,24 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 
-# What tokenizer_config.json says that changes anything here.
+# The keys of tokenizer_config.json that have an effect here.
 SETTINGS = (
     *SPECIAL_NAMES, *EXTRA_NAMES, "add_bos_token", "add_eos_token", "added_tokens_decoder", "chat_template",
     "model_input_names", "model_max_length", "padding_side", "split_special_tokens", "truncation_side",
 )  # fmt: skip
-# That of 256,000 tokens has 33 MB. The Rust library takes some ten times the memory.
+# A tokenizer.json of 256,000 tokens has 33 MB. The Rust library needs about ten times as much memory.
 MAX_TOKENIZER_BYTES = 64 << 20
 _LARGE_NUMBER = re.compile(rb":\s*\d{8}")
 RECORDED = "added_tokens_decoder"
 
 
 def read(directory: Path, given: Mapping[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
-    """The tokenizer of a directory or a GGUF file, and its settings.
+    """Read the tokenizer of a directory or a GGUF file, and its settings.
 
-    Which file decides what is as in transformers 5: ``tokenizer.json`` (else ``vocab.json`` and ``merges.txt``) what stands
-    before and after texts; ``special_tokens_map.json`` and ``added_tokens.json`` count only if ``tokenizer_config.json`` has
-    no ``added_tokens_decoder``, and then before it; files of chat templates before its ``chat_template``.
+    The files have the same precedence as in transformers 5. ``tokenizer.json``, or else ``vocab.json`` and ``merges.txt``,
+    decides which tokens are added before and after texts. ``special_tokens_map.json`` and ``added_tokens.json`` are read only
+    if ``tokenizer_config.json`` has no ``added_tokens_decoder``, and then win over it. Files with chat templates win over its
+    ``chat_template``.
 
     Args:
         directory: The directory or the GGUF file.
@@ -100,9 +101,9 @@ def read(directory: Path, given: Mapping[str, Any]) -> tuple[Tokenizer, dict[str
 
 
 def _read_vocabulary(directory: Path, settings: dict[str, Any]) -> Tokenizer:
-    """The tokenizer of a ``vocab.json`` and a ``merges.txt``. Special tokens that nothing names are GPT-2's, if it has them.
+    """Read the tokenizer of a ``vocab.json`` and a ``merges.txt``. The default special tokens are GPT-2's, if they exist.
 
-    Words are cut as BigCode does, and beside the ``config.json`` of GPT-2 as GPT-2 does.
+    Texts are split into words as BigCode does, or as GPT-2 does if the directory has a ``config.json`` of GPT-2.
     """
     merges = _read_bytes(directory / MERGES)
     if merges is None or not is_present(directory / VOCABULARY):
@@ -123,7 +124,7 @@ def _read_vocabulary(directory: Path, settings: dict[str, Any]) -> Tokenizer:
 
 
 def _merge_special_tokens_map(settings: dict[str, Any], named: dict[str, Any]) -> None:
-    """Add the content of a ``special_tokens_map.json``. Its dicts are special tokens, even without ``"special": true``."""
+    """Add the content of a ``special_tokens_map.json``. The tokens in it are special, though their dicts do not say so."""
 
     def special(value: Any, name: str) -> Any:
         return added_token(value, name, special=True) if isinstance(value, Mapping) and "content" in value else value
@@ -141,7 +142,7 @@ def _merge_special_tokens_map(settings: dict[str, Any], named: dict[str, Any]) -
 
 
 def _replaced(settings: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the files, where none are given. Special tokens without a role have today's name in the result."""
+    """The settings of the files, replaced by those in `given`. Special tokens without a role get their current name."""
     kept = settings
     if any(name in given for name in EXTRA_NAMES):
         kept = {name: value for name, value in settings.items() if name not in EXTRA_NAMES}
@@ -152,7 +153,7 @@ def _replaced(settings: dict[str, Any], given: Mapping[str, Any]) -> dict[str, A
 
 
 def _added_tokens(directory: Path, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
-    """The tokens of an ``added_tokens.json``. Special are those that the settings name or list as texts, as in transformers."""
+    """Read an ``added_tokens.json``. As in transformers, a token is special if the settings contain it as a string."""
     from tokenizers import AddedToken
 
     path = directory / ADDED_TOKENS
@@ -164,7 +165,7 @@ def _added_tokens(directory: Path, settings: Mapping[str, Any]) -> dict[int, Add
 
 
 def _take_from_backend(settings: dict[str, Any], backend: Tokenizer) -> None:
-    """Padding and truncation that ``tokenizer.json`` prescribes are defaults here: a call says whether it wants them."""
+    """Use the pad token and the sides that ``tokenizer.json`` states as defaults. Calls decide whether to pad or truncate."""
     if (padding := backend.padding) is not None:
         settings.setdefault("pad_token", padding["pad_token"])
         settings.setdefault("padding_side", padding["direction"])
@@ -173,7 +174,7 @@ def _take_from_backend(settings: dict[str, Any], backend: Tokenizer) -> None:
 
 
 def _chat_templates(directory: Path) -> dict[str, Any]:
-    """``chat_template.jinja``, and those in ``additional_chat_templates/`` by their names; else ``chat_template.json``."""
+    """Read ``chat_template.jinja`` and the files in ``additional_chat_templates/``, or else ``chat_template.json``."""
     templates: dict[str, str] = {}
     if (default := _read_text(directory / CHAT_TEMPLATE)) is not None:
         templates["default"] = default
@@ -187,11 +188,11 @@ def _chat_templates(directory: Path) -> dict[str, Any]:
 
 
 def backend_of(given: Any) -> Tokenizer:
-    """A tokenizer of the `tokenizers` library, or the one in a ``tokenizer.json``.
+    """A tokenizer of the `tokenizers` library: `given` itself, or the tokenizer in the file `given`.
 
     Raises:
-        TokenizerError: There is no such file, or it is damaged.
-        InputError: It is neither.
+        TokenizerError: The file does not exist or is damaged.
+        InputError: `given` is neither a tokenizer nor a path.
     """
     from tokenizers import Tokenizer
 
@@ -206,10 +207,10 @@ def backend_of(given: Any) -> Tokenizer:
 
 
 def parse_backend(content: bytes, path: Path) -> Tokenizer:
-    """The tokenizer of the `tokenizers` library that a ``tokenizer.json`` describes; `path` is what errors name.
+    """Parse the content of a ``tokenizer.json``; error messages name it `path`.
 
     Raises:
-        TokenizerError: It is damaged.
+        TokenizerError: The content is damaged.
     """
     from tokenizers import Tokenizer
 
@@ -227,7 +228,7 @@ def parse_backend(content: bytes, path: Path) -> Tokenizer:
 
 
 def _check_ids(backend: Tokenizer) -> None:
-    """The library makes a table up to the largest id whenever it copies or writes a tokenizer."""
+    """Refuse huge ids: when the library copies or writes a tokenizer, it makes a table up to the largest id."""
     token, largest = max(backend.get_vocab().items(), key=lambda item: item[1])
     if largest > LIMITS["vocab_size"]:
         raise TokenizerError(f"gives {shown(token)} the id {largest}, which is no token id of a model")
@@ -239,12 +240,12 @@ def _read_gguf(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
 
     files, _ = gguf_tokenizer.tokenizer_files(open_gguf(path))
     if not files:
-        raise TokenizerError(f"{path} holds no tokenizer; load that of the original checkpoint")
+        raise TokenizerError(f"{path} has no tokenizer; load the tokenizer of the original checkpoint")
     return parse_backend(files[TOKENIZER], path), parse_object(files[TOKENIZER_CONFIG])
 
 
 def write(directory: Path, backend: Tokenizer, settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Write the tokenizer and its settings; every file appears complete or not at all. Returns the paths of the files."""
+    """Write the tokenizer and its settings, and return the paths. Each file is written atomically."""
     from gptbigcode_cpu.common.files import replacing, write_file
 
     if directory.is_file():
@@ -256,7 +257,7 @@ def write(directory: Path, backend: Tokenizer, settings: Mapping[str, Any]) -> t
         path.parent.mkdir(exist_ok=True)
         write_file(path, text)
         paths.append(path)
-    # An added token may stand under a name that means nothing; it is written as its text.
+    # A setting without a meaning may hold an AddedToken; default=str writes it as its text.
     write_file(paths[0], json.dumps(config, indent=2, ensure_ascii=False, default=str) + "\n")
     paths.append(directory / TOKENIZER)
     with replacing(paths[-1]) as temporary:
@@ -277,7 +278,7 @@ def _template_files(directory: Path, template: str | Mapping[str, str] | None) -
 
 
 def side(settings: Mapping[str, Any], name: str) -> Literal["left", "right"]:
-    """``padding_side`` or ``truncation_side``."""
+    """The value of ``padding_side`` or ``truncation_side``; default: right."""
     match settings.get(name):
         case "left":
             return "left"
@@ -288,7 +289,7 @@ def side(settings: Mapping[str, Any], name: str) -> Literal["left", "right"]:
 
 
 def chat_template(settings: Mapping[str, Any]) -> str | dict[str, str] | None:
-    """The template or, where a checkpoint has several, the templates by name."""
+    """The chat template, or a dict of templates by name if the checkpoint has several."""
     template = settings.get("chat_template")
     if isinstance(template, list):
         try:
@@ -303,8 +304,11 @@ def chat_template(settings: Mapping[str, Any]) -> str | dict[str, str] | None:
 
 
 def set_post_processor(backend: Tokenizer, settings: Mapping[str, Any], bos: str | None, eos: str | None) -> None:
-    """As in transformers: what stands before and after texts comes from ``tokenizer.json``, unless it says nothing or the
-    settings have ``add_bos_token`` or ``add_eos_token``, which `read` leaves out if ``tokenizer.json`` is there."""
+    """Decide which tokens are added before and after texts, as in transformers.
+
+    ``tokenizer.json`` decides, unless it has no post-processor or the settings have ``add_bos_token`` or ``add_eos_token``.
+    `read` leaves these two settings out if there is a ``tokenizer.json``.
+    """
     from tokenizers import processors
 
     switches = [name for name in ("add_bos_token", "add_eos_token") if name in settings]

@@ -1,4 +1,4 @@
-"""Tokenizers of transformers where one of this package is needed."""
+"""Accept tokenizers of transformers in place of those of this package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gptbigcode_cpu.tokenizer.tokenizer import GPTBigCodeTokenizer
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# Attributes of a tokenizer of transformers, which are keys of a tokenizer_config.json as well.
+# Attributes of transformers' tokenizers that are also keys of a tokenizer_config.json.
 _SETTINGS = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token", "extra_special_tokens",
     "additional_special_tokens", "chat_template", "model_input_names", "model_max_length", "padding_side",
@@ -19,12 +19,12 @@ _SETTINGS = (
 
 
 def own_tokenizer(tokenizer: Any) -> GPTBigCodeTokenizer:
-    """The tokenizer, or for a fast one of transformers one of this package that does the same.
+    """Return a tokenizer of this package unchanged, and convert a fast tokenizer of transformers to one.
 
-    That is a copy: what is set on the original later does not reach it.
+    The converted tokenizer is a copy. Later changes to the original do not affect it.
 
     Raises:
-        InputError: It is neither.
+        InputError: `tokenizer` is neither.
     """
     if isinstance(tokenizer, GPTBigCodeTokenizer):
         return tokenizer
@@ -34,19 +34,19 @@ def own_tokenizer(tokenizer: Any) -> GPTBigCodeTokenizer:
 
 
 def backend_of(tokenizer: Any) -> Tokenizer:
-    """The object of the tokenizers library inside a tokenizer of this package, or inside a fast one of transformers.
+    """The `tokenizers.Tokenizer` inside a tokenizer of this package or a fast tokenizer of transformers.
 
     Raises:
-        InputError: It is neither.
+        InputError: `tokenizer` is neither.
     """
     from tokenizers import Tokenizer
 
-    # transformers has a `backend` too, which is a string.
+    # In transformers, the attribute `backend` is a string.
     name = "backend" if isinstance(tokenizer, GPTBigCodeTokenizer) else "backend_tokenizer"
     backend = getattr(tokenizer, name, None)
     if not isinstance(backend, Tokenizer):
         raise InputError(
             f"tokenizer must be a tokenizer of this package, not {type(tokenizer).__module__}.{type(tokenizer).__name__}; "
-            "AutoTokenizer.from_pretrained opens one"
+            "AutoTokenizer.from_pretrained loads one"
         )
     return backend

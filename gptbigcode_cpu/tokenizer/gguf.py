@@ -1,4 +1,4 @@
-"""The tokenizer inside a GGUF file, as the files that transformers keeps beside a model."""
+"""Convert the tokenizer in a GGUF file to the files that transformers uses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gptbigcode_cpu.errors import TokenizerError
 from gptbigcode_cpu.tokenizer.byte_level import byte_level_tokenizer
 
 _PREFIX = "tokenizer.ggml."
-# llama.cpp's name of a pre-tokenizer -> whether each digit is a word by itself. All of them cut words as GPT-2 did.
+# Maps llama.cpp's names of pre-tokenizers to whether each digit is a word by itself. Otherwise all of them split as GPT-2.
 PRE_TOKENIZERS: Mapping[str, bool] = {
     "starcoder": True,
     "refact": True,
@@ -25,34 +25,36 @@ PRE_TOKENIZERS: Mapping[str, bool] = {
     "codeshell": True,
     "gpt-2": False,
 }
-# llama.cpp's types of tokens. The others are 1, normal, and 5, unused: a filler, for which the original has no token.
+# Names of the special tokens in a GGUF file.
 _NAMED = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-_SURROGATE = re.compile("[\udc80-\udcff]")  # what bytes that are not UTF-8 became
+_SURROGATE = re.compile("[\udc80-\udcff]")  # stands for bytes that are not UTF-8
+# llama.cpp's types of tokens; 1 is a normal token. An unused token is a filler, which the original tokenizer does not have.
 _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 2, 3, 4, 5
 
 
 def tokenizer_files(model: GGUFModel) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """``tokenizer.json`` and ``tokenizer_config.json``, and notes on what was assumed; no files if there is no tokenizer.
+    """Make ``tokenizer.json`` and ``tokenizer_config.json``; return them, and notes on assumptions that were made.
 
-    What GGUF does not keep is lost: that an added token takes spaces beside it along, or matches whole words only.
+    Without a tokenizer in the file there are no files, only a note. GGUF does not store whether an added token includes the
+    spaces around it or matches whole words only, so these settings are lost.
 
     Raises:
-        TokenizerError: The tokenizer is malformed, of another kind than byte-level BPE, or cuts words in a way that is unknown.
+        TokenizerError: The tokenizer is malformed, is not byte-level BPE, or has an unknown pre-tokenizer.
     """
     kind = model.get(f"{_PREFIX}model", "none")
     if kind in ("none", "no_vocab"):
-        return {}, (f"{model.path.name} holds no tokenizer, so the converted model has none; put a tokenizer.json there",)
+        return {}, (f"{model.path.name} has no tokenizer, so the converted model has none; put a tokenizer.json there",)
     if kind != "gpt2":
         raise TokenizerError(f"{model.path} has a tokenizer of kind {kind!r:.40}; supported is 'gpt2', byte-level BPE")
     notes: tuple[str, ...] = ()
     pre = model.get(f"{_PREFIX}pre")
     if pre is None:
         pre = "starcoder"
-        notes = (f"{model.path.name} does not say how its tokenizer cuts words ({_PREFIX}pre); taken is {pre!r}",)
+        notes = (f"{model.path.name} does not name its pre-tokenizer ({_PREFIX}pre); assuming {pre!r}",)
     if not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
         raise TokenizerError(
-            f"{model.path} has the pre-tokenizer {pre!r:.40}; known are {', '.join(PRE_TOKENIZERS)}. Without it texts would be "
-            "encoded otherwise than in training; convert the original checkpoint"
+            f"{model.path} has the pre-tokenizer {pre!r:.40}; known are {', '.join(PRE_TOKENIZERS)}. With a wrong one, texts "
+            "would be encoded differently than in training; convert the original checkpoint instead"
         )
     texts, types = _tokens(model)
     merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in _strings(model, "merges"))]
@@ -64,7 +66,7 @@ def tokenizer_files(model: GGUFModel) -> tuple[dict[str, bytes], tuple[str, ...]
     ids = {f"{name}_token": _named_id(model, key, len(tokens)) for name, key in _NAMED.items()}
     for token_id in {*np.flatnonzero(np.isin(types, (_UNKNOWN, _CONTROL, _USER_DEFINED))).tolist(), *ids.values()}:
         if token_id is not None:
-            tokens[token_id] = texts[token_id]  # tokens that are matched as a whole are texts, and not bytes
+            tokens[token_id] = texts[token_id]  # tokens that are never split are stored as text, not as bytes
     named = {name: None if token_id is None else tokens[token_id] for name, token_id in ids.items()}
     typed = list(zip(tokens, types.tolist(), strict=True))
     special = [token for token, kind in typed if kind in (_UNKNOWN, _CONTROL) or token in named.values()]
@@ -91,7 +93,7 @@ def tokenizer_files(model: GGUFModel) -> tuple[dict[str, bytes], tuple[str, ...]
 
 
 def _chat_templates(model: GGUFModel) -> dict[str, Any]:
-    """The chat template, or several by name: ``tokenizer.chat_templates`` lists those beside the default one."""
+    """The chat templates as a setting. ``tokenizer.chat_templates`` lists the names of those besides the default one."""
     names = model.metadata.get("tokenizer.chat_templates")
     keys = {"default": "tokenizer.chat_template"}
     keys |= {name: f"tokenizer.chat_template.{name}" for name in names} if isinstance(names, list) else {}
@@ -113,7 +115,7 @@ def _strings(model: GGUFModel, key: str) -> list[str]:
 
 
 def _tokens(model: GGUFModel) -> tuple[list[str], np.ndarray[Any, Any]]:
-    """The tokens by id, and llama.cpp's type of each."""
+    """The tokens in the order of their ids, and llama.cpp's type of each token."""
     tokens = _strings(model, "tokens")
     types = model.metadata.get(f"{_PREFIX}token_type", np.ones(len(tokens), np.int32))
     if isinstance(types, np.ndarray) and types.dtype.kind == "f" and np.array_equal(types, np.clip(np.rint(types), 0, 99)):
@@ -131,7 +133,7 @@ def _tokens(model: GGUFModel) -> tuple[list[str], np.ndarray[Any, Any]]:
 
 
 def _with_special_types(tokens: list[str], types: np.ndarray[Any, Any], merges: list[tuple[str, str]]) -> np.ndarray[Any, Any]:
-    """Old converters mark no token as special: those are the ones that are neither a byte nor made by a merge."""
+    """Mark special tokens, which old converters did not do: tokens that are neither a byte nor made by a merge."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     made = {*ByteLevel.alphabet(), *(left + right for left, right in merges)}
@@ -139,9 +141,10 @@ def _with_special_types(tokens: list[str], types: np.ndarray[Any, Any], merges: 
 
 
 def _byte_level(model: GGUFModel, tokens: list[str], merges: list[tuple[str, str]]) -> list[str]:
-    """The tokens in GPT-2's alphabet, which has a letter for every byte, as llama.cpp writes them today.
+    """The tokens in GPT-2's alphabet, which has a letter for every byte.
 
-    Its first converter for this architecture wrote the bytes themselves. The merges were in the alphabet even then.
+    llama.cpp uses this alphabet today. Its first converter for this architecture wrote the bytes themselves as tokens, but
+    already used the alphabet for merges.
     """
     letters = _letters()
     given = set(tokens)
@@ -162,7 +165,7 @@ def _checked_texts(model: GGUFModel, tokens: list[str]) -> list[str]:
 
 
 def _letters() -> list[str]:
-    """The letter of every byte: the character of that number if it is a visible one, else the next one from 256 on."""
+    """The letter of every byte: the character with that number if it is visible, else the next unused one from 256 on."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in visible else next(others)) for byte in range(256)]
@@ -177,7 +180,7 @@ def _named_id(model: GGUFModel, key: str, count: int) -> int | None:
 
 def _flag(model: GGUFModel, key: str) -> bool:
     value = model.get(_PREFIX + key, False)
-    if value in (0, 1):  # some writers have no type of truth values
+    if value in (0, 1):  # some writers store booleans as numbers
         return bool(value)
     if not isinstance(value, bool):
         raise TokenizerError(f"{model.path}: {_PREFIX}{key} must be true or false, not {value!r:.40}")

@@ -1,4 +1,4 @@
-"""Decoding of a text while it is being generated."""
+"""Decode a text while it is being generated."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 class IncrementalDecoder:
-    """Text of a growing token sequence, piece by piece, at a constant cost per token.
+    """Decodes a growing token sequence in pieces, at a constant cost per token.
 
-    Byte-level tokens are byte strings, so a character may spread over several tokens; it is held back until it is
-    complete. The concatenated pieces equal `GPTBigCodeTokenizer.decode` of all the tokens.
+    Byte-level tokens are byte strings, so several tokens may share a character. A character is held back until it is complete.
+    All pieces together equal `GPTBigCodeTokenizer.decode` of all the tokens.
 
     Args:
-        tokenizer: The tokenizer of the model; one of transformers is converted.
+        tokenizer: The tokenizer of the model; a tokenizer of transformers is converted.
         skip_special_tokens: Leave special tokens out.
 
     Raises:
         TokenizerError: The tokenizer is not byte-level.
-        InputError: It is no tokenizer.
+        InputError: `tokenizer` is not a tokenizer.
     """
 
     def __init__(self, tokenizer: GPTBigCodeTokenizer, skip_special_tokens: bool = True) -> None:
@@ -38,14 +38,14 @@ class IncrementalDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
-        """The text that became complete with this token, often one word, sometimes nothing."""
+        """Add a token; return the text that it completes, which may be empty."""
         token = self._backend.id_to_token(token_id)
         if token is None or token_id in self._skipped:
             return ""
         return self._utf8.decode(token_bytes(token))
 
     def flush(self) -> str:
-        """The rest of the text: U+FFFD if the last character is incomplete. The decoder can then start anew."""
+        """Return the rest at the end: U+FFFD if the last character is incomplete. The decoder can then be reused."""
         return self._utf8.decode(b"", final=True)
 
 
@@ -60,7 +60,7 @@ def token_bytes(token: str) -> bytes:
 
 @lru_cache(maxsize=1)
 def _byte_of_character() -> dict[str, int]:
-    """GPT-2's alphabet: printable Latin-1 bytes stand for themselves, the others for U+0100 onwards."""
+    """GPT-2's alphabet as a map from characters to bytes. Printable Latin-1 bytes are themselves, others start at U+0100."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}

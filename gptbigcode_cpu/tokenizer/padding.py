@@ -1,4 +1,4 @@
-"""Filling rows up to one length."""
+"""Pad rows to the same length."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Padding:
-    """To which length, and where."""
+    """The length to pad to, and the side."""
 
-    length: int | None  # None: that of the longest row
+    length: int | None  # None: the length of the longest row
     multiple: int | None
     side: Literal["left", "right"]
 
@@ -28,18 +28,18 @@ class Padding:
 
 
 def pad_encodings(encodings: list[Encoding], padding: Padding, pad_id: int, pad_token: str) -> None:
-    """Pad rows, and their overflow, in place."""
+    """Pad rows and their overflowing rows in place."""
     width = padding.width(max(map(len, encodings), default=0))
     for row in encodings:
         row.pad(width, direction=padding.side, pad_id=pad_id, pad_type_id=0, pad_token=pad_token)
 
 
 def pad_values(inputs: Mapping[str, Any], padding: Padding | None, pad_id: int, attention_mask: bool) -> dict[str, Any]:
-    """Pad lists of token ids and the lists that belong to them.
+    """Pad lists of token ids, and the masks that belong to them.
 
     Args:
-        inputs: ``input_ids`` and more, of one row or of several; lists or tensors.
-        padding: How; None does not pad.
+        inputs: ``input_ids`` and optionally masks, of one row or several; lists or tensors.
+        padding: How to pad; None: do not pad.
         pad_id: The token that fills ``input_ids``.
         attention_mask: Add an ``attention_mask`` if there is none.
 
@@ -60,7 +60,7 @@ def pad_values(inputs: Mapping[str, Any], padding: Padding | None, pad_id: int, 
         width = padding.width(max(map(len, rows), default=0))
         gaps = [max(0, width - len(row)) for row in rows]
         fillers = {"input_ids": pad_id, "attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1}
-        if not attention_mask:  # a mask that was given but not asked for stays as it is
+        if not attention_mask:  # a mask that was given but is not wanted is not padded
             del fillers["attention_mask"]
         for name in values.keys() & fillers:
             parts = [(row, [fillers[name]] * gap) for row, gap in zip(values[name], gaps, strict=True)]

@@ -1,4 +1,4 @@
-"""The sandbox of chat templates: Jinja as transformers sets it up, with bounds on what a template may take."""
+"""The sandbox of chat templates: Jinja with the settings of transformers, and with limits on time and memory."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from gptbigcode_cpu.errors import InputError, MissingDependencyError, TokenizerE
 if TYPE_CHECKING:
     from jinja2 import Template
 
-# Jinja escapes that older versions allow make a template from the Hub dangerous.
+# In older versions, a template can escape Jinja's sandbox, which makes templates from the Hub dangerous.
 OLDEST_JINJA = (3, 1, 6)
-# Rounds of loops and calls of macros in one prompt: hundreds of times those of long chats, and a second or so.
+# Most loop iterations and macro calls in one prompt: hundreds of times as many as long chats need; they take about a second.
 MAX_STEPS = 200_000
 _STEP = " step"  # a name that no template can write
-# Characters, elements or bits that a product or a power may have.
+# Most characters, elements or bits of a product or a power.
 MAX_LENGTH = 1 << 20
 _MESSAGE = 500  # characters of a template's own message
 
 
 @dataclass
 class _Rendering:
-    """A prompt while it is rendered.
+    """The state of a prompt that is being rendered.
 
     Attributes:
         blocks: The text so far.
         spans: The ranges of characters inside ``{% generation %}`` blocks.
-        steps: Rounds of loops and calls of macros so far.
+        steps: Loop iterations and macro calls so far.
     """
 
     blocks: list[str] = field(default_factory=list)
@@ -56,11 +56,11 @@ def _rendering() -> Iterator[_Rendering]:
 
 
 def run(template: str, variables: Mapping[str, Any]) -> tuple[str, list[tuple[int, int]]]:
-    """The text that a template makes, and the ranges of characters inside its ``{% generation %}`` blocks.
+    """Run a template; return its text, and the ranges of characters inside its ``{% generation %}`` blocks.
 
     Args:
         template: A Jinja template.
-        variables: The variables of the template, as plain data from `plain`.
+        variables: The variables of the template: plain data, see `plain`.
 
     Raises:
         InputError: The template refuses the variables, fails on them, or takes too long.
@@ -74,7 +74,7 @@ def run(template: str, variables: Mapping[str, Any]) -> tuple[str, list[tuple[in
                 rendering.blocks.append(block)
     except import_module("jinja2").TemplateError as error:
         raise InputError(f"the chat template does not accept this chat: {one_line(error, _MESSAGE)}") from error
-    except Exception as error:  # of any kind: the template is a program
+    except Exception as error:  # a template is a program, so any error is possible
         reason = f"{type(error).__name__}: {one_line(error, _MESSAGE)}"
         raise InputError(f"the chat template does not accept this chat, it fails with {reason}") from error
     return "".join(rendering.blocks), rendering.spans
@@ -92,7 +92,7 @@ def _compile(template: str) -> Template:
         raise MissingDependencyError(f"chat templates need Jinja {needed} or newer, not {jinja2.__version__}")
     try:
         compiled: Template = _environment().from_string(template)
-    except Exception as error:  # also RecursionError of one that is nested too deep, and whatever Python says of its code
+    except Exception as error:  # including RecursionError if it is nested too deep, and errors of the generated Python code
         raise TokenizerError(f"the chat template is damaged: {one_line(error, _MESSAGE) or type(error).__name__}") from error
     return compiled
 
@@ -106,7 +106,7 @@ def _environment() -> Any:
     from jinja2.utils import Namespace
 
     class Generation(Extension):
-        """``{% generation %} ... {% endgeneration %}`` marks what the assistant wrote."""
+        """The tag ``{% generation %} ... {% endgeneration %}``, which marks the text of the assistant."""
 
         tags = {"generation"}  # noqa: RUF012
 
@@ -124,7 +124,7 @@ def _environment() -> Any:
             return text
 
     class Bounded(ImmutableSandboxedEnvironment):
-        """Ends templates that would run for ever or fill the memory."""
+        """Stops templates that would run forever or fill the memory."""
 
         intercepted_binops = frozenset(["*", "**"])
 
@@ -140,7 +140,7 @@ def _environment() -> Any:
             return super()._generate(source, *arguments, **options)
 
     class PlainNamespace(Namespace):
-        """A namespace without names that begin with an underscore, the way to Python's internals."""
+        """A namespace that refuses names with a leading underscore, because these give access to Python's internals."""
 
         def __init__(*args: Any, **kwargs: Any) -> None:
             for name in dict(*args[1:], **kwargs):
@@ -155,9 +155,9 @@ def _environment() -> Any:
         if isinstance(name, str) and name.startswith("_"):
             raise SecurityError(f"a chat template may not store {name!r}")
 
-    @pass_context  # so that it is called each time, and not once when the template is compiled
+    @pass_context  # so that Jinja calls it every time, and not once at compile time
     def step(_context: Any, _value: Any) -> None:
-        """Called in every round of a loop, and by every macro. A filter, since calls go through the checks of the sandbox."""
+        """Called in every loop iteration and macro. It is a filter, because the sandbox would check a function call."""
         if (rendering := _current.get()) is not None:
             rendering.steps += 1
             if rendering.steps > MAX_STEPS:
@@ -183,7 +183,7 @@ def _environment() -> Any:
 
 
 def _size(operator: str, left: Any, right: Any) -> int:
-    """Bits, characters or elements of a product or a power, about."""
+    """Approximate size of a product or a power, in bits, characters or elements."""
     if operator == "**":
         return left.bit_length() * abs(right) if isinstance(left, int) and isinstance(right, int) else 0
     for sequence, count in ((left, right), (right, left)):
@@ -193,7 +193,7 @@ def _size(operator: str, left: Any, right: Any) -> int:
 
 
 def plain(value: Any) -> Any:
-    """A copy of JSON-like data; anything else becomes the name of its type, since a template could call its methods."""
+    """Copy JSON-like data. Other objects become the name of their type, because a template could call their methods."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     if isinstance(value, Mapping):

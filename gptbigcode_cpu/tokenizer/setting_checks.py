@@ -1,4 +1,4 @@
-"""Checks of the settings of a ``tokenizer_config.json``."""
+"""Check the types of the settings in a ``tokenizer_config.json``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gptbigcode_cpu.common.messages import shown
 from gptbigcode_cpu.errors import TokenizerError
 from gptbigcode_cpu.tokenizer.special_tokens import EXTRA_NAMES
 
-MAX_TOKEN_ID = (1 << 32) - 1  # of the tokenizers library
+MAX_TOKEN_ID = (1 << 32) - 1  # the largest id in the tokenizers library
 
 
 def _is_length(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 1  # NaN is not
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 1  # false for NaN
 
 
 def _are_texts(value: Any) -> bool:
@@ -33,16 +33,16 @@ def _is_token_id(key: Any) -> bool:
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model_max_length": (_is_length, "a number of at least 1"),
     "model_input_names": (_are_texts, "a list of names"),
-    "added_tokens_decoder": (_are_recorded, "an object that gives token ids their tokens"),
+    "added_tokens_decoder": (_are_recorded, "an object that maps token ids to tokens"),
     **dict.fromkeys(EXTRA_NAMES, (lambda value: isinstance(value, list | tuple | Mapping), "a list of tokens")),
 }
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse settings of a wrong type; None is "not set".
+    """Refuse settings that have a wrong type. None means "not set".
 
     Raises:
-        TokenizerError: There is one; the message names it.
+        TokenizerError: A setting has a wrong type; the message names it.
     """
     for name, (accepts, expected) in _CHECKS.items():
         value = settings.get(name)
@@ -51,5 +51,5 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def length_limit(value: Any, unlimited: int) -> int:
-    """A checked ``model_max_length`` as a whole number; `unlimited` if it is none or infinite."""
+    """A checked ``model_max_length`` as an integer; `unlimited` if it is None or infinite."""
     return unlimited if value is None or value == math.inf else int(value)

@@ -1,4 +1,4 @@
-"""The tokens with a role (end of text, padding, ...) and those added to the vocabulary."""
+"""Special tokens, which have a role (end of text, padding, ...), and tokens added to the vocabulary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KNOWN = {*SPECIAL_NAMES, "add_bos_token", "add_eos_token"}
 
 
 class _Token:
-    """The attribute ``xxx_token``: text of a token of the vocabulary, or None."""
+    """The attribute ``xxx_token``: the text of a token of the vocabulary, or None."""
 
     def __init__(self, doc: str) -> None:
         self.__doc__ = doc
@@ -45,7 +45,7 @@ class _Token:
 
 
 class _TokenId:
-    """The attribute ``xxx_token_id``: id of the token ``xxx_token``, or None."""
+    """The attribute ``xxx_token_id``: the id of the token ``xxx_token``, or None."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -68,7 +68,7 @@ class _TokenId:
         instance._special[self.name] = token
 
 
-# Names that older scripts use, and what to write instead.
+# Names that older scripts use, and their replacements.
 _INSTEAD = {
     **dict.fromkeys(("encode_plus", "batch_encode_plus"), "call the tokenizer itself"),
     "additional_special_tokens": "it is extra_special_tokens",
@@ -87,13 +87,13 @@ class SpecialTokens:
     _special: dict[str, str | None]
     _extra: list[str]
 
-    bos_token = _Token("Begins a text, or None.")
-    eos_token = _Token("Ends a text, or None.")
-    unk_token = _Token("Stands for what is not in the vocabulary, or None.")
-    sep_token = _Token("Separates two texts, or None.")
-    pad_token = _Token("Fills up shorter rows, or None; the usual choice is ``tokenizer.pad_token = tokenizer.eos_token``.")
-    cls_token = _Token("Stands for a whole text, or None.")
-    mask_token = _Token("Stands for a hidden token, or None.")
+    bos_token = _Token("The token that begins a text, or None.")
+    eos_token = _Token("The token that ends a text, or None.")
+    unk_token = _Token("The token for text that is not in the vocabulary, or None.")
+    sep_token = _Token("The token that separates two texts, or None.")
+    pad_token = _Token("The token that fills shorter rows, or None; often ``tokenizer.pad_token = tokenizer.eos_token``.")
+    cls_token = _Token("The token that stands for a whole text, or None.")
+    mask_token = _Token("The token that stands for a hidden token, or None.")
     bos_token_id = _TokenId("bos_token")
     eos_token_id = _TokenId("eos_token")
     unk_token_id = _TokenId("unk_token")
@@ -103,7 +103,7 @@ class SpecialTokens:
     mask_token_id = _TokenId("mask_token")
 
     def _read_special_tokens(self, settings: Mapping[str, Any]) -> None:
-        """Take the special tokens from the settings, and add those that the vocabulary lacks, in transformers' order."""
+        """Read the special tokens from the settings. Tokens that the vocabulary lacks are added, in transformers' order."""
         recorded: Mapping[int, AddedToken] = settings.get("added_tokens_decoder") or {}
         settings = collect_own_roles(settings)
         extra: Any = settings.get(EXTRA if EXTRA in settings else OLD_EXTRA) or []
@@ -123,12 +123,12 @@ class SpecialTokens:
             token.special = token.special or token.content in named
         self._special = dict.fromkeys(SPECIAL_NAMES) | {name: str(value) for name, value in values.items()}
         self._extra = [str(token) for token in listed]
-        # One after the other: the library numbers the tokens of a call from the largest id before it on.
+        # Two calls, because the library numbers the new tokens of a call from the largest id before the call.
         self._add_new(tokens[: len(recorded)])
         self._add_new(tokens[len(recorded) :])
 
     def _add_new(self, tokens: Sequence[AddedToken]) -> None:
-        """Add tokens. Those that are new get the next ids, which must be free."""
+        """Add tokens. New tokens get the next ids, which must be free."""
         new = [token.content for token in tokens if token.content and self.backend.token_to_id(token.content) is None]
         self.backend.add_tokens([*tokens])
         if new:
@@ -138,13 +138,13 @@ class SpecialTokens:
                 if token_id in owners:
                     raise TokenizerError(
                         f"the token {shown(token)} is not in the vocabulary and cannot be added: the vocabulary has gaps, and "
-                        f"the next id, {token_id}, is that of {shown(owners[token_id])}; give it an id in added_tokens.json"
+                        f"the next id, {token_id}, belongs to {shown(owners[token_id])}; give it an id in added_tokens.json"
                     )
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """The tokens, and their ids, whose roles are a model's own."""
+            """Special tokens with model-specific roles, such as ``image_token``, and their ids."""
             roles = self.__dict__.get("_special", {})
             if name in roles:
                 return roles[name]
@@ -166,12 +166,12 @@ class SpecialTokens:
 
     @property
     def special_tokens_map(self) -> dict[str, str]:
-        """The special tokens that have a role, by its name."""
+        """The special tokens that have a role, by the name of the role."""
         return {name: token for name, token in self._special.items() if token is not None}
 
     @property
     def all_special_tokens(self) -> list[str]:
-        """Every special token once: those with a role first, then the extra ones."""
+        """All special tokens without duplicates: first those with a role, then the extra ones."""
         return list(dict.fromkeys([*self.special_tokens_map.values(), *self._extra]))
 
     @property
@@ -181,7 +181,7 @@ class SpecialTokens:
 
     @property
     def skipped_ids(self) -> frozenset[int]:
-        """The ids that `decode` leaves out with ``skip_special_tokens=True``: what the vocabulary marks as special."""
+        """The ids that `decode` leaves out with ``skip_special_tokens=True``: added tokens that are marked as special."""
         return frozenset(token_id for token_id, token in self.added_tokens_decoder.items() if token.special)
 
     @property
@@ -191,22 +191,25 @@ class SpecialTokens:
 
     @property
     def added_tokens_encoder(self) -> dict[str, int]:
-        """The ids of the added tokens, in ascending order."""
+        """The added tokens and their ids, in ascending order of the ids."""
         return {token.content: token_id for token_id, token in sorted(self.added_tokens_decoder.items())}
 
     def get_added_vocab(self) -> dict[str, int]:
-        """The same as `added_tokens_encoder`."""
+        """Same as `added_tokens_encoder`."""
         return self.added_tokens_encoder
 
     def add_tokens(self, new_tokens: str | AddedToken | Sequence[str | AddedToken], special_tokens: bool = False) -> int:
-        """Add tokens that are never split. A model knows only as many ids as its ``vocab_size``.
+        """Add tokens that are never split. The model can only use ids below its ``vocab_size``.
 
         Args:
-            new_tokens: A token or several; those in the vocabulary already keep their ids.
-            special_tokens: Mark them as special: `decode` can leave them out.
+            new_tokens: One token or several. Tokens that are already in the vocabulary keep their ids.
+            special_tokens: Mark the tokens as special, so that `decode` can leave them out.
 
         Returns:
-            How many were new.
+            How many of the tokens were new.
+
+        Raises:
+            InputError: A token is neither a string nor an `AddedToken`.
         """
         tokens = list(new_tokens) if isinstance(new_tokens, (list, tuple)) else [new_tokens]
         for token in tokens:
@@ -220,14 +223,14 @@ class SpecialTokens:
         """Add special tokens and give them their roles.
 
         Args:
-            special_tokens_dict: Role (``pad_token``, ...) to token, and ``extra_special_tokens`` to a list of tokens.
-            replace_extra_special_tokens: Forget the extra tokens so far; False adds to them.
+            special_tokens_dict: Maps roles (``pad_token``, ...) to tokens, and ``extra_special_tokens`` to a list of tokens.
+            replace_extra_special_tokens: Replace the extra special tokens; False: add to them.
 
         Returns:
             How many tokens were new.
 
         Raises:
-            InputError: An unknown role, or something that is no token.
+            InputError: A role is unknown, or a value is not a token.
         """
         tokens: list[Any] = []
         extra: list[Any] = []
@@ -249,7 +252,7 @@ class SpecialTokens:
         return added
 
     def _vocabulary_changed(self) -> None:
-        """Called after tokens were added."""
+        """Called after the vocabulary has changed."""
 
     def _ids_of(self, tokens: Iterable[str]) -> list[int]:
         ids = (self.backend.token_to_id(token) for token in tokens)
@@ -257,9 +260,9 @@ class SpecialTokens:
 
 
 def collect_own_roles(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in which the special tokens with roles of a model's own are in one place, `OWN_ROLES`.
+    """Move special tokens with model-specific roles to the one key `OWN_ROLES` of the settings.
 
-    They come as ``image_token`` and the like, and as `extra_special_tokens` by name.
+    In files they have keys such as ``image_token``, or are part of a dict `extra_special_tokens`.
     """
     kept = dict(settings)
     roles = {

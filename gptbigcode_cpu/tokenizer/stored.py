@@ -1,4 +1,4 @@
-"""Tokenizers in directories and on the Hub."""
+"""Load and save tokenizers in directories and on the Hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gptbigcode_cpu.tokenizer.special_tokens import EXTRA_NAMES, OLD_EXTRA, OWN_
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# Arguments of transformers that change nothing: there is one kind of tokenizer, and no code of a repository is run.
+# Arguments of transformers that have no effect here.
 _NEUTRAL = ("use_fast", "trust_remote_code", "legacy", "from_slow", "clean_up_tokenization_spaces", "config")
 
 
@@ -51,19 +51,19 @@ class StoredTokenizer:
             pretrained_model_name_or_path: The directory, file, id or ``"demo"``.
             revision: Branch, tag or commit on the Hub.
             token: Access token for the Hub.
-            cache_dir: Where downloads are kept.
+            cache_dir: Directory for downloads.
             local_files_only: Do not use the network.
-            gguf_file: Name of the GGUF file, in the directory or the repository, that holds the tokenizer.
-            **settings: Replace those of ``tokenizer_config.json``: ``padding_side``, ``pad_token``, ``chat_template``, ...;
-                ``subfolder`` and ``force_download``, for the Hub; and arguments of transformers that change nothing here, such
-                as ``use_fast`` (there is one tokenizer) or ``trust_remote_code``.
+            gguf_file: Name of the GGUF file in the directory or repository that contains the tokenizer.
+            **settings: Settings that replace those in ``tokenizer_config.json``: ``padding_side``, ``pad_token``,
+                ``chat_template``, ...; ``subfolder`` and ``force_download``, for the Hub; and arguments of transformers that
+                have no effect here, such as ``use_fast`` or ``trust_remote_code``.
 
         Raises:
-            ModelNotFoundError: The name leads nowhere.
+            ModelNotFoundError: There is no such directory, file or repository.
             TokenizerError: ``tokenizer.json`` is missing or damaged, or the tokenizer in a GGUF file is damaged or
                 not supported.
             CheckpointError: A GGUF file is damaged.
-            InputError: An unknown setting.
+            InputError: A setting is unknown.
         """
         from gptbigcode_cpu.hub.paths import resolve
         from gptbigcode_cpu.hub.source import SOURCE_NAMES, Source
@@ -94,32 +94,33 @@ class StoredTokenizer:
     def save_pretrained(
         self, save_directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **options: Any
     ) -> tuple[str, ...]:
-        """Write ``tokenizer.json``, ``tokenizer_config.json`` and the chat templates: ``chat_template.jinja``, and in
-        ``additional_chat_templates/`` those that have names.
+        """Write ``tokenizer.json``, ``tokenizer_config.json`` and the chat templates.
+
+        The default template goes to ``chat_template.jinja``, templates with names to ``additional_chat_templates/``.
 
         Args:
-            save_directory: Created if need be.
-            push_to_hub: Upload as well, see `push_to_hub`.
-            repo_id: For `push_to_hub`; default: the name of the directory.
+            save_directory: The directory; it is created if it does not exist.
+            push_to_hub: Upload the files as well; see the method `push_to_hub`.
+            repo_id: The repository for `push_to_hub`; default: the name of the directory.
             **options: Further arguments of `push_to_hub`.
 
         Returns:
             The paths of the files.
 
         Raises:
-            InputError: `save_directory` is a file, an unknown argument, or a chat template has a name that no file can have.
-            OSError: It cannot be written.
+            InputError: `save_directory` is a file, an argument is unknown, or the name of a chat template is no file name.
+            OSError: A file cannot be written.
         """
         refuse_unknown({} if push_to_hub else options, ("push_to_hub", "repo_id"), "save_pretrained")
-        # What tokenizer.json says is left out: added tokens, and what stands before and after texts.
+        # Leave out settings that tokenizer.json contains: added tokens, and tokens before and after texts.
         told = {*SPECIAL_NAMES, *EXTRA_NAMES, *self._special, files.RECORDED, "add_bos_token", "add_eos_token"}
         settings: dict[str, Any] = {name: value for name, value in self.settings.items() if name not in told}
         settings |= {name: self._special[name] for name in SPECIAL_NAMES}
         settings[OWN_ROLES] = {name: token for name, token in self._special.items() if name not in SPECIAL_NAMES}
-        settings[OLD_EXTRA] = self._extra  # the name that transformers 4 reads, too
+        settings[OLD_EXTRA] = self._extra  # transformers 4 and 5 both read this name
         settings |= {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
         settings |= {"model_max_length": self.model_max_length, "chat_template": self.chat_template}
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # reads tokenizer.json as it is; GPT2Tokenizer does not
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # unlike GPT2Tokenizer, it uses tokenizer.json unchanged
         settings = {name: value for name, value in settings.items() if value not in (None, [], {})}
         paths = files.write(Path(save_directory), self.backend, settings)
         if push_to_hub:

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint, called the way transformers' tokenizers are."""
+"""The tokenizer of a checkpoint, with the interface of transformers' tokenizers."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Side = Literal["left", "right"]
-UNLIMITED = int(1e30)  # what transformers reports as model_max_length when nothing bounds it
-_BOUNDED = LIMITS["n_positions"]  # above what a model can have, a limit is none
+UNLIMITED = int(1e30)  # transformers' model_max_length of a tokenizer without a limit
+_BOUNDED = LIMITS["n_positions"]  # larger limits count as no limit, because no model has so many positions
 TRUNCATIONS = (None, False, True, "longest_first", "only_first", "only_second", "do_not_truncate")
 
-# Held while a second backend is made or used, and while the process is forked: a child has no thread that would unlock what is
-# locked inside the library.
+# Held while a second backend is made or used, and while the process is forked. Otherwise a lock inside the library could stay
+# locked forever in the child.
 _second_lock = threading.Lock()
 os.register_at_fork(before=_second_lock.acquire, after_in_parent=_second_lock.release, after_in_child=_second_lock.release)
 
@@ -44,13 +44,13 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
     """A byte-level BPE tokenizer read from ``tokenizer.json``, with the settings of ``tokenizer_config.json``.
 
     Attributes:
-        backend: The tokenizer of the `tokenizers` library. Add tokens with `add_tokens`, not to this.
-        padding_side: Where `padding` puts the pad tokens.
-        truncation_side: Which end `truncation` removes.
-        model_max_length: The longest sequence the model was made for.
-        model_input_names: What a call returns if its arguments do not say otherwise.
-        split_special_tokens: Read the names of special tokens inside texts as plain text.
-        name_or_path: Where it was loaded from.
+        backend: The tokenizer of the `tokenizers` library. Use `add_tokens` to add tokens, not the backend.
+        padding_side: The side on which `padding` adds pad tokens.
+        truncation_side: The side on which `truncation` removes tokens.
+        model_max_length: The longest sequence that the model was made for, in tokens.
+        model_input_names: The values that a call returns by default.
+        split_special_tokens: Whether names of special tokens inside texts are plain text.
+        name_or_path: The name or path that the tokenizer was loaded from.
     """
 
     is_fast = True
@@ -68,16 +68,16 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
     ) -> None:
         """
         Args:
-            backend: The tokenizer of the `tokenizers` library; named special tokens that it lacks are added to it.
+            backend: The tokenizer of the `tokenizers` library. Special tokens of the settings that it lacks are added to it.
             settings: The content of a ``tokenizer_config.json``.
-            name_or_path: Where it comes from.
+            name_or_path: The name or path that the tokenizer comes from.
             tokenizer_object: Another name of `backend`.
-            tokenizer_file: A ``tokenizer.json`` to read, in place of `backend`.
-            **more_settings: Settings by their names, such as ``eos_token``; they win over `settings`.
+            tokenizer_file: A ``tokenizer.json`` to read, instead of `backend`.
+            **more_settings: Single settings, such as ``eos_token``; they win over `settings`.
 
         Raises:
-            TokenizerError: A setting has a wrong type or value, or a damaged file.
-            InputError: No tokenizer, or several; or an unknown setting.
+            TokenizerError: A setting has a wrong type or value, or the file is missing or damaged.
+            InputError: No tokenizer or more than one is given, or a setting is unknown.
         """
         if len(given := [it for it in (backend, tokenizer_object, tokenizer_file) if it is not None]) != 1:
             raise InputError("pass one of backend, tokenizer_object and tokenizer_file, or use from_pretrained")
@@ -126,36 +126,38 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
         """Encode one text or several.
 
         Args:
-            text: A string or a list of strings; with `is_split_into_words` a list of words or a list of such lists.
-            text_pair: As many texts as `text`, each appended to its row.
-            add_special_tokens: Let the tokenizer add what its post-processor adds (nothing for most checkpoints).
-            padding: True or ``"longest"``: to the longest row; ``"max_length"``: to `max_length`.
-            truncation: Cut rows to `max_length`. True or ``"longest_first"`` takes tokens from the longer of two texts;
-                ``"only_first"`` and ``"only_second"`` from that one. By default, a `max_length` without `padding` cuts.
-            max_length: Bound for `padding` and `truncation`; default `model_max_length`.
-            stride: Tokens that a row and its overflow have in common.
-            is_split_into_words: The texts are lists of words.
+            text: A string or a list of strings; with `is_split_into_words`, a list of words or a list of such lists.
+            text_pair: Second texts, as many as in `text`; each is appended to its row.
+            add_special_tokens: Add the special tokens of the tokenizer's post-processor (none for most checkpoints).
+            padding: True or ``"longest"``: pad to the longest row; ``"max_length"``: pad to `max_length`.
+            truncation: Cut rows to `max_length`. True or ``"longest_first"`` removes tokens from the longer of two texts,
+                ``"only_first"`` and ``"only_second"`` from the first or second. Default: True if there is a `max_length`
+                but no `padding`.
+            max_length: Length for `padding` and `truncation`; default: `model_max_length`.
+            stride: Number of tokens by which a row and its overflowing rows overlap.
+            is_split_into_words: Whether the texts are lists of words.
             pad_to_multiple_of: Make the padded length a multiple of this.
-            padding_side: Overrides the attribute of this name for one call.
+            padding_side: Overrides the attribute `padding_side` for this call.
             return_tensors: None for lists, ``"np"`` for numpy and ``"pt"`` for torch, int64 ``[batch, tokens]``.
-            return_token_type_ids: Add ``token_type_ids``, 0 for the first text and 1 for the second. Default: whether
-                `model_input_names` has them.
-            return_attention_mask: Add ``attention_mask``; default likewise.
-            return_overflowing_tokens: Add what `truncation` cut as further rows, and ``overflow_to_sample_mapping``.
+            return_token_type_ids: Add ``token_type_ids``, 0 for the first text and 1 for the second. Default: only if
+                `model_input_names` contains them.
+            return_attention_mask: Add ``attention_mask``. Default: only if `model_input_names` contains it.
+            return_overflowing_tokens: Add the tokens that `truncation` cut as further rows, and
+                ``overflow_to_sample_mapping``.
             return_special_tokens_mask: Add ``special_tokens_mask``, 1 for added special tokens and padding.
             return_offsets_mapping: Add ``offset_mapping``, the characters of each token, ``[batch, tokens, 2]``.
-            return_length: Add ``length``, padding included.
-            split_special_tokens: Read the names of special tokens inside the texts as plain text. Use it for text that is
-                data, such as the file around a cursor. Default: the attribute of this name.
+            return_length: Add ``length``, the number of tokens of each row, padding included.
+            split_special_tokens: Treat names of special tokens inside the texts as plain text. Use it for text that is data,
+                such as the file around a cursor. Default: the attribute `split_special_tokens`.
             verbose: Log a warning, once, if a row is longer than `model_max_length`.
-            **unknown: An error.
+            **unknown: Any other argument raises an error.
 
         Returns:
-            ``input_ids``, ``attention_mask`` (1 = token, 0 = padding) and what was asked for.
+            ``input_ids``, ``attention_mask`` (1 = token, 0 = padding), and the other values that were asked for.
 
         Raises:
-            InputError: A wrong or unknown argument, or rows of different lengths asked for as a tensor.
-            TokenizerError: Padding was asked for and there is no pad token.
+            InputError: An argument is wrong or unknown, or `return_tensors` is set and rows have different lengths.
+            TokenizerError: `padding` is set, but there is no pad token.
         """
         refuse_unknown(unknown, _argument_names(GPTBigCodeTokenizer.__call__), "the tokenizer")
         inputs, batched = rows(text, text_pair, is_split_into_words)
@@ -205,13 +207,13 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
 
         Args:
             text: The text.
-            text_pair: As in a call.
-            **options: The arguments of a call.
+            text_pair: As in `__call__`.
+            **options: Further arguments of `__call__`.
         """
         return self(text, text_pair, **options)["input_ids"]
 
     def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any) -> list[str]:
-        """The tokens of a text in the byte-level alphabet of the vocabulary; `options` are the arguments of a call."""
+        """The tokens of a text in the byte-level alphabet of the vocabulary; `options` are arguments of `__call__`."""
         return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
 
     def pad(
@@ -225,19 +227,19 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
         return_tensors: ReturnTensors | None = None,
         **unknown: Any,
     ) -> BatchEncoding:
-        """Pad rows that are token ids already.
+        """Pad rows of token ids.
 
         Args:
-            encoded_inputs: A dict with ``input_ids`` and maybe ``attention_mask``, ``token_type_ids`` and
-                ``special_tokens_mask`` of one row or several, or a list of dicts of one row each.
-            padding: As in a call, as are the other arguments.
-            **unknown: An error.
+            encoded_inputs: A dict with ``input_ids`` and optionally ``attention_mask``, ``token_type_ids`` and
+                ``special_tokens_mask`` of one row or several, or a list of such dicts with one row each.
+            padding: As in `__call__`; so are the other arguments.
+            **unknown: Any other argument raises an error.
 
         Returns:
-            The same, padded; tensors if tensors were given or `return_tensors` says so.
+            The padded values; tensors if tensors were given or `return_tensors` is set.
 
         Raises:
-            InputError: No ``input_ids``, or a wrong argument.
+            InputError: There are no ``input_ids``, or an argument is wrong or unknown.
             TokenizerError: There is no pad token.
         """
         refuse_unknown(unknown, _argument_names(GPTBigCodeTokenizer.pad), "pad")
@@ -257,7 +259,7 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
         return BatchEncoding(values, tensor_type=return_tensors)
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """Tokens that a call adds to a text, or to two."""
+        """Number of special tokens that a call adds to one text, or with `pair` to two."""
         return self.backend.num_special_tokens_to_add(pair)
 
     def __bool__(self) -> bool:
@@ -271,12 +273,12 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # The second backend is made again when it is needed.
+        # The second backend is left out; it is made again on demand.
         return {name: value for name, value in self.__dict__.items() if name != "_second_backend"}
 
     @property
     def add_bos_token(self) -> bool:
-        """Whether a setting tells calls to put `bos_token` in front. A ``tokenizer.json`` may do so without this setting."""
+        """The setting `add_bos_token`: add `bos_token` before texts. False even if ``tokenizer.json`` itself adds it."""
         return bool(self.settings.get("add_bos_token", False))
 
     @add_bos_token.setter
@@ -285,7 +287,7 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
 
     @property
     def add_eos_token(self) -> bool:
-        """Whether calls were told to append `eos_token`; see `add_bos_token`."""
+        """The setting `add_eos_token`: add `eos_token` after texts. False even if ``tokenizer.json`` itself adds it."""
         return bool(self.settings.get("add_eos_token", False))
 
     @add_eos_token.setter
@@ -299,17 +301,17 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
 
     @property
     def backend_tokenizer(self) -> Tokenizer:
-        """The same as `backend`."""
+        """Same as `backend`."""
         return self.backend
 
     @property
     def max_len_single_sentence(self) -> int:
-        """`model_max_length` less what a call adds to one text."""
+        """`model_max_length` minus the number of special tokens that a call adds to one text."""
         return self.model_max_length - self.num_special_tokens_to_add()
 
     @property
     def max_len_sentences_pair(self) -> int:
-        """`model_max_length` less what a call adds to two texts."""
+        """`model_max_length` minus the number of special tokens that a call adds to two texts."""
         return self.model_max_length - self.num_special_tokens_to_add(pair=True)
 
     def _encode(
@@ -319,7 +321,7 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
         try:
             if cutting is None and not split:
                 return self.backend.encode_batch(rows, **options)
-            # The library keeps these two settings in the tokenizer: they are changed on a second one, by one thread at a time.
+            # The library stores these settings in the tokenizer. So they are changed in a second one, by one thread at a time.
             with _second_lock:
                 backend = self._second_backend
                 backend.encode_special_tokens = split
@@ -328,7 +330,7 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
                 else:
                     backend.enable_truncation(**cutting)
                 return backend.encode_batch(rows, **options)
-        except TypeError as error:  # of all strings, only those that UTF-8 cannot express
+        except TypeError as error:  # only strings that UTF-8 cannot encode raise this
             raise InputError("the text contains a lone surrogate and is not valid Unicode") from error
         except BaseException as error:  # the library raises bare Exception; a panic of its Rust code is a BaseException
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
@@ -363,7 +365,7 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
         if padding == "max_length":
             length = self.model_max_length if max_length is None else max_length
             if length >= _BOUNDED:
-                raise InputError("padding='max_length' needs max_length: this tokenizer has no bound of its own")
+                raise InputError("padding='max_length' needs max_length, because this tokenizer has no model_max_length")
         return Padding(length, multiple, side or self.padding_side)
 
     def _required_pad_id(self) -> int:
@@ -378,7 +380,7 @@ class GPTBigCodeTokenizer(StoredTokenizer, Vocabulary, ChatTemplates):
             logger.warning("a text has %d tokens, the model was made for %d", longest, self.model_max_length)
 
 
-# The names that scripts use for it in transformers.
+# The names of tokenizer classes in transformers.
 AutoTokenizer = GPTBigCodeTokenizer
 PreTrainedTokenizerBase = PreTrainedTokenizer = PreTrainedTokenizerFast = GPTBigCodeTokenizer
 GPT2Tokenizer = GPT2TokenizerFast = GPTBigCodeTokenizer

@@ -1,4 +1,4 @@
-"""Between ids, tokens and text."""
+"""Convert between token ids, tokens and text."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gptbigcode_cpu.tokenizer.special_tokens import SpecialTokens
 
 logger = logging.getLogger(__name__)
 
-# StarCoder writes the names with underscores, SantaCoder with hyphens.
+# StarCoder spells these names with underscores, SantaCoder with hyphens.
 FIM_SPELLINGS = ("<fim_{}>", "<fim-{}>")
 
 
 class Vocabulary(SpecialTokens):
-    """Ids, tokens and their texts of `GPTBigCodeTokenizer`."""
+    """The methods of `GPTBigCodeTokenizer` that convert between ids, tokens and text."""
 
     def decode(
         self,
@@ -27,14 +27,17 @@ class Vocabulary(SpecialTokens):
         clean_up_tokenization_spaces: bool | None = None,
         **unknown: Any,
     ) -> Any:
-        """Text of one token id or of a sequence of them (list, numpy array or torch tensor); a list of texts for a batch.
+        """Decode one token id, a sequence of ids (list, numpy array or torch tensor), or a batch of sequences.
 
         Args:
-            token_ids: The ids. Those beyond the vocabulary, which padded embedding tables have, decode to nothing.
+            token_ids: The ids. Ids beyond the vocabulary decode to an empty text; padded embedding tables have such ids.
             skip_special_tokens: Leave special tokens out.
-            clean_up_tokenization_spaces: Not applied, with a warning, as in transformers: it is made for WordPiece and
-                would take spaces out of code.
-            **unknown: An error.
+            clean_up_tokenization_spaces: Not applied, as in transformers; True logs a warning. It is made for WordPiece and
+                would remove spaces from code.
+            **unknown: Any other argument raises an error.
+
+        Returns:
+            The text; for a batch, a list of texts.
         """
         refuse_unknown(unknown, ("skip_special_tokens", "clean_up_tokenization_spaces"), "decode")
         if clean_up_tokenization_spaces:
@@ -53,21 +56,21 @@ class Vocabulary(SpecialTokens):
         clean_up_tokenization_spaces: bool | None = None,
         **unknown: Any,
     ) -> list[str]:
-        """`decode` for each sequence."""
+        """Decode each sequence; arguments as of `decode`."""
         if len(sequences) == 0:
             return []
         texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces, **unknown)
         return [texts] if isinstance(texts, str) else texts
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
-        """Id of a token, or ids of tokens; that of the unknown token (None without one) for what is not in the vocabulary."""
+        """The id of a token, or the ids of tokens. A token outside the vocabulary gets `unk_token_id`, which may be None."""
         if isinstance(tokens, str):
             token_id = self.backend.token_to_id(tokens)
             return self.unk_token_id if token_id is None else token_id
         return [self.convert_tokens_to_ids(token) for token in tokens]
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """Token of an id, or tokens of ids, in the byte-level alphabet of the vocabulary (a space is ``Ġ``)."""
+        """The token of an id, or the tokens of ids, in the byte-level alphabet of the vocabulary (a space is ``Ġ``)."""
         checked = _token_ids(ids)
         if isinstance(checked, int):
             return self.backend.id_to_token(checked)
@@ -80,10 +83,10 @@ class Vocabulary(SpecialTokens):
         return " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
 
     def get_special_tokens_mask(self, token_ids_0: Sequence[int], already_has_special_tokens: bool = True) -> list[int]:
-        """For each id 1 if it is a special token's, else 0.
+        """For each id, 1 if it is the id of a special token, else 0.
 
         Raises:
-            InputError: `already_has_special_tokens` is false: call with `return_special_tokens_mask` instead.
+            InputError: `already_has_special_tokens` is false. Call the tokenizer with `return_special_tokens_mask` instead.
         """
         if not already_has_special_tokens:
             raise InputError("for texts, call the tokenizer with return_special_tokens_mask=True")
@@ -91,21 +94,21 @@ class Vocabulary(SpecialTokens):
         return [int(token_id in special) for token_id in token_ids_0]
 
     def get_vocab(self) -> dict[str, int]:
-        """Every token with its id, added ones included."""
+        """All tokens and their ids, added tokens included."""
         return self.backend.get_vocab(with_added_tokens=True)
 
     def __len__(self) -> int:
-        """Tokens, added ones included."""
+        """Number of tokens, added tokens included."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
     @property
     def vocab_size(self) -> int:
-        """Tokens without the added ones."""
+        """Number of tokens without the added tokens."""
         return self.backend.get_vocab_size(with_added_tokens=False)
 
     @property
     def vocab(self) -> dict[str, int]:
-        """The same as `get_vocab`."""
+        """Same as `get_vocab`."""
         return self.get_vocab()
 
     @property

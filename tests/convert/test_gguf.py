@@ -396,7 +396,7 @@ def test_the_commands_take_gguf_files(tmp_path: Path) -> None:
     assert (found["n_embd"], found["n_positions"], found["converted"]) == (256, 64, False)
     done = cli("convert", path, tmp_path / "out", "--dtype", "float32")
     assert done.returncode == 0, done.stderr
-    assert "note: model.gguf does not say how its tokenizer cuts words" in done.stderr
+    assert "note: model.gguf does not name its pre-tokenizer" in done.stderr
     assert (
         found["bytes_if_converted"]["float32"] == json.loads(cli("info", tmp_path / "out", "--json").stdout)["model"]["bytes"]
     )

@@ -112,7 +112,7 @@ def test_settings(tmp_path: Path) -> None:
 def test_files_of_old_converters_mark_no_special_tokens(tmp_path: Path) -> None:
     path = write(tmp_path / "model.gguf", ggml__pre=None, ggml__token_type=[1] * 266 + [5] * 4)
     report = convert(path, tmp_path / "out", dry_run=True)
-    assert report.notes == ("model.gguf does not say how its tokenizer cuts words (tokenizer.ggml.pre); taken is 'starcoder'",)
+    assert report.notes == ("model.gguf does not name its pre-tokenizer (tokenizer.ggml.pre); assuming 'starcoder'",)
     tokenizer = AutoTokenizer.from_pretrained(path)
     assert tokenizer.encode("12<fim_prefix>ab") == [6 + ord("1"), 6 + ord("2"), 1, 263]
     assert tokenizer.all_special_ids == [0, 1, 2, 3, 4, 5, 265]
@@ -122,13 +122,13 @@ def test_files_of_old_converters_mark_no_special_tokens(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [None, "none", "no_vocab"])
 def test_files_without_a_tokenizer(tmp_path: Path, kind: str | None) -> None:
     path = write(tmp_path / "model.gguf", ggml__model=kind)
-    assert "holds no tokenizer" in convert(path, tmp_path / "out").notes[0]
+    assert "has no tokenizer" in convert(path, tmp_path / "out").notes[0]
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         "config.json",
         "generation_config.json",
         "model.safetensors",
     }
-    with pytest.raises(TokenizerError, match=r"model\.gguf holds no tokenizer"):
+    with pytest.raises(TokenizerError, match=r"model\.gguf has no tokenizer"):
         AutoTokenizer.from_pretrained(path)
 
 

@@ -319,7 +319,7 @@ class TestBatchEncoding:
     def test_without_encodings(self, tokenizer: GPTBigCodeTokenizer) -> None:
         batch = BatchEncoding({"input_ids": [[1, 2]], "scores": [[0.5, 0.25]]})
         assert not batch.is_fast
-        with pytest.raises(InputError, match="maps no words"):
+        with pytest.raises(InputError, match="cannot map words"):
             batch.tokens()
         batch.convert_to_tensors("np")
         assert (batch.input_ids.dtype, batch.scores.tolist()) == (np.int64, [[0.5, 0.25]])
