@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from gptbigcode_cpu import _core
 from gptbigcode_cpu.engine.beam import BeamDecoding, BeamResult
-from gptbigcode_cpu.engine.decoding import Decoding, Forward, RowsDecoding, Step
+from gptbigcode_cpu.engine.decoding import Decoding, Forward, Step
 from gptbigcode_cpu.engine.request import Request
+from gptbigcode_cpu.engine.rows import RowsDecoding
 from gptbigcode_cpu.errors import GPTBigCodeError, StoppedError
 
 CHUNK_TOKENS = 128

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gptbigcode_cpu.config import GPTBigCodeConfig
 from gptbigcode_cpu.errors import ConfigError, ContextLengthError
@@ -160,7 +160,7 @@ class FillMixin:
         """Like `fill`, but yields the text in pieces. Errors are raised by the call. Closing the iterator stops the work."""
         if (config := given_config(generation_config)) is not None:
             options = merged_options(config.set_options(), by_full_names(options))
-        model: Any = self
+        model = cast("LanguageModel", self)
         plan = plan_fill(
             model,
             tokenizer,

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from gptbigcode_cpu.common.arrays import items_of, plain
 from gptbigcode_cpu.common.messages import shown
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.generation.streamers import Streamer
+
+if TYPE_CHECKING:
+    from gptbigcode_cpu.generation.language_model import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,7 @@ class GenerateArguments:
     logits_processor: Sequence[Callable[..., Any]] | None = None
     stopping_criteria: Sequence[Callable[..., Any]] | None = None
     prefix_allowed_tokens_fn: Callable[[int, Any], Sequence[int]] | None = None
-    assistant_model: Any = None
+    assistant_model: LanguageModel | None = None
     tokenizer: Any = None
     negative_prompts: Sequence[NDArray[np.int32]] | None = None
     json_schema: Any = None

@@ -24,7 +24,7 @@ from gptbigcode_cpu.generation.unsupported import refuse
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
     from gptbigcode_cpu.engine.engine import Engine
-    from gptbigcode_cpu.generation.language_model import PromptBatch
+    from gptbigcode_cpu.generation.language_model import LanguageModel, PromptBatch
 
 
 class GenerationMixin:
@@ -63,7 +63,7 @@ class GenerationMixin:
         stopping_criteria: Sequence[Callable[..., Any]] | None = None,
         prefix_allowed_tokens_fn: Callable[[int, Any], Sequence[int]] | None = None,
         synced_gpus: bool | None = None,
-        assistant_model: Any = None,
+        assistant_model: LanguageModel | None = None,
         streamer: Streamer | None = None,
         negative_prompt_ids: Any = None,
         negative_prompt_attention_mask: Any = None,

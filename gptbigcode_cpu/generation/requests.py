@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ def _beams(config: GenerationConfig) -> BeamOptions | None:
     )
 
 
-def check_assistant(model: LanguageModel, assistant: Any) -> None:
+def check_assistant(model: LanguageModel, assistant: object) -> None:
     """Refuse an `assistant_model` that cannot draft tokens for a model.
 
     Raises:

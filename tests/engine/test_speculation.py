@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptbigcode_cpu import _core
-from gptbigcode_cpu.engine.decoding import RowsDecoding
 from gptbigcode_cpu.engine.drafting import assistant
 from gptbigcode_cpu.engine.drafting.pace import Pace
+from gptbigcode_cpu.engine.rows import RowsDecoding
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.models.auto import AutoModelForCausalLM
 from gptbigcode_cpu.models.causal_lm import GPTBigCodeForCausalLM

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM
-from gptbigcode_cpu.engine.decoding import RowsDecoding
 from gptbigcode_cpu.engine.prefill import CHUNK_TOKENS, _chunks
+from gptbigcode_cpu.engine.rows import RowsDecoding
 from gptbigcode_cpu.errors import ConfigError, ContextLengthError, FormatError, InputError, ModelNotFoundError
 from gptbigcode_cpu.generation import GenerationConfig
 from gptbigcode_cpu.tokenizer import AutoTokenizer
