@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,15 @@ class _Beams:
     """The beams of one prompt. The steps have the names and the order of transformers' ``_beam_search``."""
 
     def __init__(
-        self, number: int, prompt: NDArray[np.int32], pads: int, limit: int, options: BeamOptions, rules: Rules, seed: int
+        self,
+        number: int,
+        prompt: NDArray[np.int32],
+        pads: int,
+        limit: int,
+        options: BeamOptions,
+        rules: Rules,
+        seed: int,
+        isa: str,
     ) -> None:
         self.number, self.pads = number, pads
         self.prompt_length = self.length = pads + len(prompt)
@@ -82,7 +90,7 @@ class _Beams:
         self.finished = np.zeros(n, dtype=np.bool_)
         self._improvable = True
         self.done = False
-        self._sampler = _drawing_sampler(seed) if options.do_sample else None
+        self._sampler = _drawing_sampler(seed, isa) if options.do_sample else None
 
     @property
     def rows(self) -> list[_RowInfo]:
@@ -220,7 +228,7 @@ class BeamDecoding(Decoding):
             self._beams[number] = [_Beam(cache, prefill.logits) for cache in caches]
             limit, seed = request.limits[number], request.seeds[number]
             pads = width - len(prompt)
-            self._groups.append(_Beams(number, prompt, pads, limit, self._options, request.rules, seed))
+            self._groups.append(_Beams(number, prompt, pads, limit, self._options, request.rules, seed, self.core.isa))
         self._active = list(self._groups)
 
     def add_rows(self, forward: Forward) -> None:
@@ -319,7 +327,7 @@ def _best(scores: Floats, count: int) -> NDArray[np.int64]:
     return np.argsort(-scores, kind="stable")[:count]
 
 
-def _drawing_sampler(seed: int) -> Any:
+def _drawing_sampler(seed: int, isa: str) -> _core.Sampler:
     from gptbigcode_cpu import _core
 
-    return _core.Sampler(temperature=1.0, seed=seed)
+    return _core.Sampler(temperature=1.0, seed=seed, isa=isa)
