@@ -1,4 +1,4 @@
-"""The model classes, used like those of transformers."""
+"""The model without a head and the language model, with the interfaces of transformers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class GPTBigCodeModel(PreTrainedModel):
-    """A GPTBigCode model without a head: token ids in, hidden states out. Any checkpoint of the family has one."""
+    """A GPTBigCode model without a head. It computes hidden states from token ids, and loads from any GPTBigCode checkpoint."""
 
     def forward(
         self,
@@ -49,33 +49,34 @@ class GPTBigCodeModel(PreTrainedModel):
     ) -> BaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
         """Run the model.
 
-        Padding costs nothing and changes no bit of a row: results are those of the row alone, and zero at the places of
-        padding. Without `position_ids` positions count the tokens, on whichever side the padding is; transformers' `forward`
-        counts the padding on the left as well, unless it is given the `position_ids` that its `generate` makes.
+        Padding is not computed and changes no bit of the result: each row gives the same values as when it runs alone, and
+        zeros at padding. Without `position_ids`, positions count tokens only, on whichever side the padding is. In contrast,
+        transformers' `forward` counts padding on the left as well, unless it is given the `position_ids` of its `generate`.
 
         Args:
             input_ids: Token ids ``[batch, tokens]``: list, numpy array or torch tensor.
-            past_key_values: What the rows have seen before; it grows by the tokens of the call. Also called ``cache``.
-            attention_mask: ``[batch, past + tokens]``, 0 for padding (or False), on either side of the tokens of a call; with
-                `position_ids` anywhere. Default: every token of this call counts, and earlier ones as in their calls.
+            past_key_values: The kv cache of earlier tokens; it grows by the tokens of the call. Also called ``cache``.
+            attention_mask: ``[batch, past + tokens]``, 0 (or False) for padding, on either side of the new tokens, or anywhere
+                with `position_ids`. Default: all new columns are tokens; earlier columns keep their mask.
             token_type_ids: Token ids ``[batch, tokens]`` whose embeddings are *added* to those of the tokens, as in
                 transformers. GPTBigCode models are not trained with them.
-            position_ids: ``[batch, tokens]`` or ``[1, tokens]``: rows of the position embedding. What a token sees follows from
-                the order in the sequence alone.
-            inputs_embeds: float ``[batch, tokens, n_embd]`` in place of `input_ids`, see `get_input_embeddings`.
-            use_cache: Return the cache, for calls that go on; default: ``config.use_cache``. One that is passed is returned.
-            output_attentions: Return the probabilities of attention, which takes much time and memory; they are computed in
-                float32 from queries that are not rounded and keys as they are stored. Default: ``config.output_attentions``.
+            position_ids: ``[batch, tokens]`` or ``[1, tokens]``: rows of the position embedding. They do not affect which
+                tokens a token attends to: that depends on the order of the tokens only.
+            inputs_embeds: float ``[batch, tokens, n_embd]`` instead of `input_ids`; see `get_input_embeddings`.
+            use_cache: Return the kv cache, for further calls; default: ``config.use_cache``. A cache that is passed is always
+                returned.
+            output_attentions: Return the attention probabilities, which needs much time and memory. They are computed in
+                float32 from queries without rounding and keys as stored. Default: ``config.output_attentions``.
             output_hidden_states: Return the output of every block; default: ``config.output_hidden_states``.
-            return_dict: False: a tuple; default: ``config.return_dict``.
-            **unknown: Arguments of transformers that have no meaning here; only None.
+            return_dict: False: return a tuple; default: ``config.return_dict``.
+            **unknown: Arguments of transformers that are not supported here; they must be None.
 
         Returns:
-            The hidden states, and what else is asked for: torch tensors if the input is one, else numpy arrays.
+            The hidden states, and the other values that were asked for: torch tensors if the input is one, else numpy arrays.
 
         Raises:
-            InputError: Wrong shapes, types or values, an id outside the vocabulary, a row without tokens, padding between
-                tokens without `position_ids`, a cache of another model or batch, an unknown argument.
+            InputError: A shape, type or value is wrong, an id is outside the vocabulary, a row has no tokens, there is padding
+                between tokens without `position_ids`, the cache is of another model or batch, or an argument is unknown.
             ContextLengthError: A row is longer than ``n_positions``.
         """
         arguments = Arguments(
@@ -111,9 +112,9 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
     ) -> None:
         """
         Args:
-            packed: An opened converted model.
-            core: What computes on it; default: a new one.
-            generation_config: Defaults for `generate`.
+            packed: A converted model, opened.
+            core: The core's model that computes with it; default: a new one.
+            generation_config: Default options of `generate`.
         """
         super().__init__(packed, core)
         self.transformer = GPTBigCodeModel(packed, self.core)
@@ -123,7 +124,7 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
 
     @property
     def engine(self) -> Engine:
-        """What all texts of this model are written by; several threads that call `generate` share its steps."""
+        """The engine that runs all requests of this model. Threads that call `generate` at the same time share its steps."""
         if self._engine is None:
             from gptbigcode_cpu.engine.engine import Engine
 
@@ -133,14 +134,14 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
 
     @property
     def generation_config(self) -> GenerationConfig:
-        """Options that hold where a call says nothing else. It may be changed, or assigned: also an object of transformers."""
+        """Default options of every call. It may be changed or assigned; a `GenerationConfig` of transformers works as well."""
         return self._generation_config
 
     @generation_config.setter
     def generation_config(self, value: Any) -> None:
         given = given_config(value)
         if given is None:
-            raise InputError("generation_config must be a GenerationConfig, not None; GenerationConfig() sets nothing")
+            raise InputError("generation_config must be a GenerationConfig, not None; use GenerationConfig() to set no option")
         self._generation_config = given
 
     @classmethod
@@ -152,17 +153,17 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *, generation_config: Any = None, **options: Any
     ) -> Self:
-        """Open a model, see `PreTrainedModel.from_pretrained`.
+        """Load a model; see `PreTrainedModel.from_pretrained`.
 
         Args:
             pretrained_model_name_or_path: A directory, a GGUF file, an id on the Hub, a short name, or ``"demo"``.
-            generation_config: Takes the place of the checkpoint's generation options: a `GenerationConfig`, of this package or
-                of transformers.
+            generation_config: A `GenerationConfig` of this package or of transformers that replaces the checkpoint's generation
+                options.
             **options: The other arguments of `PreTrainedModel.from_pretrained`.
 
         Raises:
-            InputError: `generation_config` is something else.
-            GPTBigCodeError: As of `PreTrainedModel.from_pretrained`.
+            InputError: `generation_config` is no `GenerationConfig`.
+            GPTBigCodeError: See `PreTrainedModel.from_pretrained`.
         """
         given = given_config(generation_config)
         model = super().from_pretrained(pretrained_model_name_or_path, **options)
@@ -174,9 +175,9 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
     def _check_architecture(cls, config: GPTBigCodeConfig, directory: Path) -> None:
         from gptbigcode_cpu.store.tensors import BASE_MODEL, CLASSIFIERS
 
-        # A classifier's checkpoint may lack an LM head, and was not trained to write.
+        # A classifier's checkpoint may lack an LM head, and was not trained to generate text.
         if classifiers := [name for name in config.architectures if name in CLASSIFIERS]:
-            raise ConfigError(f"{directory} is a {classifiers[0]}; this class runs language models, which write text")
+            raise ConfigError(f"{directory} is a {classifiers[0]}; this class runs language models, which generate text")
         if BASE_MODEL in config.architectures and not config.tie_word_embeddings:
             raise ConfigError(f"{directory} is a {BASE_MODEL}, which has no LM head; this class runs language models")
 
@@ -203,32 +204,32 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
         return_dict: bool | None = None,
         **unknown: Any,
     ) -> CausalLMOutputWithCrossAttentions | tuple[Any, ...]:
-        """Logits of the next token, at every position.
+        """Compute the logits of the next token at every position.
 
         Args:
-            input_ids: As in `GPTBigCodeModel.forward`, like all arguments but `labels` and `logits_to_keep`.
-            past_key_values: What the rows have seen before; it grows by the tokens of the call.
+            input_ids: As in `GPTBigCodeModel.forward`; so are all arguments but `labels` and `logits_to_keep`.
+            past_key_values: The kv cache of earlier tokens; it grows by the tokens of the call.
             attention_mask: ``[batch, past + tokens]``, 0 for padding.
             token_type_ids: ``[batch, tokens]``: token ids whose embeddings are added to those of the tokens.
             position_ids: ``[batch, tokens]`` or ``[1, tokens]``: rows of the position embedding.
-            inputs_embeds: float ``[batch, tokens, n_embd]`` in place of `input_ids`.
-            labels: Token ids ``[batch, tokens]``, usually `input_ids`, for the loss: every token's logits are compared with the
-                label one place later, and -100 does not count. Nor does padding: what is masked is neither predicted nor
-                predicts. (transformers counts it unless its label is -100, and predicts a row's first token from the padding on
-                its left.)
-            logits_to_keep: Compute the logits of so many last columns only, 0 = all; or a vector of columns. For padding on the
-                right, that of a shorter row's last columns is zero.
-            use_cache: Return the cache; default: ``config.use_cache``.
-            output_attentions: Return the probabilities of attention; default: ``config.output_attentions``.
+            inputs_embeds: float ``[batch, tokens, n_embd]`` instead of `input_ids`.
+            labels: Token ids ``[batch, tokens]``, usually `input_ids`, for the loss: the logits of each token are compared with
+                the label one place later. Labels of -100 are ignored, and so is padding, as target and as predictor. (In
+                contrast, transformers ignores padding only if its label is -100, and predicts the first token of a row from
+                the padding on its left.)
+            logits_to_keep: Compute the logits of this many last columns only, 0 = all; or a vector of columns. If rows are
+                padded on the right, the logits of padding in these columns are zero.
+            use_cache: Return the kv cache; default: ``config.use_cache``.
+            output_attentions: Return the attention probabilities; default: ``config.output_attentions``.
             output_hidden_states: Return the output of every block; default: ``config.output_hidden_states``.
             return_dict: False: return a tuple; default: ``config.return_dict``.
-            **unknown: Arguments of transformers that have no meaning here; only None.
+            **unknown: Arguments of transformers that are not supported here; they must be None.
 
         Returns:
-            The logits, and what else is asked for.
+            The logits, and the other values that were asked for.
 
         Raises:
-            InputError: As in `GPTBigCodeModel.forward`; bad labels, or labels without all logits.
+            InputError: As in `GPTBigCodeModel.forward`, or `labels` are wrong or given together with `logits_to_keep`.
             ContextLengthError: A row is longer than ``n_positions``.
         """
         arguments = Arguments(
@@ -260,8 +261,8 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
         """The checked form of one prompt, int32 ``[tokens]``.
 
         Raises:
-            InputError: It is empty or an id is outside the vocabulary.
-            ContextLengthError: It is longer than ``n_positions``.
+            InputError: The prompt is empty, or an id is outside the vocabulary.
+            ContextLengthError: The prompt is longer than ``n_positions``.
         """
         return self.prompt_batch(token_ids, None).rows[0]
 
@@ -271,5 +272,5 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
         return read_prompts(self.config, input_ids, attention_mask, padding_token, past)
 
 
-# The name of the class for GPT-2, whose checkpoints are converted to this one.
+# GPT-2 checkpoints are converted to GPTBigCode models, so transformers' name for GPT-2 is the same class.
 GPT2LMHeadModel = GPTBigCodeForCausalLM

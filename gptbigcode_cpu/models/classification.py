@@ -1,4 +1,4 @@
-"""Classifiers: a GPTBigCode model with a small head, trained elsewhere."""
+"""Classifiers: a GPTBigCode model with a small head that was trained with transformers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Classifier(PreTrainedModel):
     """A model with a linear head on the last hidden state.
 
     Attributes:
-        num_labels: Outputs of the head.
+        num_labels: Number of outputs of the head.
         transformer: The model without the head.
     """
 
@@ -45,7 +45,7 @@ class _Classifier(PreTrainedModel):
         missing = [name for name in sorted(self._heads()) if name not in packed.tensors]
         if missing:
             raise FormatError(f"{packed.path} has no {missing[0]}; convert the checkpoint again")
-        # In the core's layout, whose products do not depend on how many rows there are.
+        # Use the core's layout: its products do not depend on the number of rows.
         self._weight = _core.pack_weight(packed.tensors[f"{self.head}.weight"], "float32")
         self._bias = packed.tensors.get(f"{self.head}.bias")
 
@@ -53,9 +53,8 @@ class _Classifier(PreTrainedModel):
     def _check_architecture(cls, config: GPTBigCodeConfig, directory: Path) -> None:
         if cls.__name__ not in config.architectures:
             raise ConfigError(
-                f"{directory} is a {', '.join(config.architectures)}, which has no trained {cls.head} head. transformers would "
-                f"fill one with random numbers to be trained; models are not trained here. Train a {cls.__name__} with "
-                "transformers, and open its checkpoint"
+                f"{directory} is a {', '.join(config.architectures)}, which has no trained {cls.head} head; this package does "
+                f"not train models. Train a {cls.__name__} with transformers, and load its checkpoint"
             )
 
     def _heads(self) -> frozenset[str]:
@@ -64,14 +63,14 @@ class _Classifier(PreTrainedModel):
         return CLASSIFIERS[type(self).__name__]
 
     def _classify(self, hidden: Floats) -> Floats:
-        """The head on rows ``[n, n_embd]``."""
+        """Apply the head to rows ``[n, n_embd]``."""
         from gptbigcode_cpu import _core
 
         return _core.linear(self._weight, "float32", self.num_labels, np.ascontiguousarray(hidden), self._bias)
 
 
 class GPTBigCodeForSequenceClassification(_Classifier):
-    """A classifier of texts: the head looks at the last token."""
+    """A classifier of texts. The head is applied to the last token."""
 
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     head = "score"
@@ -92,34 +91,34 @@ class GPTBigCodeForSequenceClassification(_Classifier):
         return_dict: bool | None = None,
         **unknown: Any,
     ) -> SequenceClassifierOutputWithPast | tuple[Any, ...]:
-        """Scores of every text.
+        """Compute the scores of every text.
 
-        As in transformers, the text's last token is the last one that is not ``config.pad_token_id``, and the last column if
-        there are only `inputs_embeds` or, for a batch of one, no ``pad_token_id``.
+        As in transformers, the last token of a text is the last one that is not ``config.pad_token_id``. With `inputs_embeds`,
+        or for a batch of one without ``pad_token_id``, it is the last column.
 
         Args:
-            input_ids: As in `GPTBigCodeModel.forward`, like all arguments but `labels`.
-            past_key_values: What the rows have seen before; it grows by the tokens of the call.
+            input_ids: As in `GPTBigCodeModel.forward`; so are all arguments but `labels`.
+            past_key_values: The kv cache of earlier tokens; it grows by the tokens of the call.
             attention_mask: ``[batch, past + tokens]``, 0 for padding.
             token_type_ids: ``[batch, tokens]``: token ids whose embeddings are added to those of the tokens.
             position_ids: ``[batch, tokens]`` or ``[1, tokens]``: rows of the position embedding.
-            inputs_embeds: float ``[batch, tokens, n_embd]`` in place of `input_ids`.
-            labels: What the texts are, for the loss: ``[batch]`` classes; for regression floats like the logits or, with one
-                label, ``[batch]``; for several labels at once floats 0..1 like the logits. ``config.problem_type`` says which;
-                if it is None it is set by the first labels, as in transformers: one label means regression, integers single
-                labels.
-            use_cache: Return the cache; default: ``config.use_cache``.
-            output_attentions: Return the probabilities of attention; default: ``config.output_attentions``.
+            inputs_embeds: float ``[batch, tokens, n_embd]`` instead of `input_ids`.
+            labels: Targets for the loss. For single labels, classes ``[batch]``; for regression, floats of the shape of the
+                logits, or ``[batch]`` with one label; for several labels per text, floats in 0..1 of the shape of the logits.
+                ``config.problem_type`` decides between these. If it is None, the first labels set it, as in transformers:
+                regression if ``num_labels`` is 1, single labels if they are integers, else several labels.
+            use_cache: Return the kv cache; default: ``config.use_cache``.
+            output_attentions: Return the attention probabilities; default: ``config.output_attentions``.
             output_hidden_states: Return the output of every block; default: ``config.output_hidden_states``.
             return_dict: False: return a tuple; default: ``config.return_dict``.
-            **unknown: Arguments of transformers that have no meaning here; only None.
+            **unknown: Arguments of transformers that are not supported here; they must be None.
 
         Returns:
-            The scores, and what else is asked for.
+            The scores, and the other values that were asked for.
 
         Raises:
-            InputError: As in `GPTBigCodeModel.forward`; several texts and no ``config.pad_token_id``; the last token is masked;
-                bad labels.
+            InputError: As in `GPTBigCodeModel.forward`, or there are several texts but no ``config.pad_token_id``, the last
+                token is masked, or `labels` are wrong.
             ContextLengthError: A row is longer than ``n_positions``.
         """
         arguments = Arguments(
@@ -153,21 +152,21 @@ class GPTBigCodeForSequenceClassification(_Classifier):
         pad = self.config.pad_token_id
         if pad is None and rows != 1:
             raise InputError(
-                "several texts need a padding token, to know where each one ends: set model.config.pad_token_id, for example "
+                "several texts need a pad token that shows where each one ends: set model.config.pad_token_id, for example "
                 "to tokenizer.pad_token_id"
             )
         if pad is None or input_ids is None:
             last = np.full(rows, columns - 1)
         else:
-            # The rightmost token that is not padding, as in transformers; the first one if there is none.
+            # As in transformers, the rightmost token that is not the pad token, or the first column if there is none.
             others = np.atleast_2d(to_int_array(input_ids, "input_ids")) != pad
             last = (np.arange(columns) * others).argmax(axis=1)
         masked = ~batch.mask[np.arange(rows), last]
         if masked.any():
             row = int(masked.argmax())
             raise InputError(
-                f"row {row} is classified by its column {last[row]}, which attention_mask says is padding; pad on the left, or "
-                "with config.pad_token_id"
+                f"row {row} is classified by its column {last[row]}, but attention_mask marks it as padding; pad on the left, "
+                "or with config.pad_token_id"
             )
         return last
 
@@ -194,27 +193,27 @@ class GPTBigCodeForTokenClassification(_Classifier):
         return_dict: bool | None = None,
         **unknown: Any,
     ) -> TokenClassifierOutput | tuple[Any, ...]:
-        """Scores of every token.
+        """Compute the scores of every token.
 
         Args:
-            input_ids: As in `GPTBigCodeModel.forward`, like all arguments but `labels`.
-            past_key_values: What the rows have seen before; it grows by the tokens of the call.
+            input_ids: As in `GPTBigCodeModel.forward`; so are all arguments but `labels`.
+            past_key_values: The kv cache of earlier tokens; it grows by the tokens of the call.
             attention_mask: ``[batch, past + tokens]``, 0 for padding.
             token_type_ids: ``[batch, tokens]``: token ids whose embeddings are added to those of the tokens.
             position_ids: ``[batch, tokens]`` or ``[1, tokens]``: rows of the position embedding.
-            inputs_embeds: float ``[batch, tokens, n_embd]`` in place of `input_ids`.
-            labels: Classes ``[batch, tokens]`` for the loss; -100, and what is padding, does not count.
-            use_cache: Changes nothing: the output has no cache. One that is passed grows.
-            output_attentions: Return the probabilities of attention; default: ``config.output_attentions``.
+            inputs_embeds: float ``[batch, tokens, n_embd]`` instead of `input_ids`.
+            labels: Classes ``[batch, tokens]`` for the loss. Labels of -100 and padding are ignored.
+            use_cache: Has no effect, because the output has no kv cache. A cache that is passed grows.
+            output_attentions: Return the attention probabilities; default: ``config.output_attentions``.
             output_hidden_states: Return the output of every block; default: ``config.output_hidden_states``.
             return_dict: False: return a tuple; default: ``config.return_dict``.
-            **unknown: Arguments of transformers that have no meaning here; only None.
+            **unknown: Arguments of transformers that are not supported here; they must be None.
 
         Returns:
-            The scores, and what else is asked for.
+            The scores, and the other values that were asked for.
 
         Raises:
-            InputError: As in `GPTBigCodeModel.forward`; bad labels.
+            InputError: As in `GPTBigCodeModel.forward`, or `labels` are wrong.
             ContextLengthError: A row is longer than ``n_positions``.
         """
         arguments = Arguments(

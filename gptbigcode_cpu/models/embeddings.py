@@ -1,4 +1,4 @@
-"""Looking up rows of the token embedding."""
+"""Look up rows of the token embedding."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ class Embedding:
     """The token embedding of a model, as `PreTrainedModel.get_input_embeddings` returns it.
 
     Attributes:
-        num_embeddings: Tokens of the vocabulary.
-        embedding_dim: Width, ``n_embd``.
+        num_embeddings: Number of tokens in the vocabulary.
+        embedding_dim: Width of the embedding, ``n_embd``.
     """
 
     def __init__(self, packed: PackedModel, core: _core.Model) -> None:
         """
         Args:
-            packed: An opened converted model.
-            core: The compute core on its weights.
+            packed: A converted model, opened.
+            core: The core's model that computes with it.
         """
         self.num_embeddings = packed.config.vocab_size
         self.embedding_dim = packed.config.n_embd
         self._core = core
 
     def __call__(self, input_ids: Any) -> Any:
-        """Rows of the embedding.
+        """Look up the embeddings of tokens.
 
         Args:
             input_ids: Token ids of any shape: list, numpy array or torch tensor.
 
         Returns:
-            float32 ``[..., n_embd]``, what is stored for them: a torch tensor if `input_ids` is one, else a numpy array.
+            The stored embeddings, float32 ``[..., n_embd]``: a torch tensor if `input_ids` is one, else a numpy array.
 
         Raises:
-            InputError: An id outside the vocabulary.
+            InputError: An id is outside the vocabulary.
         """
         ids = to_int_array(input_ids, "input_ids")
         if len(outside := ids[(ids < 0) | (ids >= self.num_embeddings)]):

@@ -1,4 +1,4 @@
-"""One call of a model: inputs checked, the core run once, its results put in their places."""
+"""One call of a model: check the inputs, run the core once, and arrange its results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Output = TypeVar("Output", bound=ModelOutput)
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the calls of all models take, see `GPTBigCodeModel.forward`."""
+    """The arguments that all models take; see `GPTBigCodeModel.forward`."""
 
     input_ids: Any
     past_key_values: DynamicCache | None
@@ -43,12 +43,12 @@ NAMES = tuple(field.name for field in fields(Arguments))
 
 @dataclass(frozen=True)
 class Result:
-    """What a run of the core gave.
+    """The results of a run of the core.
 
     Attributes:
-        logits: ``[batch, columns wanted, vocab_size]``, or None.
+        logits: ``[batch, wanted columns, vocab_size]``, or None.
         last_hidden_state: ``[batch, columns, n_embd]``, or None.
-        past_key_values: The cache, or None.
+        past_key_values: The kv cache, or None.
         hidden_states: ``n_layer + 1`` arrays like `last_hidden_state`, or None.
         attentions: ``n_layer`` arrays ``[batch, n_head, columns, past + columns]``, or None.
     """
@@ -61,7 +61,7 @@ class Result:
 
 
 class ForwardCall:
-    """A call of a model, its arguments checked.
+    """A call of a model with checked arguments.
 
     Attributes:
         batch: The inputs.
@@ -70,13 +70,14 @@ class ForwardCall:
     def __init__(self, config: GPTBigCodeConfig, core: _core.Model, arguments: Arguments, unknown: dict[str, Any]) -> None:
         """
         Args:
-            config: Of the model, for what the call does not say.
+            config: The model's configuration, which has the defaults of some arguments.
             core: The model.
-            arguments: Of the call.
-            unknown: Keywords that the call does not know: an error, except for ``cache``, another name for `past_key_values`.
+            arguments: The arguments of the call.
+            unknown: Other keyword arguments. They are errors, except for ``cache``, another name for `past_key_values`, and
+                for unsupported arguments that are None.
 
         Raises:
-            InputError: See `read_batch`; an unknown argument.
+            InputError: See `read_batch`, or an argument is unknown.
             ContextLengthError: See `read_batch`.
         """
         self._config, self._core = config, core
@@ -100,11 +101,11 @@ class ForwardCall:
         """Run the core.
 
         Args:
-            logits_to_keep: Which columns' logits are wanted, as in `GPTBigCodeForCausalLM.forward`; None: none.
+            logits_to_keep: The columns whose logits are wanted, as in `GPTBigCodeForCausalLM.forward`; None: no logits.
             last_hidden_state: Whether the last hidden state is wanted.
 
         Raises:
-            InputError: A bad `logits_to_keep`.
+            InputError: `logits_to_keep` is wrong.
         """
         batch = self.batch
         columns = batch.mask.shape[1]
@@ -144,7 +145,7 @@ class ForwardCall:
         return Result(logits, last, kept, states, attentions)
 
     def output(self, output: Output) -> Output | tuple[Any, ...]:
-        """An output as the caller wants it: numpy arrays or torch tensors, an object or a tuple."""
+        """Convert an output to what the caller wants: numpy arrays or torch tensors, an object or a tuple."""
         if self.batch.torch:
             for name, value in output.items():
                 if isinstance(value, tuple):
@@ -155,13 +156,13 @@ class ForwardCall:
 
 
 def _kept_columns(logits_to_keep: Any, columns: int) -> tuple[int, NDArray[np.int64] | None]:
-    """What `logits_to_keep` means.
+    """Interpret `logits_to_keep`.
 
     Returns:
-        The first column whose logits are needed, and the columns to take from there on; None: all.
+        The first column whose logits are needed, and the wanted columns counted from there; None: all of them.
 
     Raises:
-        InputError: A negative number, or a column outside the input.
+        InputError: The number is negative, or a column is outside the input.
     """
     wanted = to_int_array(logits_to_keep, "logits_to_keep")
     if wanted.ndim == 0:

@@ -1,4 +1,4 @@
-"""The inputs of a call of a model: checked, and turned from padded rows into the ragged sequences that the core runs."""
+"""Check the inputs of a model, and convert padded rows to the sequences without padding that the core runs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from gptbigcode_cpu import _core
     from gptbigcode_cpu.config import GPTBigCodeConfig
 
-# Arguments of transformers for what these models do not have; only None may be passed.
+# Arguments of transformers that are not supported; they must be None.
 ABSENT = {
     "encoder_hidden_states": "there are no cross-attention layers",
     "encoder_attention_mask": "there are no cross-attention layers",
-    "head_mask": "heads cannot be switched off",
-    "cache_position": "positions follow from past_key_values; position_ids sets others",
+    "head_mask": "attention heads cannot be switched off",
+    "cache_position": "positions follow from past_key_values; pass position_ids to set other ones",
 }
 
 
@@ -34,10 +34,10 @@ class InputBatch:
 
     Attributes:
         mask: Which of the new columns are tokens, bool ``[batch, columns]``.
-        past_mask: Which of the past columns were, bool ``[batch, past]``.
-        tokens: For every row its new tokens: int32 ``[t_i]``, or float32 ``[t_i, n_embd]`` in place of their embeddings.
-        position_ids: For every row int32 ``[t_i]``, or None: the tokens are counted.
-        torch: Whether the caller works with torch tensors.
+        past_mask: Which of the columns in the kv cache are tokens, bool ``[batch, past]``.
+        tokens: The new tokens of every row: int32 ``[t_i]``, or their embeddings, float32 ``[t_i, n_embd]``.
+        position_ids: The positions of every row, int32 ``[t_i]``, or None: positions count the tokens.
+        torch: Whether the caller passed torch tensors.
     """
 
     mask: NDArray[np.bool_]
@@ -48,17 +48,18 @@ class InputBatch:
 
     @property
     def full_mask(self) -> NDArray[np.bool_]:
-        """Past and new columns."""
+        """The mask of the columns in the kv cache and of the new ones, bool ``[batch, past + columns]``."""
         return np.concatenate([self.past_mask, self.mask], axis=1)
 
     def spread(self, values: NDArray[np.float32], first_column: int = 0) -> NDArray[np.float32]:
-        """Values of tokens, row after row, at their places in the batch.
+        """Put the values of tokens at their places in the padded batch.
 
         Args:
-            values: ``[tokens, ...]`` of the columns from `first_column` on.
+            values: The values of all tokens from `first_column` on, row after row, ``[tokens, ...]``.
+            first_column: The first column of the result.
 
         Returns:
-            ``[batch, columns - first_column, ...]``, zero where there is no token.
+            ``[batch, columns - first_column, ...]``, with zeros at padding.
         """
         mask = self.mask[:, first_column:]
         if mask.all():
@@ -68,8 +69,15 @@ class InputBatch:
         return out
 
     def spread_attentions(self, rows: list[NDArray[np.float32]], layer: int) -> NDArray[np.float32]:
-        """Probabilities ``[n_layer, n_head, t_i, past_i + t_i]`` of the rows that have tokens, as one layer's
-        ``[batch, n_head, columns, past + columns]``."""
+        """Put the attention probabilities of one layer at their places in the padded batch.
+
+        Args:
+            rows: For each row with new tokens, ``[n_layer, n_head, t_i, past_i + t_i]``.
+            layer: The layer.
+
+        Returns:
+            ``[batch, n_head, columns, past + columns]``, with zeros at padding.
+        """
         seen = self.full_mask
         out = np.zeros((len(seen), rows[0].shape[1], self.mask.shape[1], seen.shape[1]), dtype=np.float32)
         given = iter(rows)
@@ -80,7 +88,7 @@ class InputBatch:
 
 
 def refuse_unknown_inputs(options: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    """Raise an `InputError` for an argument that calls do not take, naming the nearest one that they do."""
+    """Raise an `InputError` for an unknown argument, which suggests the nearest known one."""
     for name, value in options.items():
         if name in ABSENT:
             if value is not None:
@@ -103,17 +111,17 @@ def read_batch(
     """Check the inputs of a call.
 
     Args:
-        config: Of the model.
+        config: The model's configuration.
         core: The model, which looks up embeddings.
-        past: What the rows have seen before.
-        input_ids: As in `GPTBigCodeModel.forward`, like all that follows.
-        inputs_embeds: float ``[batch, tokens, n_embd]`` in place of `input_ids`.
+        past: The kv cache of earlier tokens.
+        input_ids: As in `GPTBigCodeModel.forward`; so are all following arguments.
+        inputs_embeds: float ``[batch, tokens, n_embd]`` instead of `input_ids`.
         attention_mask: ``[batch, past + tokens]``, 0 for padding.
         token_type_ids: ``[batch, tokens]``: token ids whose embeddings are added to those of the tokens.
         position_ids: ``[batch, tokens]`` or ``[1, tokens]``: rows of the position embedding.
 
     Raises:
-        InputError: Wrong shapes, types or values.
+        InputError: A shape, type or value is wrong.
         ContextLengthError: A row is longer than ``n_positions``.
     """
     if (input_ids is None) == (inputs_embeds is None):
@@ -149,17 +157,17 @@ def read_batch(
 def read_prompts(
     config: GPTBigCodeConfig, input_ids: Any, attention_mask: Any, padding_token: int | None, past: DynamicCache | None
 ) -> PromptBatch:
-    """Check the prompts of `generate` and its relatives.
+    """Check the prompts of `generate`, `stream` and the pipelines.
 
     Args:
-        config: Of the model.
-        input_ids: Token ids ``[batch, tokens]``, those of the cache included: list, numpy array or torch tensor.
+        config: The model's configuration.
+        input_ids: Token ids ``[batch, tokens]``, including the tokens in the cache: list, numpy array or torch tensor.
         attention_mask: ``[batch, tokens]``, 1 for tokens and 0 for padding.
-        padding_token: What is padding where there is no mask; None: nothing.
-        past: What the rows have seen before.
+        padding_token: The token that counts as padding if there is no mask; None: no token does.
+        past: The kv cache of the first columns.
 
     Raises:
-        InputError: Wrong shapes, types or values, or a row without tokens.
+        InputError: A shape, type or value is wrong, or a row has no tokens.
         ContextLengthError: A row is longer than ``n_positions``.
     """
     if isinstance(input_ids, Mapping):
@@ -169,7 +177,7 @@ def read_prompts(
     seen = _past_mask(past, rows, "prompt")
     if seen.shape[1] >= columns:
         raise InputError(
-            f"past_key_values holds {seen.shape[1]} columns and input_ids {columns}; pass all tokens, those of the cache "
+            f"past_key_values holds {seen.shape[1]} columns and input_ids {columns}; pass all tokens: those in the cache "
             "and at least one more"
         )
     if attention_mask is None and padding_token is not None:
@@ -185,7 +193,7 @@ def read_prompts(
 
 
 def _past_mask(past: DynamicCache | None, rows: int, what: str) -> NDArray[np.bool_]:
-    """Which of the past columns were tokens, bool ``[rows, past]``."""
+    """Which of the columns in the kv cache are tokens, bool ``[rows, past]``."""
     mask = np.zeros((rows, 0), dtype=np.bool_) if past is None or not past.is_initialized else past.mask
     if len(mask) != rows:
         raise InputError(f"past_key_values holds {len(mask)} rows, the {what} has {rows}")
@@ -193,7 +201,7 @@ def _past_mask(past: DynamicCache | None, rows: int, what: str) -> NDArray[np.bo
 
 
 def _check_counts(counts: NDArray[np.int64], n_positions: int, remark: str) -> None:
-    """Check the numbers of tokens of the rows."""
+    """Check that no row is empty or too long. `remark` is added to the message about the length."""
     if not counts.all():
         raise InputError(f"row {int(counts.argmin())} of input_ids is empty: every token is padding")
     if counts.max() > n_positions:
@@ -223,12 +231,12 @@ def new_columns_mask(attention_mask: Any, shape: tuple[int, ...], past_mask: NDA
     """The mask of the new columns, bool ``[batch, columns]``.
 
     Args:
-        attention_mask: ``[batch, past + columns]``, or None: every new column holds a token.
-        shape: Rows and new columns.
-        past_mask: Which of the past columns were tokens, bool ``[batch, past]``.
+        attention_mask: ``[batch, past + columns]``, or None: all new columns are tokens.
+        shape: Number of rows and of new columns.
+        past_mask: Which of the columns in the kv cache are tokens, bool ``[batch, past]``.
 
     Raises:
-        InputError: It has another shape, other values than 0 and 1, or contradicts `past_mask`.
+        InputError: `attention_mask` has a wrong shape or values other than 0 and 1, or it contradicts `past_mask`.
     """
     if attention_mask is None:
         return np.ones(shape, dtype=np.bool_)
@@ -242,8 +250,8 @@ def new_columns_mask(attention_mask: Any, shape: tuple[int, ...], past_mask: NDA
     mask: NDArray[np.bool_] = values != 0
     if not np.array_equal(mask[:, :past], past_mask):
         row, column = np.argwhere(mask[:, :past] != past_mask)[0].tolist()
-        was, now = ("a token", "masks it") if past_mask[row, column] else ("padding", "takes it for a token")
-        raise InputError(f"row {row}, column {column} was {was} in an earlier call, and attention_mask now {now}")
+        was, now = ("a token", "masks it") if past_mask[row, column] else ("padding", "marks it as a token")
+        raise InputError(f"row {row}, column {column} was {was} in an earlier call, but attention_mask now {now}")
     return mask[:, past:]
 
 
@@ -252,14 +260,14 @@ def _check_mask(mask: NDArray[np.bool_], past_mask: NDArray[np.bool_], has_posit
     if empty.any():
         raise InputError(f"row {int(empty.argmax())} of the input is empty: every token is padding")
     if not mask.any():
-        raise InputError("every new token is padding; there is nothing to compute")
-    # As many beginnings of a run of tokens as there are runs.
+        raise InputError("every new token is padding; pass at least one token")
+    # Count the places where a run of tokens begins. More than one means that there is padding between tokens.
     begins = mask & ~np.pad(mask, ((0, 0), (1, 0)))[:, :-1]
     split = begins.sum(axis=1) > 1
     if split.any() and not has_positions:
         raise InputError(
-            f"attention_mask has padding between the tokens of row {int(split.argmax())}; padding belongs to the left or right "
-            "end, or pass position_ids to say where the tokens stand"
+            f"attention_mask has padding between the tokens of row {int(split.argmax())}; put it at the left or right end, "
+            "or pass position_ids to set the positions of the tokens"
         )
 
 

@@ -12,7 +12,7 @@ from gptbigcode_cpu.common.softmax import log_softmax
 from gptbigcode_cpu.errors import InputError
 
 IGNORE_INDEX = -100
-_ROWS = 256  # whose logits are worked on at a time
+_ROWS = 256  # number of rows of logits that are processed at a time
 
 Floats = NDArray[np.float32]
 
@@ -22,18 +22,18 @@ def cross_entropy(logits: Floats, targets: NDArray[np.int64]) -> np.float32:
 
     Args:
         logits: ``[n, classes]``.
-        targets: ``[n]``; those that are `IGNORE_INDEX` do not count.
+        targets: ``[n]``; targets equal to `IGNORE_INDEX` are ignored.
 
     Returns:
-        The mean; NaN if nothing counts, as in torch.
+        The mean; NaN if all targets are ignored, as in torch.
 
     Raises:
-        InputError: A target that is no class.
+        InputError: A target is not a class.
     """
     counted = targets != IGNORE_INDEX
     outside = targets[counted & ((targets < 0) | (targets >= logits.shape[1]))]
     if len(outside):
-        raise InputError(f"label {outside[0]} is neither in 0..{logits.shape[1] - 1} nor {IGNORE_INDEX}, which is left out")
+        raise InputError(f"label {outside[0]} is neither in 0..{logits.shape[1] - 1} nor {IGNORE_INDEX}, which means ignored")
     rows = np.flatnonzero(counted)
     total = 0.0
     for begin in range(0, len(rows), _ROWS):
@@ -43,15 +43,15 @@ def cross_entropy(logits: Floats, targets: NDArray[np.int64]) -> np.float32:
 
 
 def next_token_loss(logits: Floats, labels: Any, mask: NDArray[np.bool_]) -> np.float32:
-    """`cross_entropy` of every token's logits with the label one column later.
+    """`cross_entropy` between the logits of every token and the label one column later.
 
     Args:
         logits: ``[batch, columns, vocab_size]``.
         labels: ``[batch, columns]``.
-        mask: bool ``[batch, columns]``: what is no token is neither predicted nor predicts, whatever its label.
+        mask: True for tokens, bool ``[batch, columns]``. Padding is neither predicted nor used to predict, whatever its label.
 
     Raises:
-        InputError: Labels of another shape or that are no tokens.
+        InputError: The labels have a wrong shape, or one is not a token.
     """
     targets = np.full(mask.shape, IGNORE_INDEX)
     targets[:, :-1] = np.where(mask[:, 1:] & mask[:, :-1], _labels(labels, mask.shape)[:, 1:], IGNORE_INDEX)
@@ -59,7 +59,7 @@ def next_token_loss(logits: Floats, labels: Any, mask: NDArray[np.bool_]) -> np.
 
 
 def token_loss(logits: Floats, labels: Any, mask: NDArray[np.bool_]) -> np.float32:
-    """`cross_entropy` of every token's logits with its label; arguments as in `next_token_loss`."""
+    """`cross_entropy` between the logits of every token and its label; arguments as of `next_token_loss`."""
     targets = np.where(mask, _labels(labels, mask.shape), IGNORE_INDEX)
     return cross_entropy(logits.reshape(-1, logits.shape[2]), targets.reshape(-1))
 
@@ -69,15 +69,15 @@ def sequence_loss(logits: Floats, labels: Any, problem_type: str) -> np.float32:
 
     Args:
         logits: ``[batch, num_labels]``.
-        labels: ``[batch]`` classes; for regression floats like the logits or, with one label, ``[batch]``; for several labels
-            floats 0..1 like the logits.
+        labels: For single labels, classes ``[batch]``; for regression, floats of the shape of `logits`, or ``[batch]`` with one
+            label; for several labels per text, floats in 0..1 of the shape of `logits`.
         problem_type: As in `GPTBigCodeConfig`.
 
     Returns:
-        The mean cross entropy, squared error or binary cross entropy.
+        The mean cross entropy, mean squared error or mean binary cross entropy.
 
     Raises:
-        InputError: Labels of a shape or type that does not fit.
+        InputError: The labels have a wrong shape or type.
     """
     batch, num_labels = logits.shape
     if problem_type == "single_label_classification":
@@ -98,7 +98,7 @@ def sequence_loss(logits: Floats, labels: Any, problem_type: str) -> np.float32:
 
 
 def infer_problem_type(num_labels: int, labels: Any) -> str:
-    """Which `problem_type` these labels mean, as transformers decides."""
+    """The `problem_type` that these labels imply, as in transformers."""
     if num_labels == 1:
         return "regression"
     return "single_label_classification" if _kind(labels) in "iu" else "multi_label_classification"
@@ -112,7 +112,7 @@ def _labels(labels: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 def _kind(values: Any) -> str:
-    """numpy's letter for the type of some labels: i and u are integers, b truth values, f floats."""
+    """numpy's letter for the type of labels: i and u for integers, b for booleans, f for floats."""
     if is_torch(values):
         return "f" if values.is_floating_point() else "b" if str(values.dtype) == "torch.bool" else "i"
     return np.asarray(values).dtype.kind

@@ -1,4 +1,4 @@
-"""The outputs of models, under the names of transformers."""
+"""The results of calling a model, with the names of transformers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
     """Output of `GPTBigCodeModel`.
 
-    Arrays are numpy arrays, or torch tensors if the inputs were; they are zero where the attention mask is 0.
+    Arrays are numpy arrays, or torch tensors if the inputs were. They are zero where the attention mask is 0.
 
     Attributes:
         last_hidden_state: float32 ``[batch, tokens, n_embd]``, after the last LayerNorm.
-        past_key_values: The cache, for calls that go on.
-        hidden_states: ``n_layer + 1`` arrays like `last_hidden_state`: the embeddings, then the output of every block, where
-            the last one is `last_hidden_state`.
-        attentions: For every layer float32 ``[batch, n_head, tokens, past + tokens]``, the probabilities of attention.
-        cross_attentions: Empty where `attentions` are asked for, as in transformers: there are no such layers.
+        past_key_values: The kv cache, for further calls.
+        hidden_states: ``n_layer + 1`` arrays of the shape of `last_hidden_state`: the embeddings, then the output of every
+            block. The last one is `last_hidden_state` itself.
+        attentions: The attention probabilities of every layer, float32 ``[batch, n_head, tokens, past + tokens]``.
+        cross_attentions: An empty tuple if `attentions` are asked for, as in transformers; there are no such layers.
     """
 
     last_hidden_state: Any = None
@@ -38,12 +38,12 @@ class CausalLMOutputWithCrossAttentions(ModelOutput):
     """Output of `GPTBigCodeForCausalLM`.
 
     Attributes:
-        loss: float32 scalar, the mean cross entropy of the next tokens; if `labels` are given.
-        logits: float32 ``[batch, tokens, vocab_size]``, of the tokens that `logits_to_keep` names; zero where the mask is 0.
-        past_key_values: As in `BaseModelOutputWithPastAndCrossAttentions`, like all that follows.
+        loss: The mean cross entropy of the next tokens, float32 scalar; only if `labels` are given.
+        logits: float32 ``[batch, tokens, vocab_size]``, for the columns of `logits_to_keep`; zero where the mask is 0.
+        past_key_values: As in `BaseModelOutputWithPastAndCrossAttentions`; so are all following attributes.
         hidden_states: ``n_layer + 1`` arrays ``[batch, tokens, n_embd]``: the embeddings, then the output of every block.
-        attentions: For every layer float32 ``[batch, n_head, tokens, past + tokens]``.
-        cross_attentions: Empty where `attentions` are asked for.
+        attentions: One array per layer, float32 ``[batch, n_head, tokens, past + tokens]``.
+        cross_attentions: An empty tuple if `attentions` are asked for.
     """
 
     loss: Any = None
@@ -59,11 +59,11 @@ class SequenceClassifierOutputWithPast(ModelOutput):
     """Output of `GPTBigCodeForSequenceClassification`.
 
     Attributes:
-        loss: float32 scalar; if `labels` are given.
+        loss: float32 scalar; only if `labels` are given.
         logits: float32 ``[batch, num_labels]``.
-        past_key_values: As in `BaseModelOutputWithPastAndCrossAttentions`, like all that follows.
+        past_key_values: As in `BaseModelOutputWithPastAndCrossAttentions`; so are all following attributes.
         hidden_states: ``n_layer + 1`` arrays ``[batch, tokens, n_embd]``: the embeddings, then the output of every block.
-        attentions: For every layer float32 ``[batch, n_head, tokens, past + tokens]``.
+        attentions: One array per layer, float32 ``[batch, n_head, tokens, past + tokens]``.
     """
 
     loss: Any = None
@@ -78,10 +78,10 @@ class TokenClassifierOutput(ModelOutput):
     """Output of `GPTBigCodeForTokenClassification`.
 
     Attributes:
-        loss: float32 scalar; if `labels` are given.
+        loss: float32 scalar; only if `labels` are given.
         logits: float32 ``[batch, tokens, num_labels]``, zero where the mask is 0.
         hidden_states: As in `BaseModelOutputWithPastAndCrossAttentions`.
-        attentions: For every layer float32 ``[batch, n_head, tokens, past + tokens]``.
+        attentions: One array per layer, float32 ``[batch, n_head, tokens, past + tokens]``.
     """
 
     loss: Any = None

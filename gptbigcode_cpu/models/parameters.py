@@ -1,4 +1,4 @@
-"""The weights of a model as scripts look at them: how many, how large, where."""
+"""The weights of a model for scripts that ask for their number, size or device."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gptbigcode_cpu.errors import UnsupportedError
 
 
 class Parameter:
-    """A weight: its shape and type, and not its values, which are packed.
+    """The name, shape and type of a weight. It has no values, because these are packed.
 
     Attributes:
-        name: As in a checkpoint.
-        shape: As in a checkpoint.
+        name: The name in a checkpoint.
+        shape: The shape in a checkpoint.
         dtype: Storage type of the model.
     """
 
@@ -23,8 +23,8 @@ class Parameter:
     def __init__(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
         """
         Args:
-            name: As in a checkpoint.
-            shape: As in a checkpoint.
+            name: The name in a checkpoint.
+            shape: The shape in a checkpoint.
             dtype: Storage type of the model.
         """
         self.name, self.shape, self.dtype = name, shape, dtype
@@ -36,7 +36,7 @@ class Parameter:
 
     @property
     def requires_grad(self) -> bool:
-        """Always False; only that may be set."""
+        """Always False; setting it to True raises `UnsupportedError`."""
         return False
 
     @requires_grad.setter
@@ -45,23 +45,23 @@ class Parameter:
             raise UnsupportedError("models are not trained here; train with transformers and convert the checkpoint")
 
     def numel(self) -> int:
-        """How many numbers it has."""
+        """Number of values."""
         return math.prod(self.shape)
 
     nelement = numel
 
     def size(self, dim: int | None = None) -> Any:
-        """The shape, or its entry `dim`."""
+        """The shape, or the size of dimension `dim`."""
         return self.shape if dim is None else self.shape[dim]
 
     def dim(self) -> int:
-        """How many dimensions it has."""
+        """Number of dimensions."""
         return len(self.shape)
 
-    def __getattr__(self, name: str) -> Any:  # Python calls it only for attributes that do not exist
+    def __getattr__(self, name: str) -> Any:  # only called for missing attributes
         if name.startswith("__"):
             raise AttributeError(name)
-        raise UnsupportedError(f"a weight has no {name}: its values are packed; get_input_embeddings() gives those of tokens")
+        raise UnsupportedError(f"a weight has no {name}: its values are packed; use get_input_embeddings() for embeddings")
 
     def __repr__(self) -> str:
         return f"Parameter(name={self.name!r}, shape={list(self.shape)}, dtype={self.dtype!r})"

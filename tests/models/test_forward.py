@@ -390,9 +390,9 @@ class TestErrors:
         new = {"input_ids": [[1], [1]], "past_key_values": cache}
         with pytest.raises(InputError, match="2 rows and 5 past and 1 new columns"):
             model(attention_mask=[[1], [1]], **new)
-        with pytest.raises(InputError, match="row 1, column 0 was padding in an earlier call, and attention_mask now takes it"):
+        with pytest.raises(InputError, match="row 1, column 0 was padding in an earlier call, but attention_mask now marks it"):
             model(attention_mask=np.ones((2, 6)), **new)
-        with pytest.raises(InputError, match="row 0, column 2 was a token in an earlier call, and attention_mask now masks it"):
+        with pytest.raises(InputError, match="row 0, column 2 was a token in an earlier call, but attention_mask now masks it"):
             model(attention_mask=[[1, 1, 0, 1, 1, 1], [0, 1, 1, 1, 1, 1]], **new)
         with pytest.raises(InputError, match="every new token is padding"):
             model(attention_mask=[[1] * 5 + [0], [0, 1, 1, 1, 1, 0]], **new)
@@ -402,7 +402,7 @@ class TestErrors:
 
     def test_classifiers_of_texts(self, opened: Open) -> None:
         texts = opened(GPTBigCodeForSequenceClassification)
-        with pytest.raises(InputError, match="row 1 is classified by its column 4, which attention_mask says is padding"):
+        with pytest.raises(InputError, match="row 1 is classified by its column 4, but attention_mask marks it"):
             texts([IDS, IDS], attention_mask=[[1] * 5, [1, 1, 1, 0, 0]])
         with pytest.raises(InputError, match="labels holds 1 classes, the batch has 2 rows"):
             texts([IDS, IDS], labels=[0])
