@@ -1,6 +1,6 @@
-"""The exceptions of this package: one class per kind of problem, so that callers branch on classes, never on text.
+"""The exceptions of this package. Each kind of problem has its own class, so that callers need not compare messages.
 
-Each also derives from the built-in exception that fits, so ``except ValueError`` and ``except OSError`` work as usual.
+Each class also derives from the matching built-in exception, so ``except ValueError`` and ``except OSError`` work as usual.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ class GPTBigCodeError(Exception):
 
 
 class ConfigError(GPTBigCodeError, ValueError):
-    """A ``config.json`` is malformed or asks for something that is not supported."""
+    """A ``config.json`` or ``generation_config.json`` is damaged, or asks for something that is not supported."""
 
 
 class CheckpointError(GPTBigCodeError, ValueError):
@@ -19,7 +19,7 @@ class CheckpointError(GPTBigCodeError, ValueError):
 
 
 class FormatError(GPTBigCodeError, ValueError):
-    """A converted model directory is damaged, truncated or not of this format."""
+    """The directory of a converted model is damaged, truncated or not in this package's format."""
 
 
 class ModelNotFoundError(GPTBigCodeError, FileNotFoundError):
@@ -35,15 +35,15 @@ class ContextLengthError(GPTBigCodeError, ValueError):
 
 
 class InputError(GPTBigCodeError, ValueError):
-    """An argument of a call is wrong: empty prompt, token id out of range, zero or negative count, unknown option."""
+    """An argument is wrong, for example an empty prompt, a token id out of range, a negative count or an unknown option."""
 
 
 class UnsupportedError(GPTBigCodeError, AttributeError, NotImplementedError):
-    """Something that transformers' models can do and these cannot, such as training or moving to a GPU."""
+    """A feature of transformers that this package does not have, such as training or moving a model to a GPU."""
 
 
 class KernelError(GPTBigCodeError, RuntimeError):
-    """A forced kernel set is unknown, or this CPU cannot run it."""
+    """The kernel set that was asked for is unknown, or this CPU cannot run it."""
 
 
 class DiskSpaceError(GPTBigCodeError, OSError):
@@ -55,15 +55,15 @@ class MissingDependencyError(GPTBigCodeError, ImportError):
 
 
 class ForkError(GPTBigCodeError, RuntimeError):
-    """A model is used in a process that was forked after the model was opened: its threads are not there."""
+    """A model was loaded before a fork and is used in the forked process, which does not have the model's threads."""
 
 
 class ThreadLimitError(GPTBigCodeError, RuntimeError):
-    """The operating system starts no more threads; the message says how many there are and which limits to look at."""
+    """The operating system does not start more threads; the message names the limits to check."""
 
 
 class StoppedError(GPTBigCodeError, RuntimeError):
-    """A call of the core was ended early by its stop flag; the caches are as before the call."""
+    """The stop flag ended a call of the core early; the kv caches are unchanged."""
 
 
 class PicklingError(GPTBigCodeError, TypeError):

@@ -1,1 +1,1 @@
-"""How well a model predicts, and how fast it runs."""
+"""Measure how well a model predicts and how fast it runs."""

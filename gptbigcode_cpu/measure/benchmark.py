@@ -1,12 +1,11 @@
-"""Measures how fast this machine runs a model, and how near that is to the limits of the machine.
+"""Measure how fast this machine runs a model, and how close that is to the machine's limits.
 
-Everything measured is a call of the one operation: so many new tokens of each of so many sequences, on top of so many cached
-ones. Calls take turns, round after round, so that a change of the machine's speed hits all of them; ratios are medians of the
-ratios within a round.
+All measurements are calls of one operation: it runs n new tokens of each of m sequences on top of d cached tokens. The calls
+take turns in rounds, so that a change of the machine's speed affects all of them. Ratios are medians of the ratios within a
+round.
 
-The machine's limits are measured after every call of every round, and the best counts: a limit is what the machine does when it
-does its best. So a share of a limit is low where the machine was slow for a while, but not high where it was slow only while
-the limits were measured.
+The machine's limits are measured after every call of every round, and the best value counts. So a share of a limit may be too
+low if the machine was slow for a while, but it does not get too high if only a measurement of the limits was slow.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ if TYPE_CHECKING:
     from gptbigcode_cpu.models.causal_lm import GPTBigCodeForCausalLM
     from gptbigcode_cpu.store.weights import PackedModel
 
-LIMIT_ROWS = (1, 2, 4, 8, 16)  # of the calls that are compared with the limits
+LIMIT_ROWS = (1, 2, 4, 8, 16)  # numbers of rows of the steps that are compared with the limits
 _SHORTEST_PREFILL = 32
-_CHUNK = 512  # tokens per call while the cache is filled: Ctrl-C is answered between calls
-_READ_AT_MOST = 1 << 30  # bytes of the weights that are read for their bandwidth; more than caches keep
+_CHUNK = 512  # tokens per call while the cache is filled; Ctrl-C takes effect between calls
+_READ_AT_MOST = 1 << 30  # bytes of weights that are read to measure bandwidth; more than caches hold
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class TimedCall:
-    """`tokens` new tokens for each of `sequences` sequences that hold `depth` tokens already."""
+    """A call that runs `tokens` new tokens of each of `sequences` sequences, on top of `depth` cached tokens."""
 
     sequences: int
     tokens: int
@@ -54,11 +53,11 @@ class TimedCall:
 
 @dataclass(frozen=True)
 class Work:
-    """The least a call can cost.
+    """The minimum work of a call.
 
     Attributes:
-        macs: Multiply-adds of the linear layers, of attention, and of the head for one row per sequence.
-        nbytes: Weights and cached keys and values, each read from memory once.
+        macs: Multiply-adds of the linear layers, of attention, and of the LM head for one row per sequence.
+        nbytes: Bytes of the weights and of the kv cache, each read from memory once.
     """
 
     macs: int
@@ -70,10 +69,11 @@ class Limits:
     """The limits of the machine.
 
     Attributes:
-        read_bytes_per_s: What the threads that decode reach together when they read the weights and do nothing with them.
-        int8_macs_per_s: int8 multiply-adds on registers, of the threads that prefill.
-        read_bytes: The weights that were read, again and again.
-        cache_bytes: The largest cache of the processor; None if the system does not say. Fewer `read_bytes` are read from it.
+        read_bytes_per_s: Bandwidth of the decode threads together when they only read the weights.
+        int8_macs_per_s: int8 multiply-adds in registers per second, of the prefill threads together.
+        read_bytes: Bytes of weights that were read repeatedly to measure the bandwidth.
+        cache_bytes: Size of the largest cache of the processor, or None if unknown. If `read_bytes` is not larger, the weights
+            were read from this cache.
     """
 
     read_bytes_per_s: float
@@ -83,13 +83,13 @@ class Limits:
 
     @property
     def from_cache(self) -> bool:
-        """Whether the bandwidth is that of a cache: the weights fit."""
+        """Whether the weights fit into the cache, so that its bandwidth was measured instead of the memory's."""
         return self.cache_bytes is not None and self.read_bytes <= self.cache_bytes
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One call: the median seconds of each round, and what it cannot do without (see `Work`)."""
+    """The measurements of one call: the median seconds of each round, and the minimum work (see `Work`)."""
 
     sequences: int
     tokens: int
@@ -105,13 +105,13 @@ class Timing:
         return self.sequences * self.tokens / statistics.median(self.seconds)
 
     def relative_to(self, other: Timing) -> float:
-        """Seconds over the other's, median over the rounds."""
+        """The ratio of this call's seconds to those of `other`, median over the rounds."""
         return statistics.median(mine / its for mine, its in zip(self.seconds, other.seconds, strict=True))
 
 
 @dataclass(frozen=True)
 class AtDepth:
-    """Speed on top of `depth` cached tokens; shares of the empty context are None if depth 0 was not measured."""
+    """Speed on top of `depth` cached tokens. The shares of the speed at depth 0 are None if depth 0 was not measured."""
 
     depth: int
     prefill_tokens_per_s: float
@@ -124,14 +124,14 @@ class AtDepth:
 
 @dataclass(frozen=True)
 class StepOfRows:
-    """One step of `rows` sequences from the empty context, one token each.
+    """One decode step of `rows` sequences at depth 0, one token each.
 
     Attributes:
-        rows: Sequences.
+        rows: Number of sequences.
         step_s: Seconds of the step.
-        cost: Seconds over those of a step of one.
-        tokens_per_s: Of all sequences together.
-        share_of_limit: Part of what bandwidth or int8 peak allow, whichever allows less.
+        cost: Ratio of its seconds to those of a step of one sequence.
+        tokens_per_s: Tokens per second of all sequences together.
+        share_of_limit: Speed as a share of the bandwidth limit or the int8 limit, whichever is lower; None without limits.
     """
 
     rows: int
@@ -143,7 +143,7 @@ class StepOfRows:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """The results of a benchmark; the keys of ``bench --json``. Speeds are medians over `repeat` rounds."""
+    """All measurements, with the keys of ``bench --json``. Speeds are medians over `repeat` rounds."""
 
     model: str
     dtype: str
@@ -166,9 +166,9 @@ class BenchResult:
 
 
 def peak_rss_bytes() -> int:
-    """The largest resident set this process has had, mapped weights included."""
+    """The largest resident set size of this process so far in bytes, mapped weights included."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would also count the parent before exec
+    if status.exists():  # getrusage would also count the memory of the parent before exec
         peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(peak.split()[1]) * 1024
     import resource
@@ -177,25 +177,25 @@ def peak_rss_bytes() -> int:
 
 
 def cache_bytes() -> int | None:
-    """The largest cache of the first processor; None if the system does not say."""
+    """Bytes of the largest cache of the first processor; None if the system does not report it."""
     units = {"K": 1 << 10, "M": 1 << 20}
     sizes = [file.read_text().strip() for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
     return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=None)
 
 
 def weights_of_a_step(packed: PackedModel) -> list[NDArray[Any]]:
-    """The tensors that every call reads as a whole."""
+    """The tensors that every call reads completely."""
     head = "lm_head.weight" if "lm_head.weight" in packed.tensors else "transformer.wte.weight"
     return [array for name, array in packed.tensors.items() if ".h." in name or name == head]
 
 
 def least_work(packed: PackedModel, kv_bytes_per_token: int, call: TimedCall) -> Work:
-    """The least work that a call can do."""
+    """The minimum work of a call."""
     config = packed.config
     weights = sum(array.nbytes for array in weights_of_a_step(packed))
     attention = config.n_embd * (2 * config.n_embd + 2 * config.n_kv_head * config.head_dim)
     linear = config.n_layer * (attention + 2 * config.n_embd * config.n_inner)
-    # Each new token meets every cached one, the new ones before it, and itself: once for the scores, once for the values.
+    # Each new token attends to all cached tokens, to the new ones before it, and to itself: for the scores and for the values.
     pairs = call.tokens * call.depth + call.tokens * (call.tokens + 1) // 2
     per_sequence = call.tokens * linear + 2 * config.n_layer * config.n_embd * pairs + config.vocab_size * config.n_embd
     cached = call.sequences * (call.depth + call.tokens) * kv_bytes_per_token
@@ -220,18 +220,19 @@ def measure(
     """Measure a converted model on random tokens.
 
     Args:
-        path: Converted model directory.
-        depths: Numbers of cached tokens, each with one prefill and with decoding on top.
-        rows: Numbers of sequences that make a step together.
-        limits: Measure the machine too, and with it prefills of other lengths and, unless `rows` are given, `LIMIT_ROWS`.
-        phases: Profile prefill and decoding at each of `depths`, and `generate`, phase by phase, after everything else.
-        prompt_tokens: Tokens of one prefill.
-        new_tokens: Single-token steps of one round of decoding, and of one round of each of `rows`.
-        repeat: Rounds.
-        threads: None = default.
-        prefill_threads: For more than 16 tokens at once; None = `threads`.
-        kv_dtype: Storage type of keys and values, as in `from_pretrained`.
-        report: Told what is being done.
+        path: Directory of the converted model.
+        depths: Numbers of cached tokens. At each depth, one prefill and decoding are measured.
+        rows: Numbers of sequences in one decode step.
+        limits: Measure the machine's limits as well, and also prefills of other lengths and, unless `rows` is given, steps of
+            `LIMIT_ROWS`.
+        phases: Finally profile prefill and decoding at each of `depths`, and `generate`, phase by phase.
+        prompt_tokens: Number of tokens of one prefill.
+        new_tokens: Number of decode steps per round, also for each of `rows`.
+        repeat: Number of rounds.
+        threads: Number of threads; None: the default.
+        prefill_threads: Number of threads for calls with more than 16 tokens; None: `threads`.
+        kv_dtype: Storage type of the kv cache, as in `from_pretrained`.
+        report: Called with a text that says what is being done.
 
     Raises:
         ContextLengthError: The tokens do not fit into the model's positions.
@@ -303,7 +304,7 @@ def _time(
     repeat: int,
     report: Report,
 ) -> dict[TimedCall, tuple[float, ...]]:
-    """Seconds of each call in each of `repeat` rounds; single-token calls run `steps` times a round, the median counts."""
+    """Seconds of each call in each round. For single-token calls, it is the median of `steps` calls per round."""
     import numpy as np
 
     from gptbigcode_cpu._core import KVCache
@@ -357,7 +358,7 @@ def _filled(
     loaded: GPTBigCodeForCausalLM,
     report: Report,
 ) -> dict[int, KVCache]:
-    """A cache of random tokens for each depth; deeper ones share the blocks of the others."""
+    """A kv cache of random tokens for each depth. The caches share their common tokens."""
     caches = {}
     for depth in sorted(depths):
         while len(cache) < depth:

@@ -1,8 +1,9 @@
-"""How well a model predicts a text, and how far its predictions are from a reference's.
+"""Measure how well a model predicts a text, and how far its predictions are from those of a reference.
 
-The texts, each after an end-of-text token, become one sequence of tokens. Windows of `context` tokens advance over it by
-`stride`, and each scores its last `stride` tokens: every token but the first ``context - stride``, and what is left over at the
-end, is scored once, with at least ``context - stride`` tokens before it. All figures are about these tokens, in float64.
+The texts, each after an end-of-text token, are joined to one sequence of tokens. Windows of `context` tokens advance over it by
+`stride` tokens, and each window scores its last `stride` tokens. So each scored token has at least ``context - stride`` tokens
+before it, and is scored once. The first ``context - stride`` tokens, and a rest at the end, are not scored. All figures are
+computed from the scored tokens in float64.
 """
 
 from __future__ import annotations
@@ -25,23 +26,23 @@ if TYPE_CHECKING:
     from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
 
 DEFAULT_CONTEXT = 512
-# Tokens per call of the core, as many as a panel of its prefill has. Hidden states of a large model (40 layers of 6144) take
-# 125 MB, logits in float64 (a vocabulary of 50,000) 50 MB.
+# Tokens per call of the core: the size of a panel in its prefill. The hidden states of a large model (40 layers of 6144) take
+# 125 MB, its logits in float64 (a vocabulary of 50,000) 50 MB.
 _CHUNK_TOKENS = 128
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The predictions of a reference for the same tokens.
+    """The comparison with a reference model on the same tokens.
 
     Attributes:
-        losses: Its negative log-likelihoods, float64 ``[windows, stride]``, in nats.
+        losses: Negative log-likelihoods of the reference, float64 ``[windows, stride]``, in nats.
         divergences: Kullback-Leibler divergence of the model's next-token distribution from the reference's, sum of
             ``p_ref * log(p_ref / p)``, float64 ``[windows, stride]``, in nats.
-        agreements: Whether both find the same token the likeliest, bool ``[windows, stride]``.
+        agreements: Whether both models find the same token most probable, bool ``[windows, stride]``.
         layer_errors: Relative error of the residual stream, ``norm(h - h_ref) / norm(h_ref)`` over all positions that predict
             a scored token, float64 ``[n_layer + 1]``: after the embeddings, after each block but the last, and after the last
-            block and ``ln_f``. None if the shapes of the models differ.
+            block with ``ln_f``. None if the models have different shapes.
     """
 
     losses: NDArray[np.float64]
@@ -52,14 +53,14 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A model measured on text; see `evaluate`.
+    """The result of `evaluate`.
 
     Attributes:
-        context: Tokens per window.
-        stride: Tokens scored per window, its last ones.
+        context: Number of tokens per window.
+        stride: Number of tokens that each window scores, at its end.
         losses: Negative log-likelihood of each scored token, float64 ``[windows, stride]``, in nats. Token j of a window has
             ``context - stride + j`` tokens before it.
-        comparison: The same beside a reference.
+        comparison: The comparison with the reference; None without one.
     """
 
     context: int
@@ -69,7 +70,7 @@ class Evaluation:
 
     @property
     def tokens(self) -> int:
-        """How many tokens were scored."""
+        """Number of scored tokens."""
         return self.losses.size
 
     @property
@@ -78,11 +79,11 @@ class Evaluation:
         return _perplexity(self.losses)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every figure under its name, as ``gptbigcode-cpu evaluate --json`` prints it; None where there is no reference.
+        """All figures by name, as ``gptbigcode-cpu evaluate --json`` prints them. Without a reference, its figures are None.
 
-        Standard errors treat windows as clusters, since neighbouring tokens are not independent, see `mean_and_stderr`; None
-        if there is one window only. Those of a perplexity, and of its change from the reference's, which is taken window by
-        window, are the logarithm's times the value (delta method).
+        Standard errors treat windows as clusters, because neighbouring tokens are not independent; see `mean_and_stderr`. They
+        are None if there is only one window. The standard error of a perplexity is the standard error of its logarithm times
+        the perplexity (delta method). The change from the reference's perplexity is computed from differences per window.
         """
         perplexity, perplexity_stderr = self.perplexity
         return {
@@ -118,18 +119,19 @@ def _compared(losses: NDArray[np.float64], comparison: Comparison) -> dict[str, 
 
 
 def layer_names(count: int) -> list[str]:
-    """For each of `count` hidden states, the layer that it comes after."""
+    """For each of `count` hidden states, the part of the model after which it is taken."""
     return ["embeddings", *(f"block {layer}" for layer in range(count - 2)), "ln_f"]
 
 
 def mean_and_stderr(values: NDArray[np.float64]) -> tuple[float, float | None]:
-    """The mean, and its standard error with windows as clusters: that of the mean of independent window means.
+    """The mean and its standard error, with windows as clusters: the means of the windows count as independent.
 
     Args:
         values: float64 ``[windows, stride]``.
 
     Returns:
-        The mean; the standard deviation (n - 1) of the windows' means over the root of their number, None for one window.
+        The mean, and the standard error: the standard deviation (n - 1) of the windows' means divided by the square root of
+        their number; None for one window.
     """
     means = values.mean(axis=1)
     stderr = float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else None
@@ -159,22 +161,22 @@ def evaluate(
     Args:
         model: The model.
         tokenizer: Its tokenizer.
-        texts: The texts to predict; names of special tokens inside are plain text. An end-of-text token precedes each text.
+        texts: The texts to predict. Names of special tokens in them are plain text. An end-of-text token is put before each.
         reference: A model with the same vocabulary, such as the same checkpoint in float32.
-        reference_tokenizer: Its tokenizer, to be sure that it is the same one.
-        context: Tokens per window; default 512, or all that the models have room for.
-        stride: Tokens by which windows advance and that each scores; default half of `context`.
-        max_tokens: Score no more than so many tokens, in windows that are spread evenly over the text.
-        origin: The name of the texts in messages.
-        progress: Called after each window with what is being done, tokens done, and tokens in all.
+        reference_tokenizer: The reference's tokenizer, to check that both models use the same one.
+        context: Number of tokens per window; default: 512, or ``n_positions`` of the models if that is less.
+        stride: Number of tokens by which windows advance, and that each window scores; default: half of `context`.
+        max_tokens: Score at most this many tokens, in windows that are spread evenly over the text.
+        origin: The name of the texts in error messages.
+        progress: Called after each window with what is being done, the number of tokens done, and their total.
 
     Returns:
         The losses and, with a reference, the `Comparison`.
 
     Raises:
-        InputError: Different vocabularies, a stride or `max_tokens` that does not fit, or less text than a window takes.
+        InputError: The vocabularies differ, `stride` or `max_tokens` does not fit, or the text is shorter than a window.
         ContextLengthError: `context` is more than a model has positions.
-        TokenizerError: Different tokenizers, or one without an end-of-text token.
+        TokenizerError: The tokenizers differ, or there is no end-of-text token.
         FormatError: A model computes NaN.
     """
     from gptbigcode_cpu.tokenizer import own_tokenizer
@@ -190,7 +192,7 @@ def evaluate(
             reference_tokenizer.backend.get_vocab() != tokenizer.backend.get_vocab()
             or not np.array_equal(tokens, _tokens(reference, reference_tokenizer, texts))
         ):
-            raise TokenizerError("model and reference have different tokenizers, so they predict different things")
+            raise TokenizerError("model and reference have different tokenizers, so their predictions cannot be compared")
     starts = _window_starts(len(tokens), context, stride, max_tokens, origin)
 
     losses = np.empty((len(models), len(starts), stride))
@@ -220,18 +222,18 @@ def evaluate(
 
 
 def resolve_context(models: Sequence[GPTBigCodeForCausalLM], context: int | None) -> int:
-    """The tokens per window that `context` means; None = 512, or all that the models have room for.
+    """Check `context`, the number of tokens per window; None means 512, or ``n_positions`` of the models if that is less.
 
     Raises:
         ContextLengthError: A model has fewer positions.
-        InputError: It is less than 2: one token to predict another from.
+        InputError: `context` is less than 2. One token is needed to predict another one.
     """
     room = min(model.config.n_positions for model in models)
     context = min(DEFAULT_CONTEXT, room) if context is None else context
     if context > room:
         raise ContextLengthError(f"a window of {context} tokens is more than the model's {room} positions")
     if context < 2:
-        raise InputError(f"a window needs 2 tokens or more, not {context}: one is predicted from another")
+        raise InputError(f"a window needs at least 2 tokens, not {context}: one token is predicted from another one")
     return context
 
 
@@ -240,8 +242,8 @@ def _window(models: Sequence[GPTBigCodeForCausalLM], context: int | None, stride
     stride = context // 2 if stride is None else stride
     if not 1 <= stride < context:
         raise InputError(
-            f"the stride must be from 1 to {context - 1}, not {stride}: a window of {context} tokens scores its last ones, "
-            "and the first has nothing to be predicted from"
+            f"the stride must be from 1 to {context - 1}, not {stride}: the first token of a window "
+            "cannot be scored, because no token comes before it"
         )
     return context, stride
 
@@ -249,24 +251,24 @@ def _window(models: Sequence[GPTBigCodeForCausalLM], context: int | None, stride
 def _window_starts(count: int, context: int, stride: int, max_tokens: int | None, origin: str) -> list[int]:
     if count < context:
         raise InputError(
-            f"{origin}: {count} tokens with the end-of-text tokens are less than a window of {context}; "
-            f"give more text or a context of at most {count}"
+            f"{origin}: {count} tokens with the end-of-text tokens are fewer than a window of {context}; "
+            f"pass more text or a context of at most {count}"
         )
     windows = (count - context) // stride + 1
     wanted = windows if max_tokens is None else min(windows, max_tokens // stride)
     if wanted < 1:
         raise InputError(f"max_tokens is {max_tokens}, and a window scores {stride}; raise it or set a smaller stride")
-    # The middles of as many equal parts as windows are wanted.
+    # Divide all windows into as many equal parts as are wanted, and take the middle one of each part.
     return [(2 * i + 1) * windows // (2 * wanted) * stride for i in range(wanted)]
 
 
 def _tokens(model: GPTBigCodeForCausalLM, tokenizer: GPTBigCodeTokenizer, texts: Sequence[str]) -> NDArray[np.int32]:
-    """The texts as one sequence, int32 ``[tokens]``."""
-    # SantaCoder's tokenizer does not say which token ends a text, its config.json does.
+    """The texts as one sequence of tokens, int32 ``[tokens]``."""
+    # SantaCoder's tokenizer does not name its end-of-text token, but its config.json does.
     ends = [tokenizer.eos_token_id, *model.generation_config.eos_token_ids]
     end = next((token_id for token_id in ends if token_id is not None), None)
     if end is None:
-        raise TokenizerError("neither tokenizer nor configuration names an end-of-text token, which each text begins with")
+        raise TokenizerError("neither tokenizer nor configuration names an end-of-text token, which is put before each text")
     tokens: list[int] = []
     for text in texts:
         tokens += [end, *tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)]
@@ -288,7 +290,7 @@ class _Output:
 
 
 def _run(core: _core.Model, tokens: NDArray[np.int32], keep: int, hidden_states: bool) -> Iterator[_Output]:
-    """Logits, and hidden states if they are wanted, at the last `keep` positions of a sequence, piece by piece."""
+    """Yield in pieces the logits, and if wanted the hidden states, at the last `keep` positions of a sequence."""
     from gptbigcode_cpu import _core
 
     cache = _core.KVCache(core)
@@ -305,7 +307,7 @@ def _run(core: _core.Model, tokens: NDArray[np.int32], keep: int, hidden_states:
 
 
 class _LayerErrors:
-    """Sums of squares of hidden states and of their differences."""
+    """Sums up the squares of hidden states and of their differences, for each layer."""
 
     def __init__(self, models: Sequence[GPTBigCodeForCausalLM]) -> None:
         shapes = {(model.config.n_layer, model.config.n_embd) for model in models}

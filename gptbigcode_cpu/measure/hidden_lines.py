@@ -1,4 +1,4 @@
-"""How often a model writes a hidden line exactly: the quality that matters to who completes code in the middle of a file."""
+"""Measure how often a model fills in a hidden line of code exactly: the quality that matters for code completion."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ Hidden = Literal["line", "tail"]
 Order = Literal["psm", "spm"]
 ORDERS: tuple[Order, ...] = ("psm", "spm")
 
-_LINES_BEFORE = 5  # A hidden line has so many before it: without context nobody could know it.
-_LONGEST_LINE = 200  # Characters; longer ones are mostly data.
-_SPARE_TOKENS = 16  # More than the hidden text takes, for blanks around it.
-_MARKERS = 3
+_LINES_BEFORE = 5  # The number of lines before a hidden line; without context it cannot be known.
+_LONGEST_LINE = 200  # In characters. Longer lines are mostly data.
+_SPARE_TOKENS = 16  # Added to the tokens of the hidden text, for white space around it.
+_MARKERS = 3  # The fill-in-the-middle tokens of a prompt.
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A text with a part of a line hidden: `before` + `hidden` + `after`."""
+    """A text with a hidden part of a line: the text is `before` + `hidden` + `after`."""
 
     before: str
     hidden: str
@@ -43,7 +43,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class ExactMatch:
-    """How many of the hidden texts a model wrote exactly, with prompts of one order."""
+    """How many hidden texts a model filled in exactly, with prompts of one order."""
 
     order: Order
     matches: int
@@ -59,12 +59,12 @@ class ExactMatch:
         return wilson_interval(self.matches, self.samples)
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as ``gptbigcode-cpu evaluate --json`` prints them."""
+        """All figures, as ``gptbigcode-cpu evaluate --json`` prints them."""
         return {"matches": self.matches, "samples": self.samples, "exact_match": self.rate, "interval_95": [*self.interval]}
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's score interval, 95 %: unlike the normal one it stays within 0..1 and holds for rates near the ends.
+    """Wilson's 95 % score interval of a rate. Unlike the normal interval, it stays within 0..1 and is valid near 0 and 1.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
     """
@@ -73,22 +73,23 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     middle = rate + z * z / (2 * trials)
     spread = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    # At the ends the exact bounds are 0 and 1.
+    # For rates of 0 and 1, these bounds are exact.
     low = 0.0 if successes == 0 else (middle - spread) / scale
     return low, 1.0 if successes == trials else (middle + spread) / scale
 
 
 def choose_gaps(texts: Sequence[str], samples: int, seed: int = 0, hide: Hidden = "line") -> list[Gap]:
-    """Choose lines to hide, at random among all that have something on them; the same for every model.
+    """Choose lines to hide at random, but no blank ones. The choice is the same for every model.
 
     Args:
         texts: Whole files. Their first five lines, and lines of more than 200 characters, are not chosen.
-        samples: How many; fewer if there are not so many.
-        seed: Another seed chooses other lines.
-        hide: ``"line"``: all of a line but its indentation; ``"tail"``: from a random place in it on, as if typed halfway.
+        samples: How many lines to choose; fewer if the texts do not have enough.
+        seed: The random seed. Another seed chooses other lines.
+        hide: ``"line"``: hide a line except for its indentation; ``"tail"``: hide it from a random place on, as if half of
+            it had been typed.
 
     Raises:
-        InputError: There is no such line.
+        InputError: The texts have no line that can be chosen.
     """
     lines_of = [text.split("\n") for text in texts]
     places = [
@@ -99,7 +100,7 @@ def choose_gaps(texts: Sequence[str], samples: int, seed: int = 0, hide: Hidden 
     ]
     if not places:
         raise InputError(
-            f"no line to hide: the texts have none of up to {_LONGEST_LINE} characters after their first {_LINES_BEFORE}"
+            f"no line to hide: after line {_LINES_BEFORE}, the texts have no line of 1 to {_LONGEST_LINE} characters"
         )
     chance = random.Random(seed)
     gaps = []
@@ -123,20 +124,20 @@ def exact_match(
     orders: Sequence[Order] = ORDERS,
     progress: Progress | None = None,
 ) -> tuple[ExactMatch, ...]:
-    """Let a model fill gaps greedily, and count the answers whose first line is the hidden one but for blanks around it.
+    """Fill gaps by greedy decoding, and count the answers whose first line is the hidden text, apart from outer white space.
 
     Args:
         model: The model.
         tokenizer: Its tokenizer.
         gaps: See `choose_gaps`.
-        context: Tokens of prompt and answer together. The text around a gap is shortened to whole lines that fit; what is after
-            the gap takes up to a quarter of the prompt, or more where less is before it.
-        orders: Orders of the prompt, see `fim.build_prompt`.
-        progress: Called after each answer with what is being done, answers done, and answers in all.
+        context: Most tokens of prompt and answer together. The text around a gap is cut to whole lines that fit. The text after
+            the gap gets up to a quarter of the prompt, or more if the text before it is short.
+        orders: Orders of the prompt; see `fim.build_prompt`.
+        progress: Called after each answer with what is being done, the number of answers done, and their total.
 
     Raises:
-        TokenizerError: The model has no fill-in-the-middle tokens.
-        ContextLengthError: A gap's own line does not fit.
+        TokenizerError: The vocabulary lacks the fill-in-the-middle tokens.
+        ContextLengthError: The line of a gap and its answer do not fit into `context`.
     """
     stops = fim.stop_token_ids(tokenizer)
     matches = dict.fromkeys(orders, 0)
@@ -159,7 +160,7 @@ def _writes(
     limit: int,
     stops: Sequence[int],
 ) -> bool:
-    """Whether the first line that the model writes is the expected one, blanks around it aside."""
+    """Whether the first line that the model generates is the expected text, apart from outer white space."""
     options = GenerationConfig(do_sample=False, max_new_tokens=limit, eos_token_id=list(stops))
     decoder = IncrementalDecoder(tokenizer)
     written = ""
@@ -172,18 +173,18 @@ def _writes(
             return written.partition("\n")[0].strip() == expected
         if not expected.startswith(written.strip()):
             return False
-    return False  # a line that goes on
+    return False  # the line goes on
 
 
 def _shortened(tokenizer: GPTBigCodeTokenizer, gap: Gap, budget: int) -> tuple[str, str]:
-    """The lines next to the gap that make up to `budget` tokens together."""
+    """The lines before and after the gap that together have up to `budget` tokens."""
     before = [f"{line}\n" for line in gap.before.split("\n")]
-    before[-1] = before[-1][:-1]  # the beginning of the gap's own line
+    before[-1] = before[-1][:-1]  # the part of the gap's line before the gap
     after = [f"\n{line}" for line in gap.after.split("\n")[1:]]
 
     def fitting(count: int, text: Callable[[int], str], room: int) -> int:
         """How many of `count` lines fit into `room` tokens."""
-        # A run of blank lines can be one token; more lines than tokens are not worth the search.
+        # Try at most as many lines as tokens. More could fit only if several blank lines share a token, which is not worth it.
         lines = range(1, min(count, max(room, 0)) + 1)
         return bisect_right(lines, room, key=lambda n: len(_encode(tokenizer, text(n))))
 
@@ -201,7 +202,7 @@ def _shortened(tokenizer: GPTBigCodeTokenizer, gap: Gap, budget: int) -> tuple[s
     n_after = fitting(len(after), text_after, min(budget // 4, budget - own))
     room = budget - len(_encode(tokenizer, text_after(n_after)))
     n_before = max(1, fitting(len(before), text_before, room))
-    if n_before == len(before):  # all of it: what is after may have the rest
+    if n_before == len(before):  # all of it fits, so the text after the gap gets the rest
         n_after = fitting(len(after), text_after, budget - len(_encode(tokenizer, text_before(n_before))))
     return text_before(n_before), text_after(n_after)
 

@@ -1,7 +1,7 @@
-"""Where the time of a call goes: phase by phase of the network, and outside the core.
+"""Measure the time of each phase of a call, and the time outside the core.
 
-A phase is a piece of work of a layer that threads share, such as a linear layer or attention; the next one starts when its last
-item is done. What a thread does not spend at work in a phase it waits: for the last item, or for the operating system.
+A phase is a part of a layer whose work the threads share, such as a linear layer or attention. The next phase starts when the
+last item of work is done. A thread that does not work in a phase waits for the last item or for the operating system.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from gptbigcode_cpu import _core
     from gptbigcode_cpu.models.causal_lm import GPTBigCodeForCausalLM
 
-DECODE_ROWS = 16  # more new tokens than this run on the threads for prefill
+DECODE_ROWS = 16  # calls with more new tokens use the prefill threads
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One kind of phase, over all layers of one call.
+    """One kind of phase, summed over all layers of one call.
 
     Attributes:
-        name: The computation.
-        seconds: From the first item to the last.
-        share: Of the call.
-        imbalance: Part of the threads' time in this phase that they did not work.
+        name: The name of the computation.
+        seconds: Seconds from the start of the first item to the end of the last.
+        share: Share of the time of the call.
+        imbalance: Share of the threads' time in this phase in which they waited.
     """
 
     name: str
@@ -44,10 +44,10 @@ class CallPhases:
     """Mean times of a call.
 
     Attributes:
-        call: The kind of call.
-        seconds: Of one call, seen from Python.
-        outside_share: Part of them that no phase accounts for: Python, and preparing the call.
-        phases: In the order of the network; those that took no time are left out.
+        call: The name of the call.
+        seconds: Seconds of one call, measured in Python.
+        outside_share: Share of this time that belongs to no phase: Python code, and preparing the call.
+        phases: The phases in the order of the network, without those that took no time.
     """
 
     call: str
@@ -59,15 +59,15 @@ class CallPhases:
 def profile(
     model: _core.Model, name: str, call: Callable[[], object], *, times: int, calls: int = 1, threads: int
 ) -> CallPhases:
-    """Time a call phase by phase.
+    """Measure the time of each phase of a call.
 
     Args:
-        model: The model that it calls.
-        name: Its name in the result.
-        call: Runs the model.
-        times: How often to run it; means are returned.
-        calls: Calls of the model within one, such as the tokens that `generate` writes; times are those of one of them.
-        threads: That take part.
+        model: The core's model.
+        name: The name of the call in the result.
+        call: Function that runs the model.
+        times: How often to run `call`; the result has means.
+        calls: How often `call` runs the model, for example once per token of `generate`. The result is per run of the model.
+        threads: Number of threads that take part.
     """
     model.start_profile()
     start = time.perf_counter()
@@ -97,14 +97,14 @@ def profile_model(
     steps: int,
     report: Callable[[str], None],
 ) -> tuple[CallPhases, ...]:
-    """Profile a prefill and a step on top of each cache, and what `generate` adds to a step.
+    """Profile a prefill and a decode step on top of each kv cache, and a token of `generate`.
 
     Args:
         loaded: The model.
-        past: Caches by the number of their tokens.
+        past: The kv caches, by their number of tokens.
         prompt: Tokens of the prefill, int32 ``[t]``.
-        steps: Single-token steps to take the mean of.
-        report: Told what is being done.
+        steps: Number of decode steps to average.
+        report: Called with a text that says what is being done.
     """
     model = loaded.core
     found = []
@@ -121,6 +121,6 @@ def profile_model(
             )
     report("phases of generate")
     generate = partial(loaded.generate, prompt[None, :1], max_new_tokens=steps)
-    written = generate().shape[1] - 1  # also imports and allocates what is needed once
+    written = generate().shape[1] - 1  # the first run also imports and allocates what later runs reuse
     found.append(profile(model, "token of generate", generate, times=2, calls=written, threads=model.num_threads))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Where scripts look for `logging`, as in transformers."""
+"""Contains `logging`, where scripts for transformers expect it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How much the package says, by the functions of transformers' module of this name.
+"""Set which messages of the package are shown, with the functions of transformers' module of the same name.
 
-The package logs to the logger ``gptbigcode_cpu`` of Python's `logging` module and prints nothing itself: without any set-up,
+The package logs to the logger ``gptbigcode_cpu`` of Python's `logging` module and prints nothing itself. Without any set-up,
 Python shows warnings and errors on stderr.
 
     from gptbigcode_cpu import logging
@@ -50,20 +50,20 @@ _EXPLICIT = logging.Formatter("[%(levelname)s|%(filename)s:%(lineno)s] %(asctime
 
 
 def get_logger(name: str | None = None) -> logging.Logger:
-    """The logger of a name; without one, that of the package."""
+    """The logger called `name`; without a name, the logger of the package."""
     return logging.getLogger(name) if name else _LIBRARY
 
 
 def get_verbosity() -> int:
-    """The level from which on the package's messages are shown, such as ``WARNING``."""
+    """The lowest level of the package's messages that are shown, such as ``WARNING``."""
     return _LIBRARY.getEffectiveLevel()
 
 
 def set_verbosity(verbosity: int) -> None:
-    """Show the package's messages from a level on; on stderr, if nothing else has been set up to show them.
+    """Show the package's messages of a level and above. If no handler is set up, they go to stderr.
 
     Args:
-        verbosity: ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR`` or ``CRITICAL`` of this module.
+        verbosity: The level: ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR`` or ``CRITICAL`` of this module.
     """
     _LIBRARY.setLevel(verbosity)
     if not _LIBRARY.hasHandlers():
@@ -71,7 +71,7 @@ def set_verbosity(verbosity: int) -> None:
 
 
 def set_verbosity_debug() -> None:
-    """Show everything."""
+    """Show all messages."""
     set_verbosity(DEBUG)
 
 
@@ -101,7 +101,7 @@ def disable_default_handler() -> None:
 
 
 def add_handler(handler: logging.Handler) -> None:
-    """Hand the package's messages to a handler as well."""
+    """Add a handler that receives the package's messages."""
     _LIBRARY.addHandler(handler)
 
 
@@ -111,12 +111,12 @@ def remove_handler(handler: logging.Handler) -> None:
 
 
 def enable_propagation() -> None:
-    """Hand messages to the handlers of Python's root logger as well, which is the default."""
+    """Pass messages to the handlers of Python's root logger as well, which is the default."""
     _LIBRARY.propagate = True
 
 
 def disable_propagation() -> None:
-    """Keep messages from the handlers of Python's root logger."""
+    """Do not pass messages to the handlers of Python's root logger."""
     _LIBRARY.propagate = False
 
 
@@ -133,7 +133,7 @@ def reset_format() -> None:
 
 
 def is_progress_bar_enabled() -> bool:
-    """Whether conversions show a progress bar, on a terminal."""
+    """Whether conversions show a progress bar if they run on a terminal."""
     return progress.enabled()
 
 
@@ -143,7 +143,7 @@ def enable_progress_bar() -> None:
 
 
 def disable_progress_bar() -> None:
-    """Show no progress bars, neither of conversions nor of downloads."""
+    """Show no progress bars of conversions and downloads."""
     _show_progress(False)
 
 

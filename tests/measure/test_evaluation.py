@@ -205,7 +205,7 @@ def test_wrong_windows(options: dict[str, int], error: type[Exception], says: st
 
 
 def test_less_text_than_a_window(load: Any, tokenizer: AutoTokenizer) -> None:
-    with pytest.raises(InputError, match=r"notes\.txt: 4 tokens .* less than a window of 64; .* at most 4"):
+    with pytest.raises(InputError, match=r"notes\.txt: 4 tokens .* fewer than a window of 64; .* at most 4"):
         evaluate(load("float32"), tokenizer, ["abc"], context=64, origin="notes.txt")
 
 
