@@ -41,7 +41,7 @@ def build_prompt(
         <reponame> REPO <filename> PATH \\n CODE <|endoftext|>
 
     Long input never fails: text that does not fit is cut at line boundaries. `prefix` loses its beginning, `suffix` its end,
-    and the first of the other files are dropped. `prefix` is cut in steps of a quarter of its share, so that the prompt's
+    and the first of the other files are left out. `prefix` is cut in steps of a quarter of its share, so that the prompt's
     start stays the same while a user types. Other files get half of the room, or more if `prefix` and `suffix` are short.
 
     Args:

@@ -43,7 +43,7 @@ class GenerationConfig:
         top_k: Sample from the k most probable tokens; 0 = off.
         top_p: Sample from the most probable tokens that together reach p, in (0, 1].
         min_p: Sample from tokens with at least min_p times the best probability, in [0, 1].
-        top_h: Sample from the most probable tokens whose entropy is at most this share of that of the best 100, in (0, 1].
+        top_h: Sample from the most probable tokens, up to this share of the entropy of the best 100, in (0, 1].
         typical_p: Sample from the most typical tokens that together reach p, in (0, 1].
         epsilon_cutoff: Sample from tokens with at least this probability, in [0, 1); 0 = off.
         eta_cutoff: Like `epsilon_cutoff`, but less strict where the distribution is flat.

@@ -12,7 +12,7 @@ from gptbigcode_cpu.generation.config import GenerationConfig, logger, merged_op
 from gptbigcode_cpu.generation.given import given_config
 from gptbigcode_cpu.generation.unsupported import refuse
 
-# Tokens generated when nothing says how many, as in transformers.
+# The default number of new tokens, as in transformers.
 DEFAULT_NEW_TOKENS = 20
 
 

@@ -82,7 +82,7 @@ def refuse(name: str, value: Any, others: Iterable[str] = ()) -> None:
 
     Args:
         name: The option.
-        value: Its value.
+        value: The value of the option.
         others: Further names to suggest for a misspelt one.
 
     Raises:
