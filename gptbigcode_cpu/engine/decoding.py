@@ -143,7 +143,7 @@ class Decoding(ABC):
 
     @property
     def nbytes(self) -> int:
-        """Most bytes that the kv caches of its rows may need."""
+        """Maximum number of bytes that the kv caches of its rows may need."""
         return sum(self._nbytes(prefill.number) for group in self.prefilling for prefill in group) + self._row_bytes()
 
     def _row_bytes(self) -> int:

@@ -20,7 +20,7 @@ SCHEDULES = ("constant", "heuristic", "heuristic_transient")
 _LARGEST_INT = 2**31 - 1
 _FLOAT = np.finfo(np.float32)
 _SMALLEST, _LARGEST = float(_FLOAT.tiny), float(_FLOAT.max)
-# Most rows of one prompt; each of them needs memory for a kv cache.
+# Maximum number of rows of one prompt; each of them needs memory for a kv cache.
 _MOST_ROWS = 1 << 16
 
 

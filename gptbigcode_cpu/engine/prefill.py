@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
 
-# Most tokens in one call of the core. Ctrl-C or closing an iterator waits for at most one call.
+# Maximum number of tokens in one call of the core. Ctrl-C or closing an iterator waits for at most one call.
 CHUNK_TOKENS = 512
 
 

@@ -51,7 +51,7 @@ def build_prompt(
         mode: ``"psm"`` or ``"spm"``; ``"auto"`` means ``"psm"`` here, because the model is not known.
         extra_files: Other files, ``{path: text}`` or ``[(path, text), ...]``, the most relevant last.
         repo_name: The repository of `extra_files`, such as ``owner/name``.
-        max_tokens: Most tokens of the prompt; None: nothing is cut.
+        max_tokens: Maximum number of tokens of the prompt; None: nothing is cut.
 
     Raises:
         InputError: The mode is unknown, an argument has the wrong type, or there is a `repo_name` without `extra_files`.

@@ -26,7 +26,7 @@ def build_chain(
     Args:
         config: All options, defaults included.
         prompt_length: Number of tokens of the prompt, padding included.
-        max_length: Most tokens of prompt and output together, padding included.
+        max_length: Maximum number of tokens of prompt and output together, padding included.
         custom: The caller's processors. One that has the class name of a built-in processor replaces it.
         guidance: The processor for `guidance_scale`.
         prefix: The processor for ``prefix_allowed_tokens_fn``.

@@ -27,8 +27,8 @@ class GenerationConfig:
     decoding of 20 new tokens; when sampling, ``temperature=1``, ``top_k=50``, ``top_p=1``. A value is checked when it is set.
 
     Attributes:
-        max_length: Most tokens of prompt (padding included) and output together.
-        max_new_tokens: Most tokens to generate. It wins over a `max_length` from the same or an earlier source.
+        max_length: Maximum number of tokens of prompt (padding included) and output together.
+        max_new_tokens: Maximum number of tokens to generate. It wins over a `max_length` from the same or an earlier source.
         min_length: No end token is chosen before prompt and output together have this many tokens.
         min_new_tokens: No end token is chosen before this many new tokens.
         early_stopping: When a beam search stops. True: when `num_beams` beams are finished; False: when better beams are
@@ -71,7 +71,7 @@ class GenerationConfig:
         bos_token_id: The prompt of a call without a prompt. It is never added to other prompts.
         eos_token_id: Token id or ids that end a sequence; -1 or an empty list: no token does.
         prompt_lookup_num_tokens: Draft up to this many tokens by finding an earlier occurrence of the last tokens.
-        max_matching_ngram_size: Most tokens that prompt lookup compares; default: no limit.
+        max_matching_ngram_size: Maximum number of tokens that prompt lookup compares; default: no limit.
         num_assistant_tokens: Number of tokens that `assistant_model` drafts at a time.
         num_assistant_tokens_schedule: ``"heuristic"`` and ``"heuristic_transient"`` draft two more tokens after a success and
             one less after a failure; ``"constant"`` always drafts the same number.

@@ -42,7 +42,7 @@ def decode_rows(
     Args:
         model: The model.
         batch: The prompts.
-        limit: Most new tokens.
+        limit: Maximum number of new tokens.
         config: All options, defaults included.
         arguments: The other arguments of the call.
         record: Collects scores and logits.

@@ -211,10 +211,10 @@ class GenerationMixin:
 
         Args:
             prompts: int32 ``[t_i]``, from `prompt`.
-            limits: Most new tokens for each prompt.
+            limits: Maximum number of new tokens for each prompt.
             config: All options, from `resolve_options`.
             call: The other arguments.
-            max_rows: Most rows that run at a time; when a row is finished, the next one starts. Default: no limit.
+            max_rows: Maximum number of rows that run at a time; when a row is finished, the next one starts. Default: no limit.
 
         Returns:
             Row ``i * num_return_sequences + j`` is sequence j of prompt i.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gptbigcode_cpu.generation.language_model import LanguageModel
     from gptbigcode_cpu.tokenizer import GPTBigCodeTokenizer
 
-# Most tokens that run together: enough for fast calls of the core, few enough for the memory of the kv caches.
+# Maximum number of tokens that run together: enough for fast calls of the core, few enough for the memory of the kv caches.
 _BATCH_TOKENS = 4096
 
 

@@ -130,8 +130,8 @@ def exact_match(
         model: The model.
         tokenizer: Its tokenizer.
         gaps: See `choose_gaps`.
-        context: Most tokens of prompt and answer together. The text around a gap is cut to whole lines that fit. The text after
-            the gap gets up to a quarter of the prompt, or more if the text before it is short.
+        context: Maximum number of tokens of prompt and answer together. The text around a gap is cut to whole lines that fit.
+            The text after the gap gets up to a quarter of the prompt, or more if the text before it is short.
         orders: Orders of the prompt; see `fim.build_prompt`.
         progress: Called after each answer with what is being done, the number of answers done, and their total.
 

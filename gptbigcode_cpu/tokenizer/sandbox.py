@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 # In older versions, a template can escape Jinja's sandbox, which makes templates from the Hub dangerous.
 OLDEST_JINJA = (3, 1, 6)
-# Most loop iterations and macro calls in one prompt: hundreds of times as many as long chats need; they take about a second.
+# Maximum number of loop iterations and macro calls in one prompt: hundreds of times as many as long chats need, which takes
+# about a second.
 MAX_STEPS = 200_000
 _STEP = " step"  # a name that no template can write
-# Most characters, elements or bits of a product or a power.
+# Maximum number of characters, elements or bits of a product or a power.
 MAX_LENGTH = 1 << 20
 _MESSAGE = 500  # characters of a template's own message
 

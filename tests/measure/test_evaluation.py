@@ -193,7 +193,7 @@ def test_progress_counts_scored_tokens(load: Any, tokenizer: AutoTokenizer) -> N
     ("options", "error", "says"),
     [
         ({"context": 301}, ContextLengthError, "the model's 300 positions"),
-        ({"context": 1}, InputError, "2 tokens or more"),
+        ({"context": 1}, InputError, "at least 2 tokens"),
         ({"context": 64, "stride": 64}, InputError, "from 1 to 63, not 64"),
         ({"context": 64, "stride": 0}, InputError, "from 1 to 63, not 0"),
         ({"context": 64, "max_tokens": 31}, InputError, "a window scores 32"),

@@ -22,8 +22,8 @@ class LookupDrafter:
     def __init__(self, num_tokens: int, max_match: int | None) -> None:
         """
         Args:
-            num_tokens: Most tokens of a draft.
-            max_match: Most tokens that are compared; None: no limit.
+            num_tokens: Maximum number of tokens of a draft.
+            max_match: Maximum number of tokens that are compared; None: no limit.
         """
         self._num_tokens, self._max_match = num_tokens, max_match or 2**62
         self._pace = Pace()

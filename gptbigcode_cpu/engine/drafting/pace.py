@@ -62,7 +62,7 @@ class Pace:
 
         Args:
             matches: Number of matching tokens per row.
-            limits: Most tokens to draft per row.
+            limits: Maximum number of tokens to draft per row.
         """
         least = _MARGIN * self._each / (self._fixed + self._each)  # for even the first drafted token of a step
         chances = []  # for each token, the probability that it and all tokens before it are right
