@@ -395,7 +395,8 @@ def test_convert(checkpoint_dir: Path, tmp_path: Path) -> None:
 
     done = cli("convert", checkpoint_dir, out, "--dtype", "int4")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(plan.stdout)
+    free = re.compile(r"[\d.]+ .?B free")  # others write to the same disk
+    assert free.sub("", done.stdout).startswith(free.sub("", plan.stdout))
     assert re.search(r"5\.05 bits per weight \(4\.28 in the linear layers\)", done.stdout)
     assert done.stdout.endswith(f"next: gptbigcode-cpu generate -m {out} 'def fibonacci(n):'\n")
     assert done.stderr == "", "a progress bar belongs on a terminal only"

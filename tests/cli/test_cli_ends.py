@@ -1,4 +1,4 @@
-"""How commands end: closed outputs, signals, full disks, odd environments. One line on stderr; nothing half done is left."""
+"""How commands end when outputs are closed, signals come or disks fill up: one line on stderr, and no incomplete files."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_full_stdout(checkpoint: Path) -> None:
     assert (ended.returncode, ended.stderr) == (13, "error: No space left on device\n")
 
 
-def test_a_reader_that_goes(checkpoint: Path) -> None:
+def test_a_reader_that_closes_the_pipe_early(checkpoint: Path) -> None:
     ended = shell('"$@" | true; exit ${PIPESTATUS[0]}', "completion", "bash")
     assert ended.returncode in (0, 141) and ended.stderr == ""
 
@@ -82,7 +82,11 @@ def test_a_reader_that_goes(checkpoint: Path) -> None:
 def test_an_ended_conversion_leaves_nothing(tmp_path: Path, checkpoint: Path, number: signal.Signals, code: int) -> None:
     out = tmp_path / "out"
     process = subprocess.Popen(
-        [sys.executable, "-c", WAITING, "convert", checkpoint, out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", WAITING, "convert", checkpoint, out],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL) and None,  # nohup ignores SIGHUP, and children inherit that
     )
     assert process.stdout is not None
     while process.stdout.readline() != "ready\n":

@@ -1,4 +1,4 @@
-"""Pipelines for labels and features: results as transformers' pipelines give them on the same logits."""
+"""Classification and feature pipelines give the results of transformers' pipelines on the same logits."""
 
 from __future__ import annotations
 
@@ -131,9 +131,20 @@ def test_options_of_all_calls(tokenizer: GPTBigCodeTokenizer) -> None:
 def test_mistakes(tokenizer: GPTBigCodeTokenizer, pipe: Any, inputs: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         pipe(TextModel() if pipe is TextClassificationPipeline else Model(), tokenizer)(inputs, **options)
-    if isinstance(inputs, str) and "did you mean" in message and "argument" in message:
-        with pytest.raises(InputError, match=message):
-            pipe(Model(), tokenizer, **options)
+
+
+@pytest.mark.parametrize(
+    ("pipe", "name", "right"),
+    [
+        (TokenClassificationPipeline, "aggregation", "aggregation_strategy"),
+        (FeatureExtractionPipeline, "return_tensor", "return_tensors"),
+    ],
+)
+def test_unknown_options_are_refused_when_a_pipeline_is_made(
+    tokenizer: GPTBigCodeTokenizer, pipe: Any, name: str, right: str
+) -> None:
+    with pytest.raises(InputError, match=f"did you mean '{right}'"):
+        pipe(Model(), tokenizer, **{name: "max"})
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""Opening of converted models: one named test per way for a file to be bad."""
+"""Opening converted models: one test for each way in which a file can be damaged."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -363,14 +364,34 @@ ENTRY = st.fixed_dictionaries(
 
 
 @given(header=st.dictionaries(st.text(max_size=3), ENTRY, max_size=4), size=st.integers(0, 200))
-def test_any_header_is_refused_or_describes_the_file_exactly(header: Header, size: int) -> None:
+def test_any_header_is_refused_if_it_does_not_describe_the_file(header: Header, size: int) -> None:
     try:
         entries = parse_header(json.dumps(header).encode(), 100, 100 + size)
     except TensorFileError:
         return
-    covered = sorted((entry.begin, entry.end) for entry in entries.values())
-    assert sum(end - begin for begin, end in covered) == size
-    assert all(100 <= begin <= end <= 100 + size for begin, end in covered)
+    assert sum(entry.end - entry.begin for entry in entries.values()) == size
+
+
+SHIFTS = st.sampled_from([0] * 12 + [-1, 1, 8])
+
+
+@given(shapes=st.lists(st.lists(st.integers(1, 5), max_size=3), max_size=4), data=st.data())
+def test_a_header_is_accepted_exactly_if_no_number_is_wrong(shapes: list[list[int]], data: st.DataObject) -> None:
+    header, position, shifts = {}, 0, []
+    for number, shape in enumerate(shapes):
+        begin, position = position, position + 4 * math.prod(shape)
+        shifts += [data.draw(SHIFTS), data.draw(SHIFTS)]
+        offsets = [begin + shifts[-2], position + shifts[-1]]
+        header[f"tensor {number}"] = {"dtype": "F32", "shape": shape, "data_offsets": offsets}
+    shifts.append(data.draw(SHIFTS))
+    try:
+        entries = parse_header(json.dumps(header).encode(), 100, 100 + position + shifts[-1])
+    except TensorFileError:
+        assert any(shifts)
+        return
+    assert not any(shifts)
+    assert [list(entry.shape) for entry in entries.values()] == shapes
+    assert [entry.begin for entry in entries.values()] == [100 + each["data_offsets"][0] for each in header.values()]
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
