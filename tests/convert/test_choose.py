@@ -1,9 +1,10 @@
-"""Which storage types are chosen for a size or a loss."""
+"""The storage types that a conversion chooses to meet a file size or a loss."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from gptbigcode_cpu import AutoModelForCausalLM, AutoTokenizer
 from gptbigcode_cpu.cli.convert import convert as command
 from gptbigcode_cpu.convert import convert
+from gptbigcode_cpu.convert.quantize import sensitivity
 from gptbigcode_cpu.convert.quantize.choose import CHOICES, Choice, Part, choose
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.measure.evaluation import evaluate
@@ -128,9 +130,31 @@ def fixed_sample(monkeypatch: pytest.MonkeyPatch, eval_texts: list[str]) -> None
     monkeypatch.setattr("gptbigcode_cpu.convert.sample_texts", lambda _: eval_texts[10:])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def measured_once() -> Iterator[None]:
+    """What a choice of types loses is measured once for each model and text: it takes a second, and tests ask for the same."""
+    measure: Callable[[Any, Mapping[str, str]], float] = sensitivity._Meter.loss
+    losses: dict[Any, float] = {}
+
+    def remembered(meter: Any, dtypes: Mapping[str, str]) -> float:
+        expected = getattr(meter, "digest", None) or hashlib.sha256(np.stack(meter._expected)).digest()
+        meter.digest = expected
+        types = meter._reference.scheme.overrides | meter._sensitivity.of_tensors(dtypes)
+        key = (expected, *sorted(types.items()))
+        if key not in losses:
+            losses[key] = measure(meter, dtypes)
+        return losses[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sensitivity._Meter, "loss", remembered)
+        yield
+
+
 class TestOfAModel:
     @pytest.mark.usefixtures("fixed_sample")
-    def test_a_size(self, tmp_path: Path, checkpoint_dir: Path, converted: Callable[..., Path], eval_texts: list[str]) -> None:
+    def test_a_target_size_is_met(
+        self, tmp_path: Path, checkpoint_dir: Path, converted: Callable[..., Path], eval_texts: list[str]
+    ) -> None:
         """A choice from measurements is no worse than int4's own at the same size, and twice as good at 15 % more."""
         plain = (converted("int4") / "model.safetensors").stat().st_size
         report = convert(checkpoint_dir, tmp_path / "same", target_size=plain)
@@ -148,7 +172,9 @@ class TestOfAModel:
         assert more < 0.5 * built_in
 
     @pytest.mark.usefixtures("fixed_sample")
-    def test_a_loss(self, tmp_path: Path, checkpoint_dir: Path, converted: Callable[..., Path], eval_texts: list[str]) -> None:
+    def test_a_target_loss_is_met(
+        self, tmp_path: Path, checkpoint_dir: Path, converted: Callable[..., Path], eval_texts: list[str]
+    ) -> None:
         """The smallest file that loses no more on the sample text; on other text it loses about as much."""
         sizes = []
         for limit in (0.02, 0.005):
@@ -160,11 +186,11 @@ class TestOfAModel:
             sizes.append((out / "model.safetensors").stat().st_size)
         assert sizes[0] < 0.95 * sizes[1]
 
-    def test_a_loss_that_everything_keeps(self, tmp_path: Path, checkpoint_dir: Path) -> None:
+    def test_a_loose_target_loss_leaves_all_parts_in_int4(self, tmp_path: Path, checkpoint_dir: Path) -> None:
         report = convert(checkpoint_dir, tmp_path / "out", target_kld=1.0)
         assert "0 parts int6, 0 parts int8" in report.notes[-1]
 
-    def test_what_is_kept_stays(self, tmp_path: Path, checkpoint_dir: Path) -> None:
+    def test_tensors_named_by_keep_have_their_types(self, tmp_path: Path, checkpoint_dir: Path) -> None:
         keep = {"*.mlp.*": "bfloat16", "transformer.h.3.*": "int4"}
         convert(checkpoint_dir, tmp_path / "out", target_kld=0.01, keep=keep)
         scheme = open_packed(tmp_path / "out").scheme
@@ -183,12 +209,14 @@ class TestOfAModel:
             ({"target_kld": float("nan")}, "target_kld is nan, must be positive"),
         ],
     )
-    def test_refusals(self, tmp_path: Path, checkpoint_dir: Path, options: dict[str, Any], message: str) -> None:
+    def test_targets_out_of_reach_or_contradictory_are_refused(
+        self, tmp_path: Path, checkpoint_dir: Path, options: dict[str, Any], message: str
+    ) -> None:
         with pytest.raises(InputError, match=message):
             convert(checkpoint_dir, tmp_path / "out", **options)
         assert list(tmp_path.iterdir()) == []
 
-    def test_of_other_shapes(self, tmp_path: Path, make_checkpoint: Callable[..., Path]) -> None:
+    def test_models_of_other_shapes(self, tmp_path: Path, make_checkpoint: Callable[..., Path]) -> None:
         fields = {"multi_query": False, "tie_word_embeddings": False, "n_embd": 36, "n_head": 3, "n_inner": 50}
         source = make_checkpoint(tmp_path / "source", **fields)
         text = tmp_path / "text"
@@ -210,7 +238,7 @@ class TestCommand:
             ("5ib", "'5ib' is no size"),
         ],
     )
-    def test_sizes(self, tmp_path: Path, checkpoint_dir: Path, size: str, shown: str) -> None:
+    def test_sizes_on_the_command_line(self, tmp_path: Path, checkpoint_dir: Path, size: str, shown: str) -> None:
         arguments = [str(checkpoint_dir), str(tmp_path / "out"), "--target-size", size, "--dry-run"]
         result = CliRunner().invoke(command, arguments)
         assert shown in f"{result.output} {result.exception}"
