@@ -1,4 +1,4 @@
-"""How much the package says, by the functions of transformers' logging module."""
+"""Log levels, set by the functions of transformers' logging module."""
 
 from __future__ import annotations
 

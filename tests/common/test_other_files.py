@@ -1,4 +1,4 @@
-"""Files that are something else than their names say: links that lead nowhere, other formats, what a failed download left."""
+"""Files that are not what their names say: broken links, other formats, leftovers of failed downloads."""
 
 from __future__ import annotations
 

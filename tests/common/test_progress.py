@@ -1,4 +1,4 @@
-"""The line that says how far something is, and how long the rest takes."""
+"""The progress line: how far a conversion is, and how long the rest takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are there and cannot be read: pointers of Git LFS, and files of somebody else. None of them is damaged."""
+"""Files that exist but cannot be read: Git LFS pointers, and files without permission. The error does not call them damaged."""
 
 from __future__ import annotations
 

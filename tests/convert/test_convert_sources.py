@@ -1,4 +1,4 @@
-"""The files a checkpoint can consist of, and the ways in which they can be bad."""
+"""The files of a checkpoint: shards, indexes, .bin files, and damage in each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to the output directory when things go wrong, and when they go right."""
+"""The output directory of a conversion: complete or not there at all, whatever goes wrong."""
 
 from __future__ import annotations
 

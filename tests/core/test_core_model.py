@@ -1,4 +1,4 @@
-"""The one operation of the core, independent of kernel set, threads, batch and chunks; caches that fork and truncate."""
+"""The forward call of the core: the same bits for every kernel set, thread count, batch and chunk; caches fork and truncate."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def left_by_rounding(x: NDArray[np.float32]) -> NDArray[np.float32]:
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 @pytest.mark.parametrize("shape", SHAPES)
 class TestHiddenStates:
-    def test_they_change_no_logit(self, shape: str, dtype: str, packed: Any, core_model: Any) -> None:
+    def test_asking_for_hidden_states_changes_no_logit(self, shape: str, dtype: str, packed: Any, core_model: Any) -> None:
         model = core_model(packed(shape, dtype), num_threads=2)
         texts, keep = random_texts(LENGTHS), [0, 20, 17, 1]
         plain = model.forward(fresh_caches(model, 4), texts, keep)
@@ -71,7 +71,7 @@ class TestHiddenStates:
         assert no_logits.shape == (0, 272)
         assert_same_bits(again, states)
 
-    def test_the_last_ones_make_the_logits(self, shape: str, dtype: str, packed: Any, core_model: Any) -> None:
+    def test_the_last_hidden_states_make_the_logits(self, shape: str, dtype: str, packed: Any, core_model: Any) -> None:
         model = core_model(packed(shape, dtype))
         logits, states = model.forward(fresh_caches(model, 1), random_texts([40]), [40], hidden_states=True)
         tensors = open_packed(packed(shape, dtype)).tensors
@@ -83,7 +83,9 @@ class TestHiddenStates:
             x = x * tensors["transformer.wte.column_scale"]
             assert_same_bits(logits, _core.linear(head, dtype, 272, x) + _core.linear(head, dtype, 272, left_by_rounding(x)))
 
-    def test_those_of_a_block_end_a_shorter_model(self, shape: str, dtype: str, packed: Any, core_model: Any) -> None:
+    def test_hidden_states_of_a_block_are_the_last_ones_of_a_model_that_ends_there(
+        self, shape: str, dtype: str, packed: Any, core_model: Any
+    ) -> None:
         path = packed(shape, dtype)
         model, texts = core_model(path, num_threads=2), random_texts(LENGTHS)
         config, tensors = open_packed(path).config, open_packed(path).tensors
@@ -100,7 +102,7 @@ class TestHiddenStates:
             )
             assert_same_bits(normed, expected[-1])
 
-    def test_the_first_ones_are_the_embeddings(self, shape: str, dtype: str, packed: Any, core_model: Any) -> None:
+    def test_the_first_hidden_states_are_the_embeddings(self, shape: str, dtype: str, packed: Any, core_model: Any) -> None:
         path = packed(shape, dtype)
         model, (first, second) = core_model(path), random_texts([9, 5])
         cache = _core.KVCache(model)
@@ -111,14 +113,16 @@ class TestHiddenStates:
         wte = wte * tensors.get("transformer.wte.column_scale", np.float32(1))
         assert_same_bits(states[0], wte[second] + tensors["transformer.wpe.weight"][9:14].astype(np.float32))
 
-    def test_however_the_tokens_are_cut_into_calls(self, shape: str, dtype: str, packed: Any, core_model: Any) -> None:
+    def test_hidden_states_do_not_depend_on_how_tokens_are_cut_into_calls(
+        self, shape: str, dtype: str, packed: Any, core_model: Any
+    ) -> None:
         model, (text,) = core_model(packed(shape, dtype), num_threads=3), random_texts([70])
         whole = model.forward(fresh_caches(model, 1), [text], [0], hidden_states=True)[1]
         cache = _core.KVCache(model)
         parts = [model.forward([cache], [part], [0], hidden_states=True)[1] for part in np.split(text, [1, 2, 5, 40])]
         assert_same_bits(np.concatenate(parts, axis=1), whole)
 
-    def test_the_last_one_alone(self, shape: str, dtype: str, packed: Any, core_model: Any) -> None:
+    def test_the_last_hidden_states_alone(self, shape: str, dtype: str, packed: Any, core_model: Any) -> None:
         model, texts, keep = core_model(packed(shape, dtype), num_threads=2), random_texts(LENGTHS), [1, 0, 17, 2]
         plain = model.forward(fresh_caches(model, 4), texts, keep)
         logits, last = model.forward(fresh_caches(model, 4), texts, keep, last_hidden_state=True)
@@ -171,14 +175,14 @@ class TestEmbeddings:
 
 
 class TestPositionIds:
-    def test_the_usual_ones_change_no_bit(self, packed: Any, core_model: Any) -> None:
+    def test_the_usual_position_ids_change_no_bit(self, packed: Any, core_model: Any) -> None:
         model, (first, second) = core_model(packed("one key head", "int8")), random_texts([600, 9])
         caches = fresh_caches(model, 2)
         places = [np.arange(600, dtype=np.int32), np.arange(9, dtype=np.int32)]
         logits = model.forward(caches, [first, second], [600, 9], position_ids=places)
         assert_same_bits(logits, model.forward(fresh_caches(model, 2), [first, second], [600, 9]))
 
-    def test_others_choose_rows_and_leave_what_is_seen(self, packed: Any, core_model: Any) -> None:
+    def test_other_position_ids_choose_rows_of_the_position_table_only(self, packed: Any, core_model: Any) -> None:
         path = packed("a key head each", "float32")
         model, (text,), places = core_model(path), random_texts([6]), np.array([4, 4, 0, 699, 2, 1], np.int32)
         cache = _core.KVCache(model)
@@ -215,7 +219,7 @@ class TestAttentions:
     @pytest.mark.parametrize(
         ("kv_dtype", "tolerance"), [("float32", 2e-6), ("float16", 1e-3), ("bfloat16", 1e-2), ("int8", 3e-2)]
     )
-    def test_they_are_the_softmax_of_the_scores(
+    def test_attentions_are_the_softmax_of_the_scores(
         self, shape: str, kv_dtype: str, tolerance: float, packed: Any, core_model: Any
     ) -> None:
         path = packed(shape, "float32")
@@ -232,7 +236,9 @@ class TestAttentions:
             assert not np.triu(actual, 1).any()
 
     @pytest.mark.parametrize("kv_dtype", KV_DTYPES)
-    def test_bits_depend_on_nothing_else(self, shape: str, kv_dtype: str, packed: Any, core_model: Any) -> None:
+    def test_attentions_do_not_depend_on_kernel_set_threads_or_batch(
+        self, shape: str, kv_dtype: str, packed: Any, core_model: Any
+    ) -> None:
         path = packed(shape, "float32" if kv_dtype == "float32" else "int8")
         text = random_texts([700])[0][:560]
         reference = core_model(path, "scalar", 1, kv_dtype)

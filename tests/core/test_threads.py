@@ -1,4 +1,4 @@
-"""Threads: phases that do not wait for who is late, and how many threads take part beside other work."""
+"""The thread pool: every item is done once, late threads hold nobody up, and fewer threads take part beside other work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guessing tokens changes the speed, not what is written."""
+"""Speculative decoding: guessed tokens change the speed, never the text."""
 
 from __future__ import annotations
 

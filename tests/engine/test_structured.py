@@ -1,4 +1,4 @@
-"""Output follows a schema, an expression or a grammar, whatever the model would rather write."""
+"""Structured output: JSON schemas, regular expressions and grammars are followed whatever the model prefers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fill-in-the-middle prompts."""
+"""Fill-in-the-middle: prompts, and how the output is trimmed to the gap."""
 
 from __future__ import annotations
 

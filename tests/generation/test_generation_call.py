@@ -1,4 +1,4 @@
-"""What callers hand to `generate` besides options, what it returns, and scores of given texts."""
+"""Arguments of `generate` that are objects (processors, criteria), what it returns, and `score`."""
 
 from __future__ import annotations
 

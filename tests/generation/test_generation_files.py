@@ -1,4 +1,4 @@
-"""Options of generation in files and in objects of transformers: what they say, and what is refused."""
+"""Generation options from generation_config.json and from objects of transformers: which count, and which are refused."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ def opened(path: Path) -> Any:
 class TestFiles:
     @pytest.mark.parametrize("options", HARMLESS, ids=str)
     @pytest.mark.parametrize("in_config", [False, True])
-    def test_what_changes_nothing(self, with_options: Any, plain: Any, options: dict[str, Any], in_config: bool) -> None:
+    def test_neutral_values_change_nothing(
+        self, with_options: Any, plain: Any, options: dict[str, Any], in_config: bool
+    ) -> None:
         if in_config:  # these are keys of a configuration, too
             options = {k: v for k, v in options.items() if k not in ("output_attentions", "output_hidden_states", "use_cache")}
         model = opened(with_options(options, in_config))
@@ -130,7 +132,9 @@ class TestFiles:
 
     @pytest.mark.parametrize("options", FOLLOWED, ids=str)
     @pytest.mark.parametrize("in_config", [False, True])
-    def test_what_is_followed(self, with_options: Any, plain: Any, options: dict[str, Any], in_config: bool) -> None:
+    def test_options_in_files_are_followed(
+        self, with_options: Any, plain: Any, options: dict[str, Any], in_config: bool
+    ) -> None:
         model = opened(with_options(options, in_config))
         none: dict[str, Any] = {} if not in_config else {"eos_token_id": None}
         expected = plain.generate(PROMPT, **options).tolist()
@@ -138,7 +142,7 @@ class TestFiles:
         assert expected != plain.generate(PROMPT).tolist()
 
     @pytest.mark.parametrize(("options", "name"), REFUSED, ids=str)
-    def test_what_is_refused_before_anything_is_written(
+    def test_unsupported_options_are_refused_before_anything_is_written(
         self, with_options: Any, tmp_path: Path, options: Any, name: str
     ) -> None:
         with pytest.raises(ConfigError, match=rf"generation_config\.json: .*{name}") as error:
@@ -166,18 +170,18 @@ class TestFiles:
     def test_the_file_takes_the_place_of_config_json(self, checkpoint: Path, with_options: Any) -> None:
         assert opened(with_options({"max_new_tokens": 2})).generation_config == GenerationConfig(max_new_tokens=2)
 
-    def test_options_of_this_package_are_none_in_config_json(self, with_options: Any) -> None:
+    def test_config_json_cannot_set_options_of_this_package(self, with_options: Any) -> None:
         config = opened(with_options({"seed": 42, "top_k": 3}, in_config=True)).generation_config
         assert (config.seed, config.top_k) == (None, 3)
 
-    def test_what_is_ignored_is_kept(self, with_options: Any, tmp_path: Path) -> None:
+    def test_ignored_options_are_kept_when_saving(self, with_options: Any, tmp_path: Path) -> None:
         model = opened(with_options({"temperature": 0.0, "cache_implementation": "static", "sequence_bias": [[[3], 1.0]]}))
         model.generation_config.sequence_bias = {(3, 4): 1.0}
         model.save_pretrained(tmp_path / "copy")
         content = json.loads((tmp_path / "copy" / "generation_config.json").read_text())
         assert content == {"temperature": 0.0, "cache_implementation": "static", "sequence_bias": [[[3, 4], 1.0]]}
 
-    def test_nothing_is_said_about_it(self, with_options: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def test_ignored_options_are_not_reported(self, with_options: Any, caplog: pytest.LogCaptureFixture) -> None:
         out = with_options(HARMLESS[7] | HARMLESS[12] | HARMLESS[0])
         with caplog.at_level(logging.INFO):
             opened(out).generate(PROMPT, max_new_tokens=1)
@@ -198,13 +202,13 @@ Theirs.__name__ = "GenerationConfig"
 
 
 class TestObjectsOfTransformers:
-    def test_defaults_say_nothing(self, with_options: Any, plain: Any) -> None:
+    def test_default_objects_change_nothing(self, with_options: Any, plain: Any) -> None:
         model = opened(with_options({"max_new_tokens": 3, "temperature": 0.2}))
         config = model.resolve_options(Theirs(repetition_penalty=1.5, temperature=0.7), {})
         assert (config.max_new_tokens, config.max_length, config.temperature) == (3, None, 0.7)
         assert config.repetition_penalty == 1.5
 
-    def test_as_arguments(self, plain: Any, converted: Callable[..., Path], checkpoint: Path) -> None:
+    def test_objects_as_arguments(self, plain: Any, converted: Callable[..., Path], checkpoint: Path) -> None:
         expected = plain.generate(PROMPT, max_new_tokens=NEW).tolist()
         config = Theirs(max_new_tokens=NEW, do_sample=False, temperature=0.0, use_cache=False, top_k=-1)
         assert plain.generate(PROMPT, generation_config=config).tolist() == expected
@@ -222,7 +226,9 @@ class TestObjectsOfTransformers:
             plain.generate(PROMPT, generation_config=config, do_sample=True)
 
     @pytest.mark.parametrize("wrong", [3, {"max_new_tokens": 3}, "config"])
-    def test_others_are_refused(self, plain: Any, converted: Callable[..., Path], checkpoint: Path, wrong: Any) -> None:
+    def test_objects_of_other_types_are_refused(
+        self, plain: Any, converted: Callable[..., Path], checkpoint: Path, wrong: Any
+    ) -> None:
         calls: list[Callable[[], Any]] = [
             lambda: plain.generate(PROMPT, generation_config=wrong),
             lambda: plain.stream(PROMPT, generation_config=wrong),

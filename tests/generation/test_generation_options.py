@@ -1,4 +1,4 @@
-"""Values of options, the last position, caches in generation, and what pipelines and streams share with `generate`."""
+"""Option values, the last position of the context, caches passed to `generate`, and options in pipelines and streams."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class TestValues:
         ],
         ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
     )
-    def test_wrong_ones_are_refused_by_name_in_one_line(self, model: Any, name: str, value: Any) -> None:
+    def test_wrong_values_are_refused_by_name_in_one_line(self, model: Any, name: str, value: Any) -> None:
         for call in (model.generate, model.stream):
             with pytest.raises(InputError, match=rf"^{name} must be ") as error:
                 call([PROMPT], **{name: value})
@@ -143,21 +143,21 @@ class TestLastPosition:
         "options", [{}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 8}, {"guidance_scale": 1.5}], ids=str
     )
     @pytest.mark.parametrize("length", [1, 20, POSITIONS])
-    def test_is_used(self, model: Any, options: dict[str, Any], length: int) -> None:
+    def test_the_last_position_is_used(self, model: Any, options: dict[str, Any], length: int) -> None:
         prompt, new = [[7] * length], POSITIONS + 1 - length
         assert model.generate(prompt, max_new_tokens=new, **options, **NO_END).shape == (1, POSITIONS + 1)
         assert model.generate(prompt, max_length=POSITIONS + 1, **options, **NO_END).shape == (1, POSITIONS + 1)
         with pytest.raises(ContextLengthError, match=f"{length} prompt tokens and {new + 1} new ones"):
             model.generate(prompt, max_new_tokens=new + 1, **options, **NO_END)
 
-    def test_is_the_token_that_the_model_computes(self, model: Any) -> None:
+    def test_the_token_at_the_last_position_is_that_of_the_model(self, model: Any) -> None:
         ids = model.generate([[7] * 20], max_new_tokens=POSITIONS - 19, **NO_END)
         assert ids[0, -1] == model(ids[:, :-1]).logits[0, -1].argmax()
         assert [*model.stream([7] * 20, max_new_tokens=POSITIONS - 19, **NO_END)] == ids[0, 20:].tolist()
         draft = model.generate([[7] * 20], max_new_tokens=POSITIONS - 19, assistant_model=model, **NO_END)
         assert draft.tolist() == ids.tolist()
 
-    def test_the_default_gives_way(self, model: Any, pipe: Any) -> None:
+    def test_the_default_length_is_cut_at_the_context(self, model: Any, pipe: Any) -> None:
         assert model.generate([[7] * POSITIONS], **NO_END).shape == (1, POSITIONS + 1)
         assert model.generate([[7] * 20], **NO_END).shape == (1, POSITIONS)  # as transformers
         for length in (5, POSITIONS):
@@ -176,7 +176,7 @@ COPIES: dict[str, Any] = {"num_return_sequences": 2, "do_sample": True, "seed": 
 
 
 class TestCaches:
-    def test_an_empty_one_is_filled_and_a_text_goes_on(self, model: Any) -> None:
+    def test_an_empty_cache_is_filled_and_continued(self, model: Any) -> None:
         plain = model.generate([PROMPT], **{**OPTIONS, "max_new_tokens": 12})
         cache = DynamicCache()
         first = model.generate([PROMPT], past_key_values=cache, **OPTIONS)
@@ -188,7 +188,7 @@ class TestCaches:
         assert second.tolist() == plain[:, :14].tolist()
         assert model(plain[:, 15:], past_key_values=cache).logits.argmax() == model(plain).logits[0, -1].argmax()
 
-    def test_what_was_seen_is_not_run_again(self, model: Any) -> None:
+    def test_tokens_in_the_cache_are_not_run_again(self, model: Any) -> None:
         cache = DynamicCache()
         model([PROMPT[:3]], past_key_values=cache)
         # The cache decides, not the ids that it stands for.
@@ -213,7 +213,7 @@ class TestCaches:
         assert cache.get_seq_length() == 8
         assert cache.mask[0, :4].tolist() == [False, False, True, True]
 
-    def test_it_is_returned(self, model: Any) -> None:
+    def test_the_cache_is_returned(self, model: Any) -> None:
         output = model.generate([PROMPT, PROMPT[::-1]], return_dict_in_generate=True, **OPTIONS)
         again = model.generate(output.sequences, past_key_values=output.past_key_values, **OPTIONS)
         expected = model.generate([PROMPT, PROMPT[::-1]], **{**OPTIONS, "max_new_tokens": 10})

@@ -1,4 +1,4 @@
-"""Tokens and text one by one, streamers, and stopping in the middle."""
+"""Streaming: tokens and text as they are written, streamers, and stopping in the middle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the plots say: labels that can be read, thousands, and points that lie above a roof."""
+"""Plots of `bench`: labels do not overlap, numbers are readable, and points above the measured limits are explained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls of the models: laws, the cache, masks, losses, errors."""
+"""Forward calls of the model classes: padding, caches, masks, losses and errors."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ class TestCache:
         assert_same_bits(after[1], model([[*IDS, 4]]).logits[0, -1:])
         assert cache.mask.tolist() == [[True] * 7, [True] * 5 + [False, True]]
 
-    def test_an_empty_one_fits_any_model(self, opened: Open) -> None:
+    def test_an_empty_cache_fits_any_model(self, opened: Open) -> None:
         for model_class in (GPTBigCodeModel, GPTBigCodeForCausalLM, GPTBigCodeForSequenceClassification):
             cache = DynamicCache(config=opened(model_class).config)
             assert opened(model_class)([IDS], cache=cache, use_cache=False).past_key_values is cache
@@ -228,7 +228,7 @@ class TestCache:
         assert model([IDS]).past_key_values is None
         assert model([IDS], use_cache=True).past_key_values is not None
 
-    def test_a_failed_call_leaves_it(self, model: GPTBigCodeForCausalLM) -> None:
+    def test_a_failed_call_leaves_the_cache_unchanged(self, model: GPTBigCodeForCausalLM) -> None:
         cache = model([IDS]).past_key_values
         with pytest.raises(ContextLengthError, match="row 0 has 91 tokens, past ones included, the model has 90 positions"):
             model([[1] * 86], past_key_values=cache)
@@ -247,7 +247,9 @@ class TestCache:
             (lambda cache: cache.batch_repeat_interleave(0), "positive"),
         ],
     )
-    def test_misuse(self, model: GPTBigCodeForCausalLM, misuse: Callable[[Any], None], message: str) -> None:
+    def test_misuse_of_a_cache_is_refused(
+        self, model: GPTBigCodeForCausalLM, misuse: Callable[[Any], None], message: str
+    ) -> None:
         cache = model([IDS, IDS]).past_key_values
         with pytest.raises(InputError, match=message):
             misuse(cache)

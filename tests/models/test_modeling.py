@@ -159,7 +159,7 @@ class TestOpening:
         assert "quantising block 1 of 2 [" in output.err
         assert output.out == ""
 
-    def test_missing(self, tmp_path: Path) -> None:
+    def test_a_missing_model(self, tmp_path: Path) -> None:
         with pytest.raises(ModelNotFoundError):
             AutoModelForCausalLM.from_pretrained(tmp_path / "nowhere")
         with pytest.raises(GPTBigCodeError):

@@ -1,4 +1,4 @@
-"""Forks, pickles and limits: what other processes and the operating system do to a model."""
+"""Models in forked processes, pickling, and limits of the operating system on memory and threads."""
 
 from __future__ import annotations
 

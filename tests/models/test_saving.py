@@ -73,7 +73,7 @@ def model(source: Source) -> GPTBigCodeForCausalLM:
 
 class TestOpening:
     @pytest.mark.parametrize(("auto", "model_class"), CLASSES.items())
-    def test_auto_classes_open_theirs(self, source: Source, auto: Any, model_class: Any) -> None:
+    def test_auto_classes_open_their_class_of_model(self, source: Source, auto: Any, model_class: Any) -> None:
         name = model_class.__name__.replace("GPTBigCodeModel", "GPTBigCodeForCausalLM")
         model = auto.from_pretrained(source(name), num_threads=1)
         assert type(model) is model_class
@@ -122,7 +122,7 @@ class TestOpening:
 
 
 class TestArguments:
-    def test_what_calls_do(self, source: Source) -> None:
+    def test_arguments_change_the_configuration_of_the_model(self, source: Source) -> None:
         path = source("GPTBigCodeForSequenceClassification")
         labels = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
         options = {"pad_token_id": 7, "num_labels": 3, "use_cache": False} | labels
@@ -136,7 +136,7 @@ class TestArguments:
         with pytest.raises(InputError, match=r"n_positions is 17 in the checkpoint.*cannot be 18"):
             AutoModelForSequenceClassification.from_pretrained(path, config=config)
 
-    def test_those_of_transformers_that_change_nothing(self, source: Source) -> None:
+    def test_arguments_of_transformers_that_change_nothing(self, source: Source) -> None:
         options = {"device_map": "auto", "low_cpu_mem_usage": True, "trust_remote_code": True, "attn_implementation": "sdpa"}
         model = AutoModelForCausalLM.from_pretrained(source(), torch_dtype="float32", load_in_8bit=False, **options)
         assert model.dtype == "float32"
@@ -156,14 +156,14 @@ class TestArguments:
             ({"config": {"n_layer": 1}}, "config must be a GPTBigCodeConfig"),
         ],
     )
-    def test_bad_ones(self, source: Source, options: dict[str, Any], message: str) -> None:
+    def test_bad_arguments_are_refused(self, source: Source, options: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message) as caught:
             AutoModelForCausalLM.from_pretrained(source(num_labels=2), **options)
         assert isinstance(caught.value, gptbigcode_cpu.GPTBigCodeError)
 
 
 class TestWhatScriptsCall:
-    def test_harmless_ones_give_the_model(self, model: GPTBigCodeForCausalLM) -> None:
+    def test_harmless_calls_return_the_model(self, model: GPTBigCodeForCausalLM) -> None:
         for same in (
             model.eval(),
             model.train(False),
@@ -200,7 +200,7 @@ class TestWhatScriptsCall:
             (lambda model: model.gradient_checkpointing_enable(), "not trained"),
         ],
     )
-    def test_others_say_why_not(self, model: GPTBigCodeForCausalLM, call: Callable[[Any], Any], message: str) -> None:
+    def test_unsupported_calls_say_why(self, model: GPTBigCodeForCausalLM, call: Callable[[Any], Any], message: str) -> None:
         with pytest.raises(UnsupportedError, match=message):
             call(model)
         assert not hasattr(model, "state_dict")
@@ -268,7 +268,9 @@ class TestSaving:
         assert not copied.samefile(original)
         assert copied.read_bytes() == original.read_bytes()
 
-    def test_over_an_older_one_and_onto_itself(self, model: GPTBigCodeForCausalLM, source: Source, tmp_path: Path) -> None:
+    def test_saving_over_an_older_copy_and_onto_itself(
+        self, model: GPTBigCodeForCausalLM, source: Source, tmp_path: Path
+    ) -> None:
         other = AutoModelForCausalLM.from_pretrained(source(seed=9), dtype="int8")
         other.save_pretrained(tmp_path)
         (tmp_path / "tokenizer.json").write_text("{}")
@@ -284,7 +286,7 @@ class TestSaving:
             "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
         ]  # fmt: skip
 
-    def test_what_fails_leaves_nothing_half_done(
+    def test_a_failed_save_leaves_nothing_half_done(
         self, model: GPTBigCodeForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""What scripts written for transformers pass and call: arguments of loading, looks at the model, seeds, streamers, logging."""
+"""Scripts written for transformers: loading arguments, attributes of the model, seeds, streamers, logging."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class TestPrecision:
             ({"quantization_config": BitsAndBytesConfig()}, "int8"),
         ],
     )
-    def test_every_way_to_ask(self, source: Path, options: dict[str, Any], stored: str) -> None:
+    def test_every_way_to_ask_for_a_precision(self, source: Path, options: dict[str, Any], stored: str) -> None:
         assert AutoModelForCausalLM.from_pretrained(source, **options).dtype == stored
 
     @pytest.mark.parametrize(("kv_dtype", "stored"), [(None, "int8"), (np.float16, "float16"), ("torch.bfloat16", "bfloat16")])

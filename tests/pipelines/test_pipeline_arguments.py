@@ -1,4 +1,4 @@
-"""What scripts hand to pipelines: models and tokenizers of others, streamers, iterators, arguments that change nothing."""
+"""Arguments of pipelines: models and tokenizers of other libraries, streamers, iterators, and arguments without effect."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ class TestStreamer:
             pipe("ab", streamer=recorder, logits_processor=[fails], **GREEDY)
         assert recorder.calls[-1] == "end"
 
-    def test_where_none_can_be(self, pipe: TextGenerationPipeline) -> None:
+    def test_streamers_are_refused_by_beams_streams_and_fill(self, pipe: TextGenerationPipeline) -> None:
         with pytest.raises(InputError, match="num_beams"):
             pipe("ab", streamer=Recorder(), num_beams=2, **GREEDY)
         for stream in (pipe.stream, lambda _, **options: pipe.model.stream([1], **options)):

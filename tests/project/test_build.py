@@ -19,7 +19,7 @@ X86 = sorted((KERNELS / "x86").glob("*.cpp"))
 
 
 def test_the_kernel_files_are_found() -> None:
-    """Or the next test would look at nothing."""
+    """Without them, the next test would check nothing."""
     assert KERNELS / "x86" / "avx2.cpp" in X86
 
 

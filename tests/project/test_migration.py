@@ -1,4 +1,4 @@
-"""The list of what is refused, in docs/migration.md, and what the package does, agree."""
+"""The package refuses exactly what docs/migration.md lists as refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of models that are too large."""
+"""Models that do not fit into memory or on the disk: what the error says, and which type would fit."""
 
 from __future__ import annotations
 

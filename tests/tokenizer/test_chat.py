@@ -120,7 +120,7 @@ class TestTemplatesOfCheckpoints:
             ),
         ],
     )
-    def test_is_read_and_saved(self, directory: Path, tmp_path: Path, name: str, content: str) -> None:
+    def test_a_template_is_read_and_saved(self, directory: Path, tmp_path: Path, name: str, content: str) -> None:
         (directory / name).write_text(content)
         tokenizer = AutoTokenizer.from_pretrained(directory)
         assert prompt(tokenizer, USER) == "[user]Reverse a list."
@@ -131,25 +131,25 @@ class TestTemplatesOfCheckpoints:
         if isinstance(again.chat_template, dict):
             assert prompt(again, USER, "rag") == "R"
 
-    def test_wins_over_the_recognised_one(self, directory: Path) -> None:
+    def test_a_checkpoints_template_wins_over_the_recognised_one(self, directory: Path) -> None:
         (directory / "chat_template.jinja").write_text("mine")
         named = Path(directory).rename(directory.parent / "wizardcoder")
         assert prompt(AutoTokenizer.from_pretrained(named), USER) == "mine"
         (named / "chat_template.jinja").unlink()
         assert prompt(AutoTokenizer.from_pretrained(named), USER).startswith("Below is an instruction")
 
-    def test_several_without_a_default(self, tokenizer: GPTBigCodeTokenizer) -> None:
+    def test_several_templates_without_a_default(self, tokenizer: GPTBigCodeTokenizer) -> None:
         tokenizer.chat_template = {"tool_use": "T{{ tools[0].name }}", "rag": "R"}
         with pytest.raises(TokenizerError, match="rag, tool_use"):
             tokenizer.get_chat_template()
         assert prompt(tokenizer, USER, tools=[{"name": "f"}]) == "Tf"
 
-    def test_none(self, tokenizer: GPTBigCodeTokenizer) -> None:
+    def test_a_checkpoint_without_a_template(self, tokenizer: GPTBigCodeTokenizer) -> None:
         with pytest.raises(TokenizerError, match="'octocoder'"):
             tokenizer.apply_chat_template(USER)
 
     @pytest.mark.parametrize("content", [json.dumps({"chat_template": 3}), json.dumps({"chat_template": [{"name": "x"}]})])
-    def test_damaged(self, directory: Path, content: str) -> None:
+    def test_a_damaged_template_file(self, directory: Path, content: str) -> None:
         (directory / "tokenizer_config.json").write_text(content)
         with pytest.raises(TokenizerError, match="chat_template"):
             AutoTokenizer.from_pretrained(directory)
@@ -239,13 +239,13 @@ class TestContentInParts:
     PARTS: ClassVar = [{"role": "user", "content": [{"type": "text", "text": "Reverse "}, {"type": "text", "text": "a list."}]}]
 
     @pytest.mark.parametrize("name", chat.TEMPLATES)
-    def test_is_text_for_the_templates_of_this_package(self, tokenizer: GPTBigCodeTokenizer, name: str) -> None:
+    def test_parts_become_text_for_the_templates_of_this_package(self, tokenizer: GPTBigCodeTokenizer, name: str) -> None:
         assert prompt(tokenizer, self.PARTS, name) == prompt(tokenizer, USER, name)
         assert len(self.PARTS[0]["content"]) == 2  # the caller's messages are not changed
         answer = [{"role": "assistant", "content": [{"type": "text", "text": "Use l[:: "}]}]
         assert prompt(tokenizer, [*self.PARTS, *answer], name, continue_final_message=True).endswith("Use l[:: ")
 
-    def test_is_what_it_is_for_a_checkpoints_own(self, tokenizer: GPTBigCodeTokenizer) -> None:
+    def test_parts_stay_parts_for_a_checkpoints_own_template(self, tokenizer: GPTBigCodeTokenizer) -> None:
         template = "{% for part in messages[0].content %}{{ part.type }}:{{ part.text }};{% endfor %}"
         assert prompt(tokenizer, self.PARTS, template) == "text:Reverse ;text:a list.;"
         assert prompt(tokenizer, self.PARTS, template, continue_final_message=True) == "text:Reverse ;text:a list."
@@ -294,13 +294,13 @@ class TestFailures:
             ("{{ 10 ** 10 * [1] }}", "larger than a prompt"),
         ],
     )
-    def test_have_the_templates_message(self, tokenizer: GPTBigCodeTokenizer, template: str, message: str) -> None:
+    def test_errors_of_templates_have_their_message(self, tokenizer: GPTBigCodeTokenizer, template: str, message: str) -> None:
         with pytest.raises(InputError, match=message) as caught:
             prompt(tokenizer, USER, template)
         assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("template", ["{% for %}", "{{ a", "{% if x %}", "{{ " + "(" * 5000, "{% block a b %}"])
-    def test_of_compiling(self, tokenizer: GPTBigCodeTokenizer, template: str) -> None:
+    def test_errors_of_compiling(self, tokenizer: GPTBigCodeTokenizer, template: str) -> None:
         with pytest.raises(TokenizerError, match="chat template is damaged"):
             prompt(tokenizer, USER, template)
 
@@ -318,7 +318,7 @@ class TestFailures:
             prompt(tokenizer, [message], "x")
 
     @pytest.mark.parametrize("template", [3, ["x"], {"a": "b"}])
-    def test_no_text(self, tokenizer: GPTBigCodeTokenizer, template: Any) -> None:
+    def test_a_template_must_be_a_text(self, tokenizer: GPTBigCodeTokenizer, template: Any) -> None:
         with pytest.raises(InputError, match="a chat template is a text"):
             prompt(tokenizer, USER, template)
 

@@ -80,7 +80,7 @@ class TestIds:
     WANTED = (("<|user|>", 262), ("<|end|>", 270), ("<|mid|>", 266))
 
     @pytest.mark.parametrize("kind", ["tokenizer.json", "added_tokens.json", "added_tokens_decoder", "vocab.json"])
-    def test_with_gaps_are_kept(self, write: Write, tmp_path: Path, kind: str) -> None:
+    def test_ids_with_gaps_are_kept(self, write: Write, tmp_path: Path, kind: str) -> None:
         wanted = self.WANTED if kind != "vocab.json" else (("<|user|>", 264), ("<|end|>", 270))
         match kind:
             case "tokenizer.json":
@@ -100,7 +100,7 @@ class TestIds:
             assert each.decode([265, A]) == "a"  # no token has this id
             assert each.pad_token_id == 271
 
-    def test_in_order_leave_the_vocabulary_as_it_is(self, write: Write) -> None:
+    def test_ids_in_order_leave_the_vocabulary_as_it_is(self, write: Write) -> None:
         tokenizer = AutoTokenizer.from_pretrained(write(added(("<x>", 262)), added_tokens={"<y>": 263, "<z>": 264}))
         assert (tokenizer.vocab_size, len(tokenizer)) == (SIZE, SIZE + 3)
         assert tokenizer.encode("<z><x><y>") == [264, 262, 263]
@@ -127,7 +127,7 @@ class TestIds:
             ({"tokenizer_config": {"added_tokens_decoder": {"300": {"content": "<x>"}, "301": {"content": "<x>"}}}}, "two ids"),
         ],
     )
-    def test_that_contradict_are_refused(self, write: Write, files: dict[str, Any], message: str) -> None:
+    def test_ids_that_contradict_are_refused(self, write: Write, files: dict[str, Any], message: str) -> None:
         with pytest.raises(TokenizerError, match=message):
             AutoTokenizer.from_pretrained(write(**files))
 
@@ -141,7 +141,9 @@ class TestIds:
 
 
 class TestVocabularyAndMerges:
-    def test_open_like_the_conversion(self, write: Write, make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    def test_vocabulary_and_merges_open_like_the_conversion(
+        self, write: Write, make_checkpoint: Callable[..., Path], tmp_path: Path
+    ) -> None:
         source = make_checkpoint(tmp_path / "source", vocab_size=280, n_embd=32, n_layer=1, n_head=2, n_positions=16)
         (source / "tokenizer.json").unlink()
         (source / "tokenizer_config.json").unlink(missing_ok=True)
@@ -277,7 +279,7 @@ class TestSettings:
             {"pad_token": ["x"]},
         ],
     )
-    def test_of_wrong_types(self, write: Write, config: dict[str, Any]) -> None:
+    def test_settings_of_wrong_types_are_refused(self, write: Write, config: dict[str, Any]) -> None:
         with pytest.raises(TokenizerError):
             AutoTokenizer.from_pretrained(write(tokenizer_config=config))
 
@@ -305,7 +307,9 @@ class TestChatTemplateFiles:
         assert "chat_template" not in json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
         assert AutoTokenizer.from_pretrained(source, chat_template="mine").chat_template == "mine"
 
-    def test_that_the_name_says_is_kept_in_the_conversion(self, tmp_path: Path, make_checkpoint: Callable[..., Path]) -> None:
+    def test_the_template_that_the_name_says_is_kept_in_the_conversion(
+        self, tmp_path: Path, make_checkpoint: Callable[..., Path]
+    ) -> None:
         shape = {"vocab_size": 280, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 16}
         for name in ("octocoder", "WizardCoder-15B-V1.0"):
             source = make_checkpoint(tmp_path / name, **shape)
@@ -329,7 +333,7 @@ class TestChatTemplateFiles:
             tokenizer.save_pretrained(tmp_path / "saved")
         assert not (tmp_path / "saved" / "tokenizer.json").exists()
 
-    def test_no_utf_8(self, write: Write) -> None:
+    def test_templates_that_are_not_utf_8(self, write: Write) -> None:
         directory = write()
         (directory / "additional_chat_templates").mkdir()
         (directory / "additional_chat_templates" / "rag.jinja").write_bytes(b"\xff")
