@@ -235,9 +235,11 @@ def test_a_build_that_cannot_be_measured_is_one_line(
     cases = bench("kernel_cases")
     assert cases.load_core(BUILD).kernel_names() == _core.kernel_names()
     monkeypatch.setattr(cases, "TIMING", ("time_linear", "time_travel"))
-    with pytest.raises(ValueError, match=r"lacks the timing functions time_travel; .*docs/benchmarks\.md"):
+    with pytest.raises(
+        ValueError, match=r"lacks the timing functions time_travel; .*docs/benchmarks\.md, 'Measure one kernel'"
+    ):
         cases.load_core(BUILD)
-    assert "## One kernel" in (BENCH.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert "## Measure one kernel" in (BENCH.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 
 
 def test_a_worker_runs_the_build_it_was_given_and_no_other(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gptbigcode_cpu
-from gptbigcode_cpu.hub import paths as hub
+from gptbigcode_cpu.models import loading
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -65,7 +65,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[.
 @pytest.fixture(autouse=True)
 def as_a_script(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Exact weights, so that both libraries compute the same; one conversion for all snippets."""
-    monkeypatch.setattr(hub, "DEFAULT_DTYPE", "float32")
+    monkeypatch.setattr(loading, "DEFAULT_DTYPE", "float32")
     monkeypatch.setenv("GPTBIGCODE_CPU_CACHE", str(tmp_path_factory.getbasetemp() / "snippets-cache"))
     monkeypatch.setenv("GPTBIGCODE_CPU_NUM_THREADS", "1")
     before = torch.is_grad_enabled(), transformers.logging.get_verbosity()
