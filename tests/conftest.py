@@ -33,6 +33,7 @@ os.environ |= {
     "MPLCONFIGDIR": str(SCRATCH / "matplotlib"),
     "GPTBIGCODE_CPU_CACHE": str(CACHES / "gptbigcode-cpu"),
     "HF_HOME": str(CACHES / "huggingface"),
+    drawn.SEED_VARIABLE: str(drawn.SEED),  # pytest-xdist's workers inherit it, and draw from the seed that the header names
 }
 
 # A shell starts background jobs with this ignored, which every process started here would inherit.
