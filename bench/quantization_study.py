@@ -1,4 +1,4 @@
-"""What ways to store weights in few bits lose: the study behind docs/quantization.md.
+"""What ways to store weights in few bits lose: the study behind docs/quantization-study.md.
 
 Weights are replaced by what a format makes of them, the rest of the model stays float32, and the next-token distributions are
 compared with those of the original: mean KL divergence in nats over the second halves of windows of 512. Formats of this

@@ -22,7 +22,7 @@ _TILE_ROWS = 16
 _PACKABLE = ("F32", "F16", "BF16")  # what the core reads as it is
 _LARGEST = np.float32(2.0**127)  # the core's bound for integer types
 _COLUMN_RANGE = 64.0  # how far the scale of a column may be from the typical one
-# What a look-up is worth beside the head (docs/quantization.md). In trained models the head uses every column more than that.
+# What a look-up is worth beside the head (docs/quantization-study.md). Heads of trained models use every column more than that.
 _LOOKED_UP = 1 / 6
 
 

@@ -21,7 +21,8 @@ static inline bool is_quantized(DType dtype) { return dtype != DType::kFloat32 &
 
 // int4: weight = row scale * multiplier * (codebook[code] + offset). There is a byte per row and block: its two low bits are
 // offset + 1, the six above are the multiplier, -31..31. The codebook was fitted to weights of trained models and to Gaussian and
-// heavy-tailed ones (docs/quantization.md). |codebook + offset| <= 16, so sixteen products fit 16 bits: 16 * 16 * 127 = 32512.
+// heavy-tailed ones (docs/quantization-study.md). |codebook + offset| <= 16, so sixteen products fit 16 bits: 16 * 16 * 127 =
+// 32512.
 inline constexpr int8_t kInt4Codebook[16] = {-15, -13, -10, -8, -6, -4, -3, -1, 0, 1, 3, 5, 7, 9, 11, 14};
 inline constexpr int kInt4Zero = 16;  // added to codebook entries where an instruction wants unsigned bytes
 inline constexpr int kInt4MaxMultiplier = 31;

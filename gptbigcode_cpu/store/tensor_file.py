@@ -75,7 +75,7 @@ class TensorFile:
         return np.ndarray(entry.shape, NUMPY_TYPES[entry.dtype], buffer=self.mapping, offset=entry.begin)
 
     def prefer_huge_pages(self) -> None:
-        """Let Linux read what is not in its page cache yet in pages of 2 MiB, where its file system can (docs/design.md)."""
+        """Let Linux read what is not in its page cache yet in pages of 2 MiB, where its file system can (docs/kernels.md)."""
         if sys.platform == "linux":
             with suppress(OSError):  # a kernel without huge pages
                 self.mapping.madvise(mmap.MADV_HUGEPAGE)

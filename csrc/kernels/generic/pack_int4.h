@@ -1,5 +1,5 @@
 // Quantises the sixteen rows of a tile to int4. Each row has a lane, so no sum runs across lanes.
-// How a group's multiplier and offset are chosen, and why: docs/quantization.md.
+// How a group's multiplier and offset are chosen, and why: docs/quantization-study.md.
 #pragma once
 
 #include "kernels/generic/lanes.h"
