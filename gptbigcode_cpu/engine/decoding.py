@@ -183,14 +183,13 @@ class Decoding(ABC):
         if admitted:
             from gptbigcode_cpu import _core
 
-            del self._waiting[: len(admitted)]
             caches = request.caches
-            self.prefilling.append(
-                [
-                    Prefill(number, request.prompts[number], _core.KVCache(self.core) if caches is None else caches[number])
-                    for number in admitted
-                ]
-            )
+            group = [
+                Prefill(number, request.prompts[number], _core.KVCache(self.core) if caches is None else caches[number])
+                for number in admitted
+            ]
+            # In one assignment, so that Ctrl-C loses no prompt.
+            self.prefilling, self._waiting = [*self.prefilling, group], self._waiting[len(admitted) :]
         return had_room
 
     def add_prompts(self, forward: Forward, most: int) -> None:

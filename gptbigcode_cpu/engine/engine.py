@@ -54,6 +54,15 @@ class Ticket:
         """Whether the request may skip the next step, because its reader has many unread steps."""
         return self._rests and len(self._steps) >= _MOST_UNREAD
 
+    def _raise_error(self) -> None:
+        """Raise the error of the request, if there is one, and forget it: its traceback holds frames that hold this ticket."""
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+
     def _end(self, error: BaseException | None = None) -> None:
         """Mark the request as done, and release its memory."""
         if isinstance(self._decoding, BeamDecoding):
@@ -145,10 +154,14 @@ class Engine:
             self._waits = True
         return ticket
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: Ticket, *, wait: bool = False) -> None:
         """Cancel a request. Its memory is released at once, or at the end of the running step.
 
         Nothing happens if the request is done.
+
+        Args:
+            ticket: The request.
+            wait: Return only when the running step no longer uses the kv caches of the request.
         """
         if ticket.done:
             return
@@ -159,6 +172,8 @@ class Engine:
                 self._sweep()
             elif ticket in self._prefilling:
                 self._stop.set()  # the next step runs the other parts of this step again
+            while wait and not ticket.done and self._leader not in (None, threading.get_ident()):
+                self._sleep()
 
     def step(self) -> list[Output]:
         """Run one step for all requests that have room.
@@ -179,7 +194,8 @@ class Engine:
                 self._step()
         finally:
             self._lead_no_more()
-        outputs, self._outputs = self._outputs, []
+        with self._lock:
+            outputs, self._outputs = self._outputs, []
         return outputs
 
     def run(self, requests: Sequence[Request]) -> list[list[list[int]]]:
@@ -196,8 +212,7 @@ class Engine:
         try:
             for ticket in tickets:
                 ticket.engine._wait(ticket, until_done=True)
-                if ticket.error is not None:
-                    raise ticket.error
+                ticket._raise_error()
                 written: list[list[int]] = [[] for _ in range(len(ticket.request.prompts) * ticket.request.copies)]
                 for step in ticket._steps:
                     for row, tokens in step.items():
@@ -225,9 +240,8 @@ class Engine:
                     yield ticket._steps.popleft()
                 elif not done:
                     ticket.engine._wait(ticket)
-                elif ticket.error is not None:
-                    raise ticket.error
                 else:
+                    ticket._raise_error()
                     return
         finally:
             ticket.engine.cancel(ticket)
@@ -236,8 +250,7 @@ class Engine:
         """Like `steps`, but nothing is yielded before the request is done. This costs less work between the steps."""
         try:
             ticket.engine._wait(ticket, until_done=True)
-            if ticket.error is not None:
-                raise ticket.error
+            ticket._raise_error()
             yield from ticket._steps
         finally:
             ticket.engine.cancel(ticket)
@@ -279,12 +292,16 @@ class Engine:
                 if self._leader is None:
                     self._leader = threading.get_ident()
                     return True
-                self._n_waiting += 1
-                try:
-                    self._changed.wait()
-                finally:
-                    self._n_waiting -= 1
+                self._sleep()
         return False
+
+    def _sleep(self) -> None:
+        """Wait, with the lock held, until the leader has ended a step or its lead."""
+        self._n_waiting += 1
+        try:
+            self._changed.wait()
+        finally:
+            self._n_waiting -= 1
 
     def _lead_no_more(self) -> None:
         with self._changed:
@@ -315,28 +332,33 @@ class Engine:
                 self._sweep()
         has_room = not self._waits or self._admit()
         tickets = self._tickets
-        # No request pauses while another one waits for the room that it holds.
+        # No request pauses while another one waits for the room that it holds, nor if all would.
         if len(tickets) > 1 and has_room:
-            tickets = [ticket for ticket in tickets if not ticket.rests]
-        outputs = self._forward(tickets)
-        for ticket, step, done, error in outputs:
-            if not ticket._collects:
-                self._outputs.append(Output(ticket, step, done, error))
-            elif step:
-                ticket._steps.append(step)
-            if done:
-                ticket._end(error)
-                self._swept = False
+            tickets = [ticket for ticket in tickets if not ticket.rests] or tickets
+        self._forward(tickets)
         if self._n_waiting:
             with self._lock:
+                self._sweep()
                 self._changed.notify_all()
+
+    def _hand_over(self, ticket: Ticket, step: Step, done: bool, error: Exception | None) -> None:
+        """Give the result of a step to the reader of a request."""
+        if not ticket._collects:
+            with self._lock:
+                self._outputs.append(Output(ticket, step, done, error))
+        elif step:
+            ticket._steps.append(step)
+        if done:
+            ticket._end(error)
+            self._swept = False
 
     def _admit(self) -> bool:
         """Admit prompts in the order of the requests, as far as the limits allow. Return whether there was room for all."""
+        self._waits = False  # before the list is read: a request that is submitted from now on sets it again
         decodings = [ticket._decoding for ticket in self._tickets if ticket._decoding is not None]
-        self._waits = any(decoding.waits for decoding in decodings)
-        if not self._waits:
+        if not any(decoding.waits for decoding in decodings):
             return True
+        self._waits = True
         rows = self._max_rows - sum(decoding.rows_in_use for decoding in decodings)
         nbytes = self._max_kv_bytes - sum(decoding.nbytes for decoding in decodings)
         for decoding in decodings:
@@ -348,10 +370,9 @@ class Engine:
             nbytes -= decoding.nbytes - taken
         return True
 
-    def _forward(self, tickets: Sequence[Ticket]) -> list[tuple[Ticket, Step, bool, Exception | None]]:
-        """Run the core. Return new tokens, whether it is done, and its error, for each request that has a result."""
+    def _forward(self, tickets: Sequence[Ticket]) -> None:
+        """Run the core, let every request choose its tokens, and hand each result over at once."""
         forward = Forward()
-        outputs: list[tuple[Ticket, Step, bool, Exception | None]] = []
         failed: dict[Ticket, Exception] = {}
         for ticket in tickets:
             decoding = ticket._decoding
@@ -359,7 +380,7 @@ class Engine:
             try:
                 decoding.add_rows(forward)
             except Exception as error:
-                failed[ticket] = error
+                failed[ticket] = _without_this_frame(error)
         n_tokens = forward.n_tokens
         end = n_tokens + (self._chunk_tokens if n_tokens else 4 * self._chunk_tokens)
         for ticket in tickets:
@@ -372,32 +393,41 @@ class Engine:
             try:
                 forward.run(self.core, self._stop)
             except StoppedError:  # the next step runs everything again
-                return [(ticket, {}, True, error) for ticket, error in failed.items()]
+                self._stop.clear()
+                for ticket, failure in failed.items():
+                    self._hand_over(ticket, {}, True, failure)
+                return
             finally:
                 if self._prefilling:
-                    self._prefilling.clear()
-                    self._stop.clear()
+                    with self._lock:  # or `cancel` might set the flag for prompts that have been run
+                        self._prefilling.clear()
+                        self._stop.clear()
         without_prompts = n_tokens if n_tokens == forward.n_tokens else 0
         for ticket in tickets:
             decoding = ticket._decoding
             assert decoding is not None
-            failure = failed.get(ticket) if failed else None
-            step: Step = {}
             try:
-                if failure is None:
-                    if decoding.prefilling:
-                        decoding.begin_ready()
-                    step = decoding.advance(without_prompts)
+                if ticket in failed:
+                    self._hand_over(ticket, {}, True, failed[ticket])
+                    continue
+                if decoding.prefilling:
+                    decoding.begin_ready()
+                step = decoding.advance(without_prompts)
+                if step or decoding.done:
+                    self._hand_over(ticket, step, decoding.done, None)
             except Exception as error:
-                failure = error
+                self._hand_over(ticket, {}, True, _without_this_frame(error))
             except BaseException:  # Ctrl-C, possibly in the middle of another thread's request
-                ticket._end(GPTBigCodeError("the thread that was running this request was interrupted; send the request again"))
+                if not ticket.done:
+                    ticket._end(GPTBigCodeError("the thread that was running this request was interrupted; send it again"))
                 self._swept = False
                 raise
-            done = decoding.done or failure is not None
-            if step or done:
-                outputs.append((ticket, step, done, failure))
-        return outputs
+
+
+def _without_this_frame(error: Exception) -> Exception:
+    """Cut the frame of the step off a traceback. It would keep the neighbours of the request in memory as long as the error."""
+    traceback = error.__traceback__
+    return error.with_traceback(None if traceback is None else traceback.tb_next)
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

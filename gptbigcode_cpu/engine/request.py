@@ -54,6 +54,8 @@ class Rules:
         fill: The token that fills rows which have ended.
         needs_whole_batch: Whether processors or criteria must see all rows at once, finished ones included. If so, the rows of
             the request advance together.
+        calls_back: Whether functions of the caller are among the processors and criteria. `generate` runs such a request in an
+            engine of its own: the functions are called in the caller's thread and never make other threads wait.
         record: Collects scores and logits.
     """
 
@@ -62,6 +64,7 @@ class Rules:
     criteria: Sequence[Callable[..., Any]]
     fill: int
     needs_whole_batch: bool
+    calls_back: bool = False
     record: Record | None = None
 
 

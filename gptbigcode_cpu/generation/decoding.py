@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from gptbigcode_cpu.engine.beam import BeamResult
 from gptbigcode_cpu.engine.decoding import Step
+from gptbigcode_cpu.engine.engine import Engine, Ticket
 from gptbigcode_cpu.engine.request import Record, Request
 from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.generation.cache import DynamicCache
@@ -62,13 +64,13 @@ def decode_rows(
         caches=_row_caches(model.core, batch, past),
         keep_caches=past is not None or _keeps_cache(config),
     )
-    ticket = model.engine.submit(request, collects=True)
     fill = fill_token(config)
     written: list[list[int]] = [[] for _ in prompts]
-    steps = model.engine.finish(ticket) if streamer is None else model.engine.steps(ticket)
-    for step in shown(steps, streamer, prompts, fill, arguments.torch):
-        for row, tokens in step.items():
-            written[row] += tokens
+    with _submitted(model, request) as ticket:
+        steps = ticket.engine.finish(ticket) if streamer is None else ticket.engine.steps(ticket)
+        for step in shown(steps, streamer, prompts, fill, arguments.torch):
+            for row, tokens in step.items():
+                written[row] += tokens
     longest = max(map(len, written))
     new = np.full((len(written), longest), fill, dtype=np.int64)
     for row, tokens in enumerate(written):
@@ -156,14 +158,16 @@ def stream_row(
 
     def tokens() -> Iterator[int]:
         written = 0
-        ticket = model.engine.submit(request, collects=True)
+        caches: dict[int, _core.KVCache] = {}
         try:
-            for step in model.engine.steps(ticket):
-                written += len(step[0])
-                yield from step[0]
-        finally:
+            with _submitted(model, request) as ticket:
+                caches = ticket.caches
+                for step in ticket.engine.steps(ticket):
+                    written += len(step[0])
+                    yield from step[0]
+        finally:  # no step uses the cache any more
             if past is not None and written:
-                _grown(model.core, past, [ticket.caches[0]], [len(batch.rows[0]) + written], batch.mask, written, config)
+                _grown(model.core, past, [caches[0]], [len(batch.rows[0]) + written], batch.mask, written, config)
 
     return tokens()
 
@@ -195,13 +199,13 @@ def continued(
                 rows[place + row] = ids[len(some[0]) : len(some[0]) + end].tolist()
             continue
         with informed(streamer):
-            ticket = model.engine.submit(request, collects=True)
-            steps = model.engine.finish(ticket) if streamer is None else model.engine.steps(ticket)
             prompt = some[0] if streamer is not None else np.zeros(0)
             seen = np.repeat(prompt[None].astype(np.int64), copies, axis=0)
-            for step in shown(steps, streamer, seen, fill_token(config), arguments.torch):
-                for row, tokens in step.items():
-                    rows[place + row] += tokens
+            with _submitted(model, request) as ticket:
+                steps = ticket.engine.finish(ticket) if streamer is None else ticket.engine.steps(ticket)
+                for step in shown(steps, streamer, seen, fill_token(config), arguments.torch):
+                    for row, tokens in step.items():
+                        rows[place + row] += tokens
     return rows
 
 
@@ -217,17 +221,29 @@ def written_steps(
     request = build_request(model, [prompt], [limit], config, arguments)
 
     def steps() -> Iterator[Step]:
-        yield from model.engine.steps(model.engine.submit(request, collects=True))
+        with _submitted(model, request) as ticket:
+            yield from ticket.engine.steps(ticket)
 
     return steps()
 
 
 def _beams_of(model: LanguageModel, request: Request) -> BeamResult:
-    ticket = model.engine.submit(request, collects=True)
-    for _ in model.engine.finish(ticket):
-        pass
+    with _submitted(model, request) as ticket:
+        for _ in ticket.engine.finish(ticket):
+            pass
     assert ticket.beams is not None
     return ticket.beams
+
+
+@contextmanager
+def _submitted(model: LanguageModel, request: Request) -> Iterator[Ticket]:
+    """A request in the engine of its model, or in one of its own, until the block ends. Then no step uses its kv caches."""
+    engine = Engine(model.core) if request.rules.calls_back else model.engine
+    ticket = engine.submit(request, collects=True)
+    try:
+        yield ticket
+    finally:
+        ticket.engine.cancel(ticket, wait=True)
 
 
 def _recorded(record: Record | None, config: GenerationConfig) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def build_request(
     beams = _beams(config)
     n_seeds = len(prompts) * (1 if beams else copies)
     seed = _call_seed(config)
-    return Request(
+    request = Request(
         prompts=prompts,
         limits=limits,
         seeds=[row_seed(seed, first_row + row) for row in range(n_seeds)],
@@ -76,6 +76,11 @@ def build_request(
         drafter=drafter,
         beams=beams,
     )
+    if request.lockstep and rules.fill >= model.config.vocab_size:
+        raise InputError(
+            f"pad_token_id is {rules.fill}, and the vocabulary has {model.config.vocab_size} tokens; choose one of them"
+        )
+    return request
 
 
 def _beams(config: GenerationConfig) -> BeamOptions | None:

@@ -57,6 +57,7 @@ def build_rules(config: GenerationConfig, call: GenerateArguments, core: _core.M
         criteria=criteria,
         fill=fill_token(config),
         needs_whole_batch=bool(foreign) or record is not None,
+        calls_back=bool(foreign) or call.prefix_allowed_tokens_fn is not None,
         record=record,
     )
 

@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptbigcode_cpu import AutoModelForCausalLM, GPTBigCodeForCausalLM, LogitsProcessor
+from gptbigcode_cpu import AutoModelForCausalLM, DynamicCache, GPTBigCodeForCausalLM, LogitsProcessor
 from gptbigcode_cpu.engine.engine import Engine, Ticket
 from gptbigcode_cpu.engine.request import Request
-from gptbigcode_cpu.errors import InputError
+from gptbigcode_cpu.engine.rows import RowsDecoding
+from gptbigcode_cpu.errors import GPTBigCodeError, InputError
 from gptbigcode_cpu.generation.call import GenerateArguments
 from gptbigcode_cpu.generation.requests import build_request
 
@@ -399,6 +401,140 @@ class TestThreads:
         del tokens
         gc.collect()
         assert not model.engine.busy
+
+    def test_a_request_that_comes_while_the_leader_looks_for_waiting_ones(
+        self, model: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The leader must not overwrite that there is something to admit."""
+        engine = Engine(model.core)
+        late: list[Ticket] = []
+
+        class Looked(RowsDecoding):
+            @property
+            def waits(self) -> bool:
+                found = super().waits
+                if not found and not late:  # the leader has seen all requests, and none waits
+                    late.append(engine.submit(asked(model, [1, 2]), collects=True))
+                return found
+
+        monkeypatch.setattr("gptbigcode_cpu.engine.engine.RowsDecoding", Looked)
+        first = engine.submit(asked(model, GREEDY), collects=True)
+        engine._waits = True
+        assert [token for step in engine.finish(first) for token in step[0]]
+        assert len([token for step in engine.finish(late[0]) for token in step[0]]) == 8
+
+    def test_a_cancellation_that_comes_too_late_stops_nothing(self, model: Any) -> None:
+        """A flag that is set for prompts which have been run already would stop every later step."""
+        engine = Engine(model.core)
+        first = engine.submit(asked(model, GREEDY, max_new_tokens=5), collects=True)
+        second = engine.submit(asked(model, [4] * 20, max_new_tokens=5), collects=True)
+        cancelled: list[bool] = []
+
+        class Late(set[Ticket]):
+            def clear(self) -> None:
+                if second in self and not cancelled:
+                    cancelled.append(True)
+                    other = threading.Thread(target=engine.cancel, args=(second,))
+                    other.start()
+                    other.join(0.2)  # it waits for the lock
+                super().clear()
+
+        engine._prefilling = Late()
+        written = [token for step in engine.steps(first) for token in step[0]]
+        assert cancelled
+        assert [written] == alone(model, asked(model, GREEDY, max_new_tokens=5))
+
+    def test_ctrl_c_in_the_request_of_another_thread_loses_no_token(self, model: Any) -> None:
+        class Interrupted(LogitsProcessor):
+            calls = 0
+
+            def __call__(self, input_ids: Any, scores: Any) -> Any:
+                self.calls += 1
+                if self.calls == 3:
+                    raise KeyboardInterrupt
+                return scores
+
+        engine = Engine(model.core)
+        first = engine.submit(asked(model, GREEDY), collects=True)
+        arguments = GenerateArguments(logits_processor=[Interrupted()])
+        second = engine.submit(asked(model, [1, 2], arguments=arguments), collects=True)
+        with pytest.raises(KeyboardInterrupt):
+            for _ in range(9):
+                engine._wait(first, until_done=True)
+        written = [token for step in engine.finish(first) for token in step[0]]
+        assert [written] == alone(model, asked(model, GREEDY))
+        with pytest.raises(GPTBigCodeError, match="was interrupted"):
+            list(engine.finish(second))
+
+    def test_functions_of_the_caller_may_wait_for_other_threads(self, model: Any) -> None:
+        """They run in the caller's thread, and others that use the model do not wait for them."""
+        seen: list[Any] = []
+
+        def asks(input_ids: Any, scores: Any) -> Any:
+            with ThreadPoolExecutor(1) as pool:
+                seen.append(pool.submit(model.generate, [[5]], max_new_tokens=2, eos_token_id=[]).result(30).shape)
+            seen.append(threading.get_ident())
+            return scores
+
+        model.generate([GREEDY], logits_processor=[asks], max_new_tokens=2, eos_token_id=[])
+        assert seen == [(1, 3), threading.get_ident()] * 2
+
+    def test_a_stream_that_is_closed_while_another_thread_leads_leaves_a_right_cache(self, model: Any) -> None:
+        stop = threading.Event()
+
+        def others() -> None:
+            while not stop.is_set():
+                model.generate([[7] * 9], max_new_tokens=30, eos_token_id=[])
+
+        thread = threading.Thread(target=others)
+        thread.start()
+        try:
+            for count in range(1, 40):
+                past = DynamicCache()
+                tokens = model.stream(GREEDY, past_key_values=past, max_new_tokens=60, eos_token_id=[])
+                written = [next(tokens) for _ in range(1 + count % 5)]
+                tokens.close()
+                assert [len(row) for row in past._rows] == [past.get_seq_length()] == [len(GREEDY) + len(written) - 1]
+        finally:
+            stop.set()
+            thread.join()
+
+    def test_a_streamer_that_fails_leaves_nothing(self, model: Any) -> None:
+        class Failing:
+            def put(self, value: Any) -> None:
+                raise ZeroDivisionError("no display")
+
+            def end(self) -> None:
+                pass
+
+        with pytest.raises(ZeroDivisionError) as error:
+            model.generate([GREEDY], streamer=Failing(), max_new_tokens=50)
+        assert not model.engine.busy, error  # also while somebody keeps the error
+
+    def test_failed_requests_leave_no_memory_to_the_garbage_collector(self, model: Any) -> None:
+        engine = Engine(model.core)
+        gone: list[weakref.ref[Any]] = []
+        gc.disable()
+        try:
+            for _ in range(3):
+                request = asked(model, GREEDY, logit_bias=dict.fromkeys(range(model.config.vocab_size), -np.inf))
+                ticket = engine.submit(request, collects=True)
+                gone.append(weakref.ref(ticket._decoding))
+                with pytest.raises(InputError):
+                    list(engine.finish(ticket))
+                del request, ticket
+            assert [reference() for reference in gone] == [None] * 3
+        finally:
+            gc.enable()
+
+    def test_steps_go_on_where_nobody_reads(self, model: Any) -> None:
+        engine = Engine(model.core)
+        readers = [engine.steps(engine.submit(asked(model, [n], max_new_tokens=100), collects=True)) for n in (1, 2)]
+        for reader in readers:
+            next(reader)
+        for _ in range(200):
+            engine.step()
+        assert not engine.busy
 
     def test_many_threads_with_cancellations(self, model: Any) -> None:
         """Results are those of a request alone, whoever steps for whom, and nothing is left behind."""

@@ -79,6 +79,7 @@ class ModelDrafter:
         for row in rows:
             writer = self._writers[row.index]
             writer.drafted, writer.probabilities = [], []
+            writer.cache.truncate(min(len(writer.cache), len(row.tokens) - 1))  # after an interrupted step it may have more
         writing = [row for row in rows if limits[row.index] > 0]
         logits = self._catch_up(writing)
         while writing:
