@@ -208,20 +208,11 @@ class Engine:
             Exception: The exception of a request that failed; the other requests are cancelled.
         """
         tickets = [self.submit(request, collects=True) for request in requests]
-        results = []
         try:
-            for ticket in tickets:
-                ticket.engine._wait(ticket, until_done=True)
-                ticket._raise_error()
-                written: list[list[int]] = [[] for _ in range(len(ticket.request.prompts) * ticket.request.copies)]
-                for step in ticket._steps:
-                    for row, tokens in step.items():
-                        written[row] += tokens
-                results.append(written)
+            return [self.finish(ticket) for ticket in tickets]
         finally:
             for ticket in tickets:
                 ticket.engine.cancel(ticket)
-        return results
 
     def steps(self, ticket: Ticket) -> Iterator[Step]:
         """Yield the new tokens of a request that collects them, step by step, as dicts from rows to tokens.
@@ -246,14 +237,22 @@ class Engine:
         finally:
             ticket.engine.cancel(ticket)
 
-    def finish(self, ticket: Ticket) -> Iterator[Step]:
-        """Like `steps`, but nothing is yielded before the request is done. This costs less work between the steps."""
+    def finish(self, ticket: Ticket) -> list[list[int]]:
+        """Run a request that collects its tokens to its end. Return the new tokens of each row; none for a beam search.
+
+        Raises:
+            Exception: The exception that the request failed with.
+        """
         try:
             ticket.engine._wait(ticket, until_done=True)
-            ticket._raise_error()
-            yield from ticket._steps
         finally:
             ticket.engine.cancel(ticket)
+        ticket._raise_error()
+        written: list[list[int]] = [[] for _ in range(ticket.request.n_rows)]
+        for step in ticket._steps:
+            for row, tokens in step.items():
+                written[row] += tokens
+        return written
 
     def _wait(self, ticket: Ticket, until_done: bool = False) -> None:
         """Run steps, or wait for the thread that does, until `ticket` has unread steps (unless `until_done`) or is done."""

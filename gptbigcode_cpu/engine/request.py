@@ -124,6 +124,11 @@ class Request:
             )
 
     @property
+    def n_rows(self) -> int:
+        """Number of rows of all prompts, beams aside."""
+        return len(self.prompts) * self.copies
+
+    @property
     def lockstep(self) -> bool:
         """Whether the rows advance together."""
-        return self.rules.needs_whole_batch and len(self.prompts) * self.copies > 1
+        return self.rules.needs_whole_batch and self.n_rows > 1

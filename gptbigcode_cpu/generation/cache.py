@@ -147,13 +147,6 @@ class DynamicCache:
         """Store the result of a call: `rows` from `rows_for`, which now hold the tokens of `mask`, earlier tokens included."""
         self._core, self._rows, self._mask = core, list(rows), mask
 
-    @classmethod
-    def of_rows(cls, core: _core.Model, rows: Sequence[_core.KVCache], mask: NDArray[np.bool_]) -> DynamicCache:
-        """A cache made of rows that a model has filled; arguments as of `grown`."""
-        cache = cls()
-        cache.grown(core, rows, mask)
-        return cache
-
 
 def given_cache(past_key_values: Any, cache: Any) -> DynamicCache | None:
     """The checked cache of a call; `past_key_values` and `cache` are two names of one argument.

@@ -136,7 +136,7 @@ class GenerationMixin:
             torch=is_torch(prompt),
         )
         from gptbigcode_cpu.engine.request import Record
-        from gptbigcode_cpu.generation.decoding import decode_beams, decode_rows
+        from gptbigcode_cpu.generation.results import decode_beams, decode_rows
 
         with informed(streamer):
             refuse("synced_gpus", synced_gpus)
@@ -177,7 +177,7 @@ class GenerationMixin:
         Takes the arguments and raises the errors of `generate`. Errors are raised by the call, not by the first step. Closing
         the iterator stops the work.
         """
-        from gptbigcode_cpu.generation.decoding import check_stream, stream_row
+        from gptbigcode_cpu.generation.results import check_stream, stream_row
 
         call, options = GenerateArguments.taken_from(options)
         call = replace(call, torch=is_torch(input_ids))
@@ -219,7 +219,7 @@ class GenerationMixin:
         Returns:
             Row ``i * num_return_sequences + j`` is sequence j of prompt i.
         """
-        from gptbigcode_cpu.generation.decoding import continued
+        from gptbigcode_cpu.generation.results import continued
 
         return continued(self, prompts, limits, config, call or GenerateArguments(), max_rows)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,8 @@ from gptbigcode_cpu.errors import InputError
 from gptbigcode_cpu.generation.foreign import wants_torch
 from gptbigcode_cpu.generation.streamers import BaseStreamer, Streamer
 
-Step = dict[int, list[int]]
+if TYPE_CHECKING:
+    from gptbigcode_cpu.engine.decoding import Step
 
 
 @contextmanager
@@ -49,22 +51,21 @@ def refuse_with_beams(streamer: Streamer | None) -> None:
         raise InputError("a streamer cannot be used with num_beams: a beam search may give up its first tokens later")
 
 
-def shown(
-    steps: Iterable[Step], streamer: Streamer | None, prompts: NDArray[np.int64], fill: int, torch: bool = False
-) -> Iterable[Step]:
-    """Yield the steps, and pass them to the streamer: first the prompts, then one token of every row at a time.
+def pass_on(
+    steps: Iterable[Step], streamer: Streamer, prompts: NDArray[np.int64], fill: int, torch: bool = False
+) -> list[list[int]]:
+    """Pass a text to a streamer while it is written: first the prompts, then one token of every row at a time.
 
     Args:
         steps: New tokens by row, as `Engine.steps` yields them.
-        streamer: Receives the tokens; None: there is no streamer.
+        streamer: Receives the tokens.
         prompts: int64 ``[rows, tokens]``.
         fill: The token that fills rows which have ended.
         torch: Whether the prompt is a torch tensor. If so, the caller's own streamers are given torch tensors.
+
+    Returns:
+        The new tokens of each row.
     """
-    return steps if streamer is None else _shown(steps, streamer, prompts, fill, torch)
-
-
-def _shown(steps: Iterable[Step], streamer: Streamer, prompts: NDArray[np.int64], fill: int, torch: bool) -> Iterator[Step]:
     form = to_torch if wants_torch(streamer, torch) else np.asarray
     streamer.put(form(prompts))
     written: list[list[int]] = [[] for _ in prompts]
@@ -77,9 +78,9 @@ def _shown(steps: Iterable[Step], streamer: Streamer, prompts: NDArray[np.int64]
         for column in range(place, complete):
             streamer.put(form(_column(written, column, fill)))
         place = max(place, complete)
-        yield step
     for column in range(place, max(map(len, written))):
         streamer.put(form(_column(written, column, fill)))
+    return written
 
 
 def _column(written: Sequence[Sequence[int]], place: int, fill: int) -> NDArray[np.int64]:

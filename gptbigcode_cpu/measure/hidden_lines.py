@@ -15,7 +15,7 @@ from gptbigcode_cpu import fim
 from gptbigcode_cpu.common.progress import Progress
 from gptbigcode_cpu.errors import ContextLengthError, InputError
 from gptbigcode_cpu.generation import GenerateArguments, GenerationConfig
-from gptbigcode_cpu.generation.decoding import written_steps
+from gptbigcode_cpu.generation.results import written_steps
 from gptbigcode_cpu.tokenizer.incremental import IncrementalDecoder
 
 if TYPE_CHECKING:

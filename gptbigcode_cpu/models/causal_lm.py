@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -119,18 +118,16 @@ class GPTBigCodeForCausalLM(PreTrainedModel, GenerationMixin, FillMixin):
         super().__init__(packed, core)
         self.transformer = GPTBigCodeModel(packed, self.core)
         self._generation_config = generation_config or GenerationConfig()
-        self._engine: Engine | None = None
-        self._engine_lock = Lock()
 
     @property
     def engine(self) -> Engine:
         """The engine that runs all requests of this model. Threads that call `generate` at the same time share its steps."""
-        if self._engine is None:
+        engine: Engine | None = vars(self).get("_engine")
+        if engine is None:
             from gptbigcode_cpu.engine.engine import Engine
 
-            with self._engine_lock:
-                self._engine = self._engine or Engine(self.core)
-        return self._engine
+            engine = vars(self).setdefault("_engine", Engine(self.core))  # of several threads, the first one decides
+        return engine
 
     @property
     def generation_config(self) -> GenerationConfig:

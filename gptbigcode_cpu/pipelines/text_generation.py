@@ -197,7 +197,7 @@ class TextGenerationPipeline(Pipeline):
         if several:
             raise InputError("stream takes one text or chat; call the pipeline for several")
         plan = self._plan(self.options, options)
-        from gptbigcode_cpu.generation.decoding import check_stream, written_steps
+        from gptbigcode_cpu.generation.results import check_stream, written_steps
 
         check_stream(plan.config, plan.call)
         prompt = self._prompt(inputs[0], plan)

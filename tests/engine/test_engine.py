@@ -284,12 +284,11 @@ class TestCancel:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(_core, "KVCache", lambda core: make(model.core if core is engine.core else core))
             ticket = engine.submit(asked(model, prompt, arguments=arguments, **chosen), collects=True)
-            steps = list(engine.finish(ticket))
+            rows = engine.finish(ticket)
         assert len(core.calls) > 4
         expected = Engine(model.core)
         other = expected.submit(asked(model, prompt, arguments=arguments, **chosen), collects=True)
-        tokens = [token for step in steps for token in step.get(0, [])]
-        assert tokens == [token for step in expected.finish(other) for token in step.get(0, [])]
+        assert rows == expected.finish(other)
         if ticket.beams is not None and other.beams is not None:
             assert np.array_equal(ticket.beams.sequences, other.beams.sequences)
 
@@ -297,7 +296,7 @@ class TestCancel:
 class TestThreads:
     def test_threads_share_steps(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         engine, core = counting(model, monkeypatch)
-        monkeypatch.setattr(model, "_engine", engine)
+        monkeypatch.setattr(model, "_engine", engine, raising=False)
         inner = core.forward
 
         def forward(*arguments: Any, **options: Any) -> Any:
@@ -420,8 +419,8 @@ class TestThreads:
         monkeypatch.setattr("gptbigcode_cpu.engine.engine.RowsDecoding", Looked)
         first = engine.submit(asked(model, GREEDY), collects=True)
         engine._waits = True
-        assert [token for step in engine.finish(first) for token in step[0]]
-        assert len([token for step in engine.finish(late[0]) for token in step[0]]) == 8
+        assert engine.finish(first) == alone(model, asked(model, GREEDY))
+        assert engine.finish(late[0]) == alone(model, asked(model, [1, 2]))
 
     def test_a_cancellation_that_comes_too_late_stops_nothing(self, model: Any) -> None:
         """A flag that is set for prompts which have been run already would stop every later step."""
@@ -461,10 +460,9 @@ class TestThreads:
         with pytest.raises(KeyboardInterrupt):
             for _ in range(9):
                 engine._wait(first, until_done=True)
-        written = [token for step in engine.finish(first) for token in step[0]]
-        assert [written] == alone(model, asked(model, GREEDY))
+        assert engine.finish(first) == alone(model, asked(model, GREEDY))
         with pytest.raises(GPTBigCodeError, match="was interrupted"):
-            list(engine.finish(second))
+            engine.finish(second)
 
     def test_functions_of_the_caller_may_wait_for_other_threads(self, model: Any) -> None:
         """They run in the caller's thread, and others that use the model do not wait for them."""
@@ -521,7 +519,7 @@ class TestThreads:
                 ticket = engine.submit(request, collects=True)
                 gone.append(weakref.ref(ticket._decoding))
                 with pytest.raises(InputError):
-                    list(engine.finish(ticket))
+                    engine.finish(ticket)
                 del request, ticket
             assert [reference() for reference in gone] == [None] * 3
         finally:

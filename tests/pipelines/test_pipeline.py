@@ -253,7 +253,7 @@ class TestStream:
     def test_characters_are_whole(self, pipe: TextGenerationPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
         text = "naïve 🙂 日本"
         ids = pipe.tokenizer.encode(text)
-        steps = "gptbigcode_cpu.generation.decoding.written_steps"
+        steps = "gptbigcode_cpu.generation.results.written_steps"
         monkeypatch.setattr(steps, lambda *_: ({0: [token_id]} for token_id in ids))
         pieces = list(pipe.stream("x"))
         assert "".join(pieces) == text

@@ -22,10 +22,12 @@ from gptbigcode_cpu.generation.outputs import GenerateBeamDecoderOnlyOutput, Gen
 from gptbigcode_cpu.generation.requests import build_request
 from gptbigcode_cpu.generation.rules import fill_token
 from gptbigcode_cpu.generation.streamers import Streamer
-from gptbigcode_cpu.generation.streaming import informed, refuse_with_beams, shown
+from gptbigcode_cpu.generation.streaming import informed, pass_on, refuse_with_beams
 
 if TYPE_CHECKING:
     from gptbigcode_cpu import _core
+
+_NO_PROMPT = np.zeros((0, 0), np.int64)
 
 
 def decode_rows(
@@ -64,15 +66,10 @@ def decode_rows(
         caches=_row_caches(model.core, batch, past),
         keep_caches=past is not None or _keeps_cache(config),
     )
-    fill = fill_token(config)
-    written: list[list[int]] = [[] for _ in prompts]
     with _submitted(model, request) as ticket:
-        steps = ticket.engine.finish(ticket) if streamer is None else ticket.engine.steps(ticket)
-        for step in shown(steps, streamer, prompts, fill, arguments.torch):
-            for row, tokens in step.items():
-                written[row] += tokens
+        written = _written(ticket, streamer, prompts, arguments.torch)
     longest = max(map(len, written))
-    new = np.full((len(written), longest), fill, dtype=np.int64)
+    new = np.full((len(written), longest), fill_token(config), dtype=np.int64)
     for row, tokens in enumerate(written):
         new[row, : len(tokens)] = tokens
     output = GenerateDecoderOnlyOutput(np.concatenate([prompts, new], axis=1), **_recorded(record, config))
@@ -198,14 +195,9 @@ def continued(
             for row, (ids, end) in enumerate(zip(result.sequences, ends, strict=True)):
                 rows[place + row] = ids[len(some[0]) : len(some[0]) + end].tolist()
             continue
-        with informed(streamer):
-            prompt = some[0] if streamer is not None else np.zeros(0)
-            seen = np.repeat(prompt[None].astype(np.int64), copies, axis=0)
-            with _submitted(model, request) as ticket:
-                steps = ticket.engine.finish(ticket) if streamer is None else ticket.engine.steps(ticket)
-                for step in shown(steps, streamer, seen, fill_token(config), arguments.torch):
-                    for row, tokens in step.items():
-                        rows[place + row] += tokens
+        with informed(streamer), _submitted(model, request) as ticket:
+            prompt = np.repeat(some[0][None].astype(np.int64), copies, axis=0) if streamer is not None else _NO_PROMPT
+            rows[place : place + request.n_rows] = _written(ticket, streamer, prompt, arguments.torch)
     return rows
 
 
@@ -229,10 +221,16 @@ def written_steps(
 
 def _beams_of(model: LanguageModel, request: Request) -> BeamResult:
     with _submitted(model, request) as ticket:
-        for _ in ticket.engine.finish(ticket):
-            pass
+        ticket.engine.finish(ticket)
     assert ticket.beams is not None
     return ticket.beams
+
+
+def _written(ticket: Ticket, streamer: Streamer | None, prompts: NDArray[np.int64], torch: bool) -> list[list[int]]:
+    """The new tokens of each row of a request. The streamer, if there is one, sees the prompts and every step."""
+    if streamer is None:
+        return ticket.engine.finish(ticket)
+    return pass_on(ticket.engine.steps(ticket), streamer, prompts, ticket.request.rules.fill, torch)
 
 
 @contextmanager
